@@ -1,0 +1,66 @@
+"""What all commands share: the parser's look, logging, and exit codes.
+
+A command module holds ``main(argv=None) -> int`` and calls `run_command`. Imports of torch and nnU-Net belong inside the
+function that does the work, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from nnunetv2_ext.utilities.errors import UserError
+
+EXIT_BATCH_HAD_FAILURES = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """An argument parser with ``-v/--verbose`` and ``--quiet``."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument("-v", "--verbose", action="store_true", help="say more; show the traceback of an error")
+    volume.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors; no progress bars")
+    return parser
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses arguments, sets logging up, calls ``run`` and turns its outcome into an exit code.
+
+    Returns:
+        What ``run`` returned (``None`` counts as 0); 2 after a `UserError`, whose sentence is printed; 130 after Ctrl-C.
+        Any other exception is a defect of this package and keeps its traceback.
+    """
+    arguments = parser.parse_args(argv)
+    level = logging.DEBUG if arguments.verbose else logging.WARNING if arguments.quiet else logging.INFO
+    _set_up_logging(level)
+    try:
+        return run(arguments) or 0
+    except UserError as error:
+        if arguments.verbose:
+            logging.getLogger("nnunetv2_ext").exception("Traceback of the error below:")
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _set_up_logging(level: int) -> None:
+    """Shows the package's own log on standard error as plain sentences; other libraries keep their settings."""
+    logger = logging.getLogger("nnunetv2_ext")
+    logger.setLevel(level)
+    logger.propagate = False
+    logger.handlers.clear()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)

@@ -1,0 +1,73 @@
+"""Writing files so that a reader never meets half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_ext.utilities.errors import UserError
+
+
+@contextmanager
+def atomic_path(target: Path | str) -> Iterator[Path]:
+    """Yields a temporary path beside ``target`` that is renamed to it when the block succeeds, and removed when it fails.
+
+    The temporary name keeps the target's suffixes (``.nii.gz`` stays ``.nii.gz``), because image writers look at them.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    suffixes = "".join(Path(target.name.lstrip(".")).suffixes[-2:])
+    handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=f".tmp{suffixes}", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        # mkstemp creates files readable by their owner alone; results are to be shared like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(content: Any, target: Path | str) -> None:
+    """Writes JSON atomically, indented, keys in the order given."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(source: Path | str) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UserError: The file is missing or is not JSON.
+    """
+    source = Path(source)
+    try:
+        return json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"Expected the file {source}, but it does not exist.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"Expected JSON in {source}, but it cannot be read ({error}).") from None
+
+
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def refuse_existing(target: Path | str, overwrite: bool = False) -> None:
+    """Raises a `UserError` when ``target`` exists and may not be overwritten."""
+    if Path(target).exists() and not overwrite:
+        raise UserError(f"{target} exists already; choose another name or pass --overwrite.")

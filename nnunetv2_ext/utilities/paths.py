@@ -1,0 +1,73 @@
+"""nnU-Net's three folders, read from the environment without importing nnU-Net."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from nnunetv2_ext.utilities.errors import UserError
+
+NNUNET_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def nnunet_folder(variable: str) -> Path:
+    """The folder that an nnU-Net environment variable names.
+
+    Args:
+        variable: ``"nnUNet_raw"``, ``"nnUNet_preprocessed"`` or ``"nnUNet_results"``.
+
+    Raises:
+        UserError: The variable is not set.
+    """
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise UserError(
+            f"The environment variable {variable} is not set; set it to nnU-Net's folder of that name "
+            f'(for example: export {variable}="$HOME/nnUNet/{variable}").'
+        )
+    return Path(value)
+
+
+def dataset_name(name_or_id: str | int, *variables: str) -> str:
+    """Resolves a dataset ID or name to its full name ``DatasetXXX_Name``.
+
+    Args:
+        name_or_id: ``5``, ``"005"`` or ``"Dataset005_Name"``.
+        *variables: Which of nnU-Net's folders to search; all that are set by default.
+
+    Raises:
+        UserError: No such dataset, or the ID is used by several.
+    """
+    folders = [
+        nnunet_folder(variable)
+        for variable in (variables or NNUNET_VARIABLES)
+        if variables or os.environ.get(variable, "").strip()
+    ]
+    if not folders:
+        nnunet_folder(NNUNET_VARIABLES[0])
+    known = sorted({entry.name for folder in folders if folder.is_dir() for entry in folder.glob("Dataset*_*")})
+    text = str(name_or_id)
+    if re.fullmatch(r"\d+", text):
+        found = [name for name in known if name.startswith(f"Dataset{int(text):03d}_")]
+    else:
+        found = [name for name in known if name == text]
+    if len(found) == 1:
+        return found[0]
+    where = ", ".join(str(folder) for folder in folders)
+    if found:
+        raise UserError(f"Dataset ID {text} is used by {', '.join(found)} in {where}; give the full name.")
+    raise UserError(f"Expected dataset {text} in {where}, but found {', '.join(known) or 'no datasets at all'}.")
+
+
+def parse_new_dataset_name(dataset_id: int, name: str) -> str:
+    """``(5, "Liver")`` -> ``"Dataset005_Liver"``.
+
+    Raises:
+        UserError: The ID is out of range or the name has characters that nnU-Net does not admit in folder names.
+    """
+    if not 1 <= dataset_id <= 999:
+        raise UserError(f"Expected a dataset ID between 1 and 999, but got {dataset_id}.")
+    if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
+        raise UserError(f"Expected a dataset name of letters, digits, '_' and '-', but got {name!r}.")
+    return f"Dataset{dataset_id:03d}_{name}"

@@ -1,0 +1,44 @@
+"""Fixtures that several test modules use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Data loading and tensor threads beyond the two cores that the tests are written for only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("nnUNet_n_proc_DA", "0")
+os.environ.setdefault("nnUNet_def_n_proc", "1")
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def nnunet_folders(tmp_path, monkeypatch):
+    """Empty nnUNet_raw, nnUNet_preprocessed and nnUNet_results, set in the environment; returns their parent."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def shared_folder():
+    """The folder with real CTs and reference outputs beside a developer's checkout."""
+    if not _SHARED.is_dir():
+        pytest.skip("the folder with real CTs and reference outputs is not beside this checkout")
+    return _SHARED
+
+
+@pytest.fixture(scope="session")
+def real_ct_folder(shared_folder):
+    """Three small real CTs with masks."""
+    return shared_folder / "data"
+
+
+@pytest.fixture(scope="session")
+def reference_folder(shared_folder):
+    """Facts and expected outputs of tiny reference networks."""
+    return shared_folder / "reference"

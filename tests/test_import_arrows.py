@@ -1,0 +1,65 @@
+"""Imports run one way through the package, as the design says."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "nnunetv2_ext"
+
+# Each room may import from itself, from `utilities` and from the rooms listed here (and what those may import).
+_BASE = {"resources", "utilities"}
+_PARTS = {"architectures", "labels"} | _BASE
+_SYSTEMS = {"checkpoints"} | _PARTS
+_MIDDLE = {"training", "inference", "evaluation", "dataset_conversion", "experiment_planning"}
+MAY_IMPORT = {
+    "utilities": set(),
+    "resources": set(),
+    "labels": _BASE,
+    "architectures": _BASE,
+    "checkpoints": _PARTS,
+    **{room: _SYSTEMS | _MIDDLE for room in _MIDDLE},
+    "demo": _SYSTEMS | _MIDDLE,
+    "discovery": {"training"},
+    "autoload": set(),
+    "cli": _SYSTEMS | _MIDDLE | {"demo"},
+}
+NO_NNUNET = ("architectures", "labels", "training/loss")
+
+
+def _modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def _imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_rooms_import_one_way(path):
+    relative = path.relative_to(PACKAGE)
+    room = relative.parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    allowed = MAY_IMPORT[room] | {room, "utilities", "__version__"}
+    for name in _imported(path):
+        parts = name.split(".")
+        if parts[0] == "nnunetv2_ext" and len(parts) > 1:
+            assert parts[1] in allowed, f"{relative} imports {name}"
+
+
+@pytest.mark.parametrize("folder", NO_NNUNET)
+def test_some_rooms_know_nothing_of_nnunet(folder):
+    for path in (PACKAGE / folder).rglob("*.py"):
+        foreign = {name for name in _imported(path) if name.split(".")[0] in {"nnunetv2", "batchgenerators"}}
+        assert not foreign, f"{path.relative_to(PACKAGE)} imports {foreign}"
