@@ -1,9 +1,9 @@
 """Makes the trainers of this package known to nnU-Net.
 
-``nnunetv2_ext.pth`` lies at the root of site-packages, so Python imports this module at every interpreter start. nnU-Net
-reads ``nnUNet_extTrainer`` when it looks a trainer up; appending our discovery folder to it is all that is needed for
-``nnUNetv2_train -tr STUNetTrainer_base``. Child processes inherit the variable. The module must stay cheap (no torch, no
-nnU-Net) and must not raise: it runs in every Python process of the environment.
+``nnunetv2_ext.pth`` lies at the root of site-packages, so Python imports this module at every interpreter start.
+nnU-Net reads ``nnUNet_extTrainer`` when it looks a trainer up; appending our discovery folder to it is all that is
+needed for ``nnUNetv2_train -tr STUNetTrainer_base``. Child processes inherit the variable. The module must stay cheap
+(no torch, no nnU-Net) and must not raise: it runs in every Python process of the environment.
 """
 
 import os

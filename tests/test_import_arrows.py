@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "labels": _BASE,
     "architectures": _BASE,
     "checkpoints": _PARTS,
-    **{room: _SYSTEMS | _MIDDLE for room in _MIDDLE},
+    **dict.fromkeys(_MIDDLE, _SYSTEMS | _MIDDLE),
     "demo": _SYSTEMS | _MIDDLE,
     "discovery": {"training"},
     "autoload": set(),

@@ -1,7 +1,7 @@
 """What all commands share: the parser's look, logging, and exit codes.
 
-A command module holds ``main(argv=None) -> int`` and calls `run_command`. Imports of torch and nnU-Net belong inside the
-function that does the work, so that ``--help`` answers at once.
+A command module holds ``main(argv=None) -> int`` and calls `run_command`. Imports of torch and nnU-Net belong inside
+the function that does the work, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def run_command(
     """Parses arguments, sets logging up, calls ``run`` and turns its outcome into an exit code.
 
     Returns:
-        What ``run`` returned (``None`` counts as 0); 2 after a `UserError`, whose sentence is printed; 130 after Ctrl-C.
-        Any other exception is a defect of this package and keeps its traceback.
+        What ``run`` returned (``None`` counts as 0); 2 after a `UserError`, whose sentence is printed; 130 after
+        Ctrl-C. Any other exception is a defect of this package and keeps its traceback.
     """
     arguments = parser.parse_args(argv)
     level = logging.DEBUG if arguments.verbose else logging.WARNING if arguments.quiet else logging.INFO

@@ -16,7 +16,7 @@ from nnunetv2_ext.utilities.errors import UserError
 
 @contextmanager
 def atomic_path(target: Path | str) -> Iterator[Path]:
-    """Yields a temporary path beside ``target`` that is renamed to it when the block succeeds, and removed when it fails.
+    """Yields a temporary path beside ``target``, renamed to it when the block succeeds and removed when it fails.
 
     The temporary name keeps the target's suffixes (``.nii.gz`` stays ``.nii.gz``), because image writers look at them.
     """
