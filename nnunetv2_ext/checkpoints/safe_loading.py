@@ -1,0 +1,114 @@
+"""Reading files written with pickle without executing what they may carry.
+
+Checkpoints of nnU-Net v1 and v2 hold numpy arrays and scalars beside tensors. ``torch.load(weights_only=True)``
+refuses them unless they are allow-listed; the list below admits containers of numbers and nothing that can act.
+``weights_only`` is to be trusted from torch 2.10 on, which this package requires.
+"""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import importlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunetv2_ext.utilities.errors import UserError
+
+_NUMBER_TYPES = (
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "bool",
+)
+
+
+def _numpy_globals() -> dict[tuple[str, str], Any]:
+    """(module, name) as pickled by numpy 1 and 2 -> the object of the numpy that is installed."""
+    core = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
+    allowed: dict[tuple[str, str], Any] = {("numpy", "dtype"): np.dtype, ("numpy", "ndarray"): np.ndarray}
+    for name in ("scalar", "_reconstruct"):
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            allowed[module, name] = getattr(core, name)
+    for name in _NUMBER_TYPES:
+        scalar_type = np.dtype(name).type
+        allowed["numpy", scalar_type.__name__] = scalar_type
+        dtype_class = type(np.dtype(name))
+        allowed[dtype_class.__module__, dtype_class.__name__] = dtype_class
+    return allowed
+
+
+_CONTAINERS = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "defaultdict"): collections.defaultdict,
+    ("builtins", "set"): set,
+    ("builtins", "slice"): slice,
+    ("_codecs", "encode"): codecs.encode,
+}
+
+
+def load_torch_file(path: Path | str, map_location: Any = "cpu") -> Any:
+    """Reads a file written by ``torch.save`` (zip or legacy format), admitting tensors, numbers and containers only.
+
+    Args:
+        path: The file.
+        map_location: Where tensors go; the CPU by default, so that checkpoints of GPU machines load anywhere.
+
+    Raises:
+        UserError: The file is missing, truncated, not a checkpoint, or carries something that would be executed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"Expected a checkpoint file at {path}, but there is none.")
+    allowed: list[Any] = [(value, ".".join(key)) for key, value in _numpy_globals().items()]
+    with torch.serialization.safe_globals(allowed):
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(f"{path} is not a checkpoint that can be read safely: {_first_line(error)}") from None
+        except Exception as error:
+            # Torch's parsers of damaged files raise almost anything: struct.error, KeyError, RuntimeError, ...
+            raise UserError(
+                f"{path} is truncated or is not a checkpoint ({_first_line(error)}); copy or download it again."
+            ) from None
+
+
+def load_pickle_file(path: Path | str) -> Any:
+    """Reads a pickle of plain containers, numbers and numpy arrays, such as nnU-Net v1's plans.
+
+    Raises:
+        UserError: The file is missing, truncated, not a pickle, or names any other class or function.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"Expected a pickle file at {path}, but there is none.") from None
+    try:
+        return _RestrictedUnpickler(io.BytesIO(content)).load()
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise UserError(f"{path} is not a pickle that can be read safely: {_first_line(error)}") from None
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {**_numpy_globals(), **_CONTAINERS}
+        if (module, name) in allowed:
+            return allowed[module, name]
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not plain data.")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
