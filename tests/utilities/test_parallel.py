@@ -1,0 +1,69 @@
+"""Order, errors, memory and dead workers of `parallel_map`."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.parallel import default_processes, parallel_map
+
+
+def square(number):
+    if number == 3:
+        raise UserError("three is bad")
+    time.sleep(0.02 * (number % 2))
+    return number**2
+
+
+def die(number):
+    os._exit(1)
+
+
+def fail(number):
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_order_is_kept_and_a_bad_item_stops_nobody_else(processes):
+    outcomes = list(parallel_map(square, range(20), processes=processes, progress=False))
+    assert [outcome.item for outcome in outcomes] == list(range(20))
+    assert [outcome.result for outcome in outcomes] == [None if n == 3 else n**2 for n in range(20)]
+    assert [outcome.error for outcome in outcomes if outcome.error] == ["three is bad"]
+
+
+def test_defects_propagate():
+    with pytest.raises(ZeroDivisionError):
+        list(parallel_map(fail, [1, 2], progress=False))
+
+
+def test_a_dead_worker_is_explained():
+    with pytest.raises(UserError, match="smaller -np"):
+        list(parallel_map(die, [1, 2], processes=2, progress=False))
+
+
+def test_items_are_taken_as_they_are_needed():
+    seen = []
+
+    def remember(item):
+        seen.append(item)
+        return item
+
+    outcomes = parallel_map(remember, range(100), progress=False)
+    next(outcomes)
+    assert len(seen) <= 2
+    assert list(parallel_map(square, [], progress=False)) == []
+
+
+def test_progress_bar_can_be_silenced(capsys):
+    list(parallel_map(square, [1, 2], progress=False))
+    assert capsys.readouterr().err == ""
+    list(parallel_map(square, [1, 2], description="Squaring", progress=True))
+    assert "Squaring" in capsys.readouterr().err
+
+
+def test_default_follows_nnunet(monkeypatch):
+    monkeypatch.setenv("nnUNet_def_n_proc", "1")
+    assert default_processes() == 1
