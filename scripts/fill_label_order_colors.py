@@ -57,7 +57,7 @@ def candidate(name: str, attempt: int) -> tuple[int, int, int]:
 
 def choose(name: str, taken: dict[str, tuple[int, int, int]]) -> tuple[int, int, int]:
     """The colour of the anatomy table, else the candidate furthest from the colours taken."""
-    bare = name.rsplit(".", 1)[-1]
+    bare = name.rsplit("/", 1)[-1]
     if name == bare and name in SLICER_COLORS and SLICER_COLORS[name] not in taken.values():
         return SLICER_COLORS[name]
     distances = {

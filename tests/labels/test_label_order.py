@@ -67,11 +67,11 @@ def test_multitalent_has_the_47_outputs_of_the_paper():
     assert [len(classes) for classes in order.sources.values()] == [2, 1, 2, 2, 1, 1, 13, 4, 8, 6, 4, 1, 2]
     assert order.values == tuple(range(1, 48))
     unions = {name: value for name, value in order.labels.items() if isinstance(value, tuple)}
-    assert unions == {"msd_liver.liver": (1, 2), "msd_pancreas.pancreas": (4, 5), "kits19.kidneys": (46, 47)}
+    assert unions == {"msd_liver/liver": (1, 2), "msd_pancreas/pancreas": (4, 5), "kits19/kidneys": (46, 47)}
     for source, classes in order.sources.items():
         known = LabelOrder.read(source)
         for class_name in classes:
-            assert known.find(class_name.removeprefix(f"{source}.")) is not None
+            assert known.find(class_name.removeprefix(f"{source}/")) is not None
 
 
 @pytest.mark.parametrize("through", ["totalsegmentator_v1", "stunet_totalsegmentator", "totalsegmentator_mr"])
