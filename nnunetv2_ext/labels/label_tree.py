@@ -1,0 +1,473 @@
+"""Label trees: which structure is part of which, and what a voxel's label leaves possible.
+
+A tree has an implicit root (the whole image), inner nodes (``bones``) and leaves (``rib_left_1``). Every node has an
+integer that is at once its value in a label map, its entry under ``labels`` in the dataset.json and its channel in the
+network's output. The integers are stable: `LabelTree.union` appends nodes and never renumbers.
+
+Source: Becker et al., "SALT: Introducing a framework for hierarchical segmentations in medical imaging using label
+trees", Scientific Reports 15, 44140 (2025), https://doi.org/10.1038/s41598-025-31639-1.
+
+Example:
+    >>> tree = LabelTree.from_nested({"background": {}, "body": {"bones": {"rib": {}, "hip": {}}, "body_other": {}}})
+    >>> tree.path("rib")
+    ('body', 'bones', 'rib')
+    >>> tree.leaves("bones")
+    ('rib', 'hip')
+    >>> [tree.value(name) for name in tree.leaves()]
+    [0, 3, 4, 5]
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunetv2_ext.resources import resource_folder
+from nnunetv2_ext.utilities.errors import UserError
+
+BACKGROUND = "background"
+SECTION = "label_tree"
+Nested = Mapping[str, Any]
+
+
+class LabelTreeError(UserError):
+    """A label tree contradicts itself, or an annotation contradicts the tree."""
+
+
+class TwoParentsError(LabelTreeError):
+    """A node stands below two different parents."""
+
+
+class SingleChildError(LabelTreeError):
+    """An inner node (or the root) has exactly one child: the softmax over one sibling is the constant 1."""
+
+
+class CycleError(LabelTreeError):
+    """A node is its own ancestor."""
+
+
+class MissingParentError(LabelTreeError):
+    """A node names a parent that is not in the tree."""
+
+
+class DuplicateNameError(LabelTreeError):
+    """A name stands twice below the same parent."""
+
+
+class UnknownNodeError(LabelTreeError):
+    """A name that the tree does not know."""
+
+
+class EmptyAnnotationError(LabelTreeError):
+    """A label leaves no leaf possible: its voxels would contradict the other labels of the same source."""
+
+
+class LabelTree:
+    """An immutable tree of named label values.
+
+    Args:
+        parents: Node name -> name of its parent, or ``None`` for a child of the root. The position in the mapping is
+            the node's integer.
+        check_single_children: Refuse nodes with exactly one child. `complete` repairs such a tree.
+
+    Attributes:
+        names: Node names; the index is the node's integer.
+
+    Raises:
+        MissingParentError: A parent is not a node of the tree.
+        CycleError: A node is its own ancestor.
+        SingleChildError: A node, or the root, has exactly one child.
+    """
+
+    def __init__(self, parents: Mapping[str, str | None], *, check_single_children: bool = True) -> None:
+        self.names: tuple[str, ...] = tuple(parents)
+        self._parents: dict[str, str | None] = dict(parents)
+        self._values = {name: value for value, name in enumerate(self.names)}
+        self._children: dict[str | None, list[str]] = {None: []}
+        for name, parent in self._parents.items():
+            if not isinstance(name, str) or not name.strip():
+                raise LabelTreeError(f"Expected a name for every node of the label tree, but found {name!r}.")
+            if parent is not None and parent not in self._parents:
+                raise MissingParentError(
+                    f"Node {name!r} names the parent {parent!r}, which is not in the tree; add it or correct the name."
+                )
+            self._children.setdefault(parent, []).append(name)
+        self._paths = self._walk()
+        if check_single_children:
+            self._refuse_single_children()
+
+    # ---------------------------------------------------------------- reading
+
+    @classmethod
+    def from_nested(
+        cls, nested: Nested, labels: Mapping[str, int] | None = None, *, check_single_children: bool = True
+    ) -> LabelTree:
+        """Builds a tree from nested mappings, ``{"body": {"bones": {"rib": {}, "hip": {}}}}``.
+
+        Args:
+            nested: Node name -> mapping of its children; a leaf has ``{}`` or ``None``.
+            labels: Node name -> integer, 0 to nodes - 1. Without it nodes are numbered from top to bottom in the
+                order of the mapping, parents before their children.
+            check_single_children: As in the constructor.
+
+        Raises:
+            TwoParentsError: A name stands below two parents.
+            CycleError: A name stands below itself.
+            LabelTreeError: ``labels`` and the tree disagree.
+        """
+        parents: dict[str, str | None] = {}
+        for name, parent in _nested_nodes(nested, ()):
+            if name in parents:
+                raise _two_parents(name, parents[name], parent)
+            parents[name] = parent
+        if labels is not None:
+            parents = _in_order_of(labels, parents)
+        return cls(parents, check_single_children=check_single_children)
+
+    @classmethod
+    def from_paths(cls, paths: Iterable[Collection[str]], *, check_single_children: bool = True) -> LabelTree:
+        """Builds a tree from paths that run from below the root to a node, as in SALT's ``tree-labels.txt``.
+
+        Raises:
+            TwoParentsError: A name stands below two parents.
+            CycleError: A name stands below itself.
+        """
+        parents: dict[str, str | None] = {}
+        for path in paths:
+            parent: str | None = None
+            for position, name in enumerate(path):
+                if name in list(path)[:position]:
+                    raise CycleError(f"Node {name!r} stands below itself in the path {' > '.join(path)}.")
+                if name in parents and parents[name] != parent:
+                    raise _two_parents(name, parents[name], parent)
+                parents.setdefault(name, parent)
+                parent = name
+        return cls(parents, check_single_children=check_single_children)
+
+    @classmethod
+    def from_json(cls, text: str) -> LabelTree:
+        """Builds a tree from JSON text: a nested tree, or ``{"labels": {...}, "tree": nested}`` with integers.
+
+        Raises:
+            DuplicateNameError: A name stands twice below one parent (plain JSON readers drop one of them silently).
+            LabelTreeError: The text is not JSON of this form.
+        """
+        try:
+            content = json.loads(text, object_pairs_hook=_refuse_duplicates)
+        except json.JSONDecodeError as error:
+            raise LabelTreeError(f"Expected a label tree as JSON, but it cannot be read ({error}).") from None
+        if not isinstance(content, dict):
+            raise LabelTreeError(f"Expected a JSON object as label tree, but found {type(content).__name__}.")
+        if isinstance(content.get("labels"), dict) and isinstance(content.get("tree"), dict):
+            return cls.from_nested(content["tree"], content["labels"])
+        return cls.from_nested(content)
+
+    @classmethod
+    def from_file(cls, name_or_path: str | Path) -> LabelTree:
+        """Reads a JSON file, or one of the trees that ship with the package (``label_orders/trees``) by its name.
+
+        Raises:
+            UserError: There is no such file or tree.
+        """
+        path = Path(name_or_path)
+        shipped = resource_folder("label_orders") / "trees"
+        if not path.is_file() and path.suffix != ".json":
+            path = shipped / f"{name_or_path}.json"
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in shipped.glob("*.json")))
+            raise UserError(f"Expected a label tree file or one of {known}, but found no {name_or_path}.")
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except LabelTreeError as error:
+            raise type(error)(f"{path.name}: {error}") from None
+
+    @classmethod
+    def from_dataset_json(cls, dataset_json: Mapping[str, Any]) -> LabelTree:
+        """Reads ``label_tree`` (nested) and ``labels`` (every node's integer) of a dataset.json.
+
+        Raises:
+            UserError: The dataset has no label tree, or its labels and its tree disagree.
+        """
+        nested = dataset_json.get(SECTION)
+        labels = dataset_json.get("labels")
+        if not isinstance(nested, Mapping) or not nested:
+            raise UserError(
+                f"Expected a dataset.json with a {SECTION!r} section, but found none; convert or merge the dataset "
+                "with a label tree, or use a trainer for plain datasets."
+            )
+        if not isinstance(labels, Mapping):
+            raise UserError("Expected 'labels' in the dataset.json, but found none.")
+        numbered = {name: value for name, value in labels.items() if name != "ignore"}
+        tree = cls.from_nested(nested, numbered)
+        if tree.names[0] != BACKGROUND or tree.children(BACKGROUND) or tree.parent(BACKGROUND) is not None:
+            raise LabelTreeError(f"Expected {BACKGROUND!r} with value 0 as a leaf directly below the root of the tree.")
+        return tree
+
+    # ---------------------------------------------------------------- growing
+
+    def union(self, other: LabelTree) -> LabelTree:
+        """This tree with the nodes of ``other`` appended; the nodes of this tree keep their integers.
+
+        Raises:
+            TwoParentsError: A node has another parent in ``other``.
+            CycleError: The two trees together have a node below itself.
+        """
+        parents = dict(self._parents)
+        for name, parent in other._parents.items():
+            if name in parents and parents[name] != parent:
+                raise _two_parents(name, parents[name], parent)
+            parents.setdefault(name, parent)
+        return LabelTree(parents, check_single_children=False)
+
+    def complete(self) -> LabelTree:
+        """This tree with a sibling ``<parent>_other`` appended wherever a node has a single child.
+
+        A dataset that annotates ``mediastinum`` and, of its parts, only ``pericardium`` has voxels that are
+        mediastinum but not pericardium: they need a leaf. The root's missing sibling is called ``background``.
+        """
+        parents = dict(self._parents)
+        for parent, children in self._children.items():
+            if len(children) == 1:
+                name = BACKGROUND if parent is None else f"{parent}_other"
+                if name in parents:
+                    raise SingleChildError(
+                        f"Node {parent or 'root'!r} has the single child {children[0]!r}, and the name {name!r} of the "
+                        "sibling it needs is taken by another node; rename that one."
+                    )
+                parents[name] = parent
+        return LabelTree(parents)
+
+    # ---------------------------------------------------------------- queries
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LabelTree) and list(self._parents.items()) == list(other._parents.items())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._parents.items()))
+
+    def __repr__(self) -> str:
+        return f"LabelTree({len(self.inner_nodes)} inner nodes, {len(self.leaves())} leaves)"
+
+    def value(self, name: str) -> int:
+        """The node's integer: label value, entry of ``labels``, output channel."""
+        self._check_known((name,))
+        return self._values[name]
+
+    def parent(self, name: str) -> str | None:
+        """The node's parent, or ``None`` for a child of the root."""
+        self._check_known((name,))
+        return self._parents[name]
+
+    def children(self, name: str | None = None) -> tuple[str, ...]:
+        """The node's children (of the root: ``None``), in ascending integers."""
+        return tuple(self._children.get(name, ()))
+
+    def path(self, name: str) -> tuple[str, ...]:
+        """From the child of the root down to the node itself."""
+        self._check_known((name,))
+        return self._paths[name]
+
+    def ancestors(self, name: str) -> tuple[str, ...]:
+        """All nodes above, from the child of the root downwards; without the node itself."""
+        return self.path(name)[:-1]
+
+    def descendants(self, name: str | None = None) -> tuple[str, ...]:
+        """All nodes below (of the root: every node), parents before their children; without the node itself."""
+        found: list[str] = []
+        waiting = list(reversed(self.children(name)))
+        while waiting:
+            node = waiting.pop()
+            found.append(node)
+            waiting.extend(reversed(self.children(node)))
+        return tuple(found)
+
+    def siblings(self, name: str) -> tuple[str, ...]:
+        """The other children of the node's parent, in ascending integers."""
+        return tuple(node for node in self.children(self.parent(name)) if node != name)
+
+    def leaves(self, name: str | None = None) -> tuple[str, ...]:
+        """Leaves below the node, in ascending integers; a leaf is its own only leaf. All leaves for ``None``."""
+        nodes = self.descendants(name) if name is None else (name, *self.descendants(name))
+        return tuple(sorted((node for node in nodes if not self.children(node)), key=self.value))
+
+    def depth(self, name: str) -> int:
+        """1 for a child of the root."""
+        return len(self.path(name))
+
+    @cached_property
+    def inner_nodes(self) -> tuple[str, ...]:
+        """All nodes that have children, in ascending integers."""
+        return tuple(name for name in self.names if self.children(name))
+
+    @cached_property
+    def sibling_groups(self) -> tuple[tuple[str, ...], ...]:
+        """The children of the root and of every inner node: the groups over which the softmax runs."""
+        return tuple(tuple(self.children(parent)) for parent in (None, *self.inner_nodes))
+
+    def parent_values(self) -> npt.NDArray[np.int64]:
+        """Every node's parent as an integer, -1 for children of the root; shape (nodes,)."""
+        return np.array([-1 if parent is None else self._values[parent] for parent in self._parents.values()], np.int64)
+
+    def leaf_mask(self, name: str | None = None) -> npt.NDArray[np.bool_]:
+        """Which nodes are leaves below the given node; shape (nodes,)."""
+        mask = np.zeros(len(self), np.bool_)
+        mask[[self._values[leaf] for leaf in self.leaves(name)]] = True
+        return mask
+
+    def mask(self, label_map: npt.NDArray[Any], name: str) -> npt.NDArray[np.bool_]:
+        """Voxels that belong to a node: those labelled with it or with one of its descendants.
+
+        Args:
+            label_map: Integers of this tree, any shape (for volumes: z, y, x).
+            name: An inner node or a leaf.
+        """
+        values = [self.value(name), *(self._values[node] for node in self.descendants(name))]
+        return np.isin(label_map, values)
+
+    def at_level(self, level: int) -> npt.NDArray[np.int64]:
+        """A look-up table that replaces every node deeper than ``level`` by its ancestor at that level.
+
+        Args:
+            level: 1 keeps the children of the root, 2 their children, and so on; shallower leaves stay.
+
+        Returns:
+            Shape (nodes,): use as ``table[label_map]``.
+
+        Raises:
+            UserError: The level is less than 1.
+        """
+        if level < 1:
+            raise UserError(f"Expected a level of at least 1 (the children of the root), but got {level}.")
+        return np.array([self._values[path[:level][-1]] for path in self._paths_in_order()], np.int64)
+
+    def at_nodes(self, names: Collection[str]) -> npt.NDArray[np.int64]:
+        """A look-up table that keeps only the given nodes: each voxel gets the deepest of them above it, else 0.
+
+        Returns:
+            Shape (nodes,): use as ``table[label_map]``.
+        """
+        self._check_known(names)
+        chosen = set(names)
+        kept = [[node for node in path if node in chosen] for path in self._paths_in_order()]
+        return np.array([self._values[nodes[-1]] if nodes else 0 for nodes in kept], np.int64)
+
+    # ---------------------------------------------------------------- writing
+
+    def to_nested(self) -> dict[str, Any]:
+        """Nested dictionaries; with `to_labels` they hold the whole tree."""
+
+        def below(name: str | None) -> dict[str, Any]:
+            return {child: below(child) for child in self.children(name)}
+
+        return below(None)
+
+    def to_labels(self) -> dict[str, int]:
+        """Node name -> integer: the ``labels`` section of a dataset.json."""
+        return dict(self._values)
+
+    # ---------------------------------------------------------------- checks
+
+    def _paths_in_order(self) -> list[tuple[str, ...]]:
+        return [self._paths[name] for name in self.names]
+
+    def _check_known(self, names: Iterable[str]) -> None:
+        unknown = [name for name in names if name not in self._values]
+        if unknown:
+            some = ", ".join(self.names[:8])
+            raise UnknownNodeError(
+                f"The label tree has no node {', '.join(map(repr, unknown))}; it has {some}"
+                f"{' and more' if len(self.names) > 8 else ''}."
+            )
+
+    def _walk(self) -> dict[str, tuple[str, ...]]:
+        """Paths of all nodes that the root reaches; in a cycle are those that it does not."""
+        paths: dict[str, tuple[str, ...]] = {}
+        waiting: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in self._children[None]]
+        while waiting:
+            name, above = waiting.pop()
+            paths[name] = (*above, name)
+            waiting.extend((child, paths[name]) for child in self._children.get(name, ()))
+        lost = [name for name in self.names if name not in paths]
+        if lost:
+            circle = [lost[0]]
+            while (parent := self._parents[circle[-1]]) is not None and parent not in circle:
+                circle.append(parent)
+            raise CycleError(f"The root does not reach {' < '.join(circle)}: this chain of parents runs in a circle.")
+        return paths
+
+    def _refuse_single_children(self) -> None:
+        for parent, children in self._children.items():
+            if len(children) == 1:
+                raise SingleChildError(
+                    f"Node {parent or 'root'!r} has the single child {children[0]!r}; give it a sibling "
+                    f"(for example {f'{parent}_other' if parent else BACKGROUND!r}) or leave one of the two out."
+                )
+
+
+def _nested_nodes(nested: Nested, above: tuple[str, ...]) -> Iterator[tuple[str, str | None]]:
+    for name, below in nested.items():
+        if name in above:
+            raise CycleError(f"Node {name!r} stands below itself: {' > '.join((*above, name))}.")
+        yield name, above[-1] if above else None
+        if below is None:
+            continue
+        if not isinstance(below, Mapping):
+            raise LabelTreeError(f"Expected the children of {name!r} as a mapping, but found {below!r}.")
+        yield from _nested_nodes(below, (*above, name))
+
+
+def _in_order_of(labels: Mapping[str, int], parents: Mapping[str, str | None]) -> dict[str, str | None]:
+    missing = sorted(set(parents) - set(labels))
+    strange = sorted(set(labels) - set(parents))
+    if missing or strange:
+        raise LabelTreeError(
+            "Expected the same names in the labels and in the label tree, but "
+            + "; ".join(
+                part
+                for part in (
+                    f"the labels lack {', '.join(missing)}" if missing else "",
+                    f"the tree lacks {', '.join(strange)}" if strange else "",
+                )
+                if part
+            )
+            + "."
+        )
+    order = sorted(labels, key=lambda name: labels[name])
+    if [labels[name] for name in order] != list(range(len(order))):
+        raise LabelTreeError(
+            f"Expected the integers 0 to {len(order) - 1}, each once, for the nodes of the label tree, but found "
+            f"{sorted(labels.values())}."
+        )
+    return {name: parents[name] for name in order}
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DuplicateNameError(f"The name {', '.join(map(repr, repeated))} stands more than once below one parent.")
+    return dict(pairs)
+
+
+def _two_parents(name: str, first: str | None, second: str | None) -> LabelTreeError:
+    if first == second:
+        return DuplicateNameError(f"The name {name!r} stands more than once below {first or 'the root'!r}.")
+    return TwoParentsError(
+        f"Node {name!r} stands below {first or 'the root'!r} and below {second or 'the root'!r}, but a node has one "
+        "parent; rename one of them."
+    )
