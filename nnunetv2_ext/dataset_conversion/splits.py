@@ -1,0 +1,86 @@
+"""Cross-validation splits of a collection: every source in every fold, copies of one image never apart.
+
+Stock nnU-Net reads ``splits_final.json`` from ``nnUNet_preprocessed/<dataset>`` and draws its own random folds where
+that file is missing. Nothing in stock nnU-Net carries a file from ``nnUNet_raw`` there, so the merge writes both, and
+`bring_splits` copies the raw one for those who preprocess on another machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from nnunetv2_ext.utilities.files import read_json, write_json
+from nnunetv2_ext.utilities.paths import nnunet_folder
+
+SPLITS_FILE = "splits_final.json"
+
+# The seed of nnU-Net's own splits.
+_SEED = 12345
+
+Splits = list[dict[str, list[str]]]
+
+logger = logging.getLogger(__name__)
+
+
+def stratified_splits(
+    source_of: Mapping[str, str], groups: Iterable[Iterable[str]] = (), number_of_folds: int = 5
+) -> Splits:
+    """Splits in which each source is spread evenly over the folds.
+
+    Args:
+        source_of: Case identifier -> its source.
+        groups: Cases that must not be separated, such as copies of one image; disjoint.
+        number_of_folds: Wanted number; fewer where there are fewer groups of cases than folds.
+
+    Returns:
+        nnU-Net's format: per fold the sorted ``train`` and ``val`` identifiers. Empty where everything is one group,
+        which cannot be split.
+    """
+    together = [sorted(group) for group in groups]
+    grouped = {case for group in together for case in group}
+    together += [[case] for case in sorted(source_of) if case not in grouped]
+    number_of_folds = min(number_of_folds, len(together))
+    if number_of_folds < 2:
+        return []
+    random.Random(_SEED).shuffle(together)
+    # Large groups first: the single cases that follow fill the gaps that they leave. Singles go source by source, so
+    # that the last source evens out the sizes of the folds.
+    together.sort(key=lambda group: (-len(group), source_of[group[0]]))
+    folds: list[list[str]] = [[] for _ in range(number_of_folds)]
+    counts: list[Counter[str]] = [Counter() for _ in range(number_of_folds)]
+    for group in together:
+        content = Counter(source_of[case] for case in group)
+
+        def crowding(fold: int, content: Counter[str] = content) -> tuple[float, int, int]:
+            return (sum(content[source] * counts[fold][source] for source in content), len(folds[fold]), fold)
+
+        chosen = min(range(number_of_folds), key=crowding)
+        folds[chosen] += group
+        counts[chosen] += content
+    everyone = set(source_of)
+    return [{"train": sorted(everyone - set(fold)), "val": sorted(fold)} for fold in folds]
+
+
+def bring_splits(dataset: str) -> bool:
+    """Copies ``splits_final.json`` from the raw to the preprocessed dataset where the latter has none.
+
+    Args:
+        dataset: Full name, ``DatasetXXX_Name``.
+
+    Returns:
+        Whether a file was copied.
+
+    Raises:
+        UserError: ``nnUNet_raw`` or ``nnUNet_preprocessed`` is not set.
+    """
+    raw = nnunet_folder("nnUNet_raw") / dataset / SPLITS_FILE
+    preprocessed: Path = nnunet_folder("nnUNet_preprocessed") / dataset / SPLITS_FILE
+    if preprocessed.exists() or not raw.is_file():
+        return False
+    write_json(read_json(raw), preprocessed)
+    logger.info("Copied the splits of %s from nnUNet_raw to nnUNet_preprocessed.", dataset)
+    return True
