@@ -1,0 +1,125 @@
+"""Writes a plans file for a dataset in nnU-Net's folders."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_ext.experiment_planning.plans import plans_for_dataset, reader_writer_of
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import atomic_path, read_json, refuse_existing, write_json
+from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
+
+logger = logging.getLogger(__name__)
+
+
+def plan_dataset(
+    dataset: str | int,
+    template_or_plans: dict[str, Any],
+    *,
+    name: str,
+    configurations: Sequence[str] | None = None,
+    spacing: Sequence[float] | None = None,
+    patch_size: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+    num_processes: int | None = None,
+    show_progress: bool = True,
+) -> Path:
+    """Adapts a template (or a pretrained model's plans) to a dataset and writes ``<name>.json`` beside its fingerprint.
+
+    What nnU-Net's own planner leaves for preprocessing is left too: ``dataset.json`` and, where the raw dataset has
+    one, ``splits_final.json`` are copied from the raw dataset.
+
+    Args:
+        dataset: ID or name of a dataset in ``nnUNet_raw``.
+        template_or_plans: What `load_template` returns, or a trained model's plans.
+        name: Name of the plans file, nnU-Net's plans identifier.
+        configurations: See `plans_for_dataset`, also for the three overrides.
+        spacing: (z, y, x) in mm.
+        patch_size: (z, y, x) in voxels.
+        batch_size: Samples per batch.
+        overwrite: Whether an existing plans file may be replaced.
+        num_processes: Processes for extracting the fingerprint where it is missing; nnU-Net's default if None.
+        show_progress: Whether that extraction shows a progress bar.
+
+    Returns:
+        Path of the plans file.
+
+    Raises:
+        UserError: See `plans_for_dataset`; also if the plans file exists or the name is no file name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.\-]+", name):
+        raise UserError(f"Expected a plans name of letters, digits, '_', '-' and '.', but got {name!r}.")
+    full_name = dataset_name(dataset, "nnUNet_raw")
+    raw_folder = nnunet_folder("nnUNet_raw") / full_name
+    folder = nnunet_folder("nnUNet_preprocessed") / full_name
+    target = folder / f"{name}.json"
+    refuse_existing(target, overwrite)
+    dataset_json = read_json(raw_folder / "dataset.json")
+    fingerprint = dataset_fingerprint(full_name, num_processes, show_progress)
+    plans = plans_for_dataset(
+        template_or_plans,
+        dataset_json,
+        fingerprint,
+        name=name,
+        dataset_name=full_name,
+        image_reader_writer=reader_writer_of(dataset_json, _example_image(raw_folder, dataset_json)),
+        configurations=configurations,
+        spacing=spacing,
+        patch_size=patch_size,
+        batch_size=batch_size,
+    )
+    # The preprocessor reads this copy, not the raw one.
+    write_json(dataset_json, folder / "dataset.json")
+    _copy_splits(raw_folder / "splits_final.json", folder / "splits_final.json")
+    write_json(plans, target)
+    return target
+
+
+def dataset_fingerprint(full_name: str, num_processes: int | None = None, show_progress: bool = True) -> dict[str, Any]:
+    """The dataset's fingerprint, extracted by nnU-Net's own extractor where it is missing.
+
+    Raises:
+        UserError: The dataset holds no training cases.
+    """
+    path = nnunet_folder("nnUNet_preprocessed") / full_name / "dataset_fingerprint.json"
+    if not path.is_file():
+        logger.info("%s has no fingerprint yet: extracting it with nnU-Net's extractor.", full_name)
+        _extract_fingerprint(full_name, num_processes, show_progress)
+    fingerprint: dict[str, Any] = read_json(path)
+    return fingerprint
+
+
+def _extract_fingerprint(full_name: str, num_processes: int | None, show_progress: bool) -> None:
+    from nnunetv2.configuration import default_num_processes
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
+    extractor = DatasetFingerprintExtractor(full_name, num_processes or default_num_processes)
+    if not extractor.dataset:
+        folder = nnunet_folder("nnUNet_raw") / full_name
+        raise UserError(f"Expected training cases in {folder / 'imagesTr'}, but found none.")
+    extractor.show_progress_bar = show_progress
+    extractor.run()
+
+
+def _example_image(raw_folder: Path, dataset_json: dict[str, Any]) -> str | None:
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    cases = get_filenames_of_train_images_and_targets(str(raw_folder), dataset_json)
+    return next((case["images"][0] for case in cases.values()), None)
+
+
+def _copy_splits(source: Path, target: Path) -> None:
+    if not source.is_file():
+        return
+    if not target.is_file():
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+        logger.info("Cross-validation splits are taken from %s.", source)
+    elif read_json(source) != read_json(target):
+        logger.warning("%s differs from %s and is kept; delete it to take the raw dataset's splits.", target, source)

@@ -1,0 +1,220 @@
+"""Template or pretrained model's plans + dataset -> plans for that dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from nnunetv2_ext.experiment_planning.fit import derive_2d, fit_patch
+from nnunetv2_ext.experiment_planning.normalization import CT_SCHEME, fit_normalization, intensity_statistics
+from nnunetv2_ext.experiment_planning.templates import check_plans, is_template, resolve_configuration
+from nnunetv2_ext.utilities.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# What a template may leave out; values of nnU-Net's default planner.
+_RESAMPLING = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+_CONFIGURATION_DEFAULTS: dict[str, Any] = {
+    "preprocessor_name": "DefaultPreprocessor",
+    "resampling_fn_data": "resample_data_or_seg_to_shape",
+    "resampling_fn_seg": "resample_data_or_seg_to_shape",
+    "resampling_fn_data_kwargs": _RESAMPLING,
+    "resampling_fn_seg_kwargs": {**_RESAMPLING, "is_seg": True, "order": 1},
+    "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+    "resampling_fn_probabilities_kwargs": {**_RESAMPLING, "order": 1},
+    "batch_dice": False,
+}
+
+
+def plans_for_dataset(
+    template_or_plans: dict[str, Any],
+    dataset_json: dict[str, Any],
+    fingerprint: dict[str, Any],
+    *,
+    name: str,
+    dataset_name: str,
+    image_reader_writer: str | None = None,
+    configurations: Sequence[str] | None = None,
+    spacing: Sequence[float] | None = None,
+    patch_size: Sequence[int] | None = None,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Adapts a plan template, or the plans of a pretrained model, to a dataset.
+
+    The plans of a pretrained model keep their patch size, spacing, strides, normalisation and (for CT) intensity
+    statistics, because the weights were trained with them. A template's patch is shortened where it reaches beyond the
+    median image, and its strides are relaxed where the bottleneck would be a single voxel. Every change is logged.
+
+    Args:
+        template_or_plans: What `load_template` returns, or a trained model's ``plans.json``.
+        dataset_json: The dataset's ``dataset.json``.
+        fingerprint: The dataset's ``dataset_fingerprint.json``; spacings in mm and shapes, both (z, y, x).
+        name: Name of the new plans, nnU-Net's plans identifier.
+        dataset_name: ``DatasetXXX_Name``.
+        image_reader_writer: nnU-Net's reader class; found from the file ending of ``dataset_json`` by default.
+        configurations: Which to plan: by default all that ``template_or_plans`` has, or ``2d`` for 2D images.
+            ``2d`` can be asked for even if only 3D ones are there.
+        spacing: Target spacing (z, y, x) in mm instead of the template's; (y, x) for 2D configurations.
+        patch_size: Patch size in voxels instead of the template's, same axes.
+        batch_size: Batch size instead of the template's.
+
+    Returns:
+        Plans that stock nnU-Net reads.
+
+    Raises:
+        UserError: The template does not fit the dataset, or an override makes no sense.
+    """
+    check_plans(template_or_plans, "the template")
+    from_template = is_template(template_or_plans)
+    spacings = np.asarray(fingerprint["spacings"], dtype=float)
+    shapes = np.asarray(fingerprint["shapes_after_crop"], dtype=float)
+    flat_images = bool(np.median(shapes[:, 0]) == 1)
+    forward = [int(axis) for axis in template_or_plans.get("transpose_forward", (0, 1, 2))]
+    if flat_images and forward[0] != 0:
+        logger.info("The images are two-dimensional: their axes are not transposed.")
+        forward = [0, 1, 2]
+    images = _Images(spacings[:, forward], shapes[:, forward])
+
+    selected = _select_configurations(template_or_plans, configurations, flat_images)
+    planned: dict[str, dict[str, Any]] = {}
+    for configuration_name in selected:
+        entry = template_or_plans["configurations"].get(configuration_name)
+        if entry and entry.get("inherits_from") in selected and "patch_size" not in entry:
+            planned[configuration_name] = deepcopy(entry)
+            continue
+        configuration = _base_configuration(template_or_plans, configuration_name, images, flat_images)
+        _override(configuration, configuration_name, forward, spacing, patch_size, batch_size)
+        fit_normalization(configuration, configuration_name, dataset_json, fingerprint)
+        median_shape = images.median_shape(configuration["spacing"])
+        fit_patch(
+            configuration,
+            configuration_name,
+            median_shape,
+            shrink=from_template and patch_size is None,
+            network_is_fixed=not from_template,
+        )
+        configuration["data_identifier"] = f"{name}_{configuration_name}"
+        configuration["median_image_size_in_voxels"] = median_shape
+        planned[configuration_name] = configuration
+
+    schemes = next(c["normalization_schemes"] for c in planned.values() if "normalization_schemes" in c)
+    brings_statistics = bool(template_or_plans.get("foreground_intensity_properties_per_channel"))
+    if CT_SCHEME in schemes and not brings_statistics:
+        logger.info("CT intensities are scaled with the statistics of the dataset's own fingerprint.")
+    return {
+        "dataset_name": dataset_name,
+        "plans_name": name,
+        "original_median_spacing_after_transp": [float(v) for v in np.median(images.spacings, 0)],
+        "original_median_shape_after_transp": [round(float(v)) for v in np.median(images.shapes, 0)],
+        "image_reader_writer": image_reader_writer or reader_writer_of(dataset_json),
+        "transpose_forward": forward,
+        "transpose_backward": [forward.index(axis) for axis in range(3)],
+        "configurations": planned,
+        "experiment_planner_used": template_or_plans.get("experiment_planner_used", "ExperimentPlanner"),
+        "label_manager": template_or_plans.get("label_manager", "LabelManager"),
+        "foreground_intensity_properties_per_channel": intensity_statistics(template_or_plans, schemes, fingerprint),
+    }
+
+
+def reader_writer_of(dataset_json: dict[str, Any], example_image: str | None = None) -> str:
+    """Name of nnU-Net's reader/writer class for the images of a dataset.
+
+    Raises:
+        UserError: nnU-Net has no reader for the file ending.
+    """
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    try:
+        return determine_reader_writer_from_dataset_json(dataset_json, example_image, verbose=False).__name__
+    except RuntimeError as error:
+        raise UserError(
+            f"nnU-Net has no reader for files ending in {dataset_json['file_ending']!r}; convert the images, for "
+            "example to .nii.gz."
+        ) from error
+
+
+class _Images:
+    """Spacings (mm) and shapes (voxels) of a dataset's images, axes transposed as the plans say; both (cases, 3)."""
+
+    def __init__(self, spacings: np.ndarray, shapes: np.ndarray) -> None:
+        self.spacings = spacings
+        self.shapes = shapes
+
+    def median_shape(self, spacing: Sequence[float]) -> list[float]:
+        """Median shape after resampling to ``spacing``; two numbers give the last two axes."""
+        axes = slice(3 - len(spacing), None)
+        resampled = np.round(self.shapes[:, axes] * self.spacings[:, axes] / np.asarray(spacing, dtype=float))
+        return [float(edge) for edge in np.median(resampled, axis=0)]
+
+
+def _select_configurations(
+    plans: dict[str, Any], requested: Sequence[str] | None, flat_images: bool
+) -> list[str]:
+    available = list(plans["configurations"])
+    if requested is None:
+        return ["2d"] if flat_images else available
+    for name in requested:
+        if name not in available and name != "2d":
+            raise UserError(f"Expected configurations among {', '.join([*available, '2d'])}, but got {name!r}.")
+        if flat_images and name != "2d":
+            raise UserError(f"The images are two-dimensional, but configuration {name} is not; use -c 2d.")
+    return list(dict.fromkeys(requested))
+
+
+def _base_configuration(plans: dict[str, Any], name: str, images: _Images, flat_images: bool) -> dict[str, Any]:
+    if name in plans["configurations"]:
+        configuration = {**deepcopy(_CONFIGURATION_DEFAULTS), **deepcopy(resolve_configuration(plans, name))}
+    else:
+        parent = next((c for c in ("3d_fullres", *plans["configurations"]) if c in plans["configurations"]), name)
+        resolved = {**deepcopy(_CONFIGURATION_DEFAULTS), **resolve_configuration(plans, parent)}
+        # A template's millimetres mean nothing for 2D images, whose spacing is often just 1.
+        spacing = np.median(images.spacings, 0)[1:] if flat_images else _spacing(resolved, images)[1:]
+        configuration = derive_2d(resolved, spacing, images.median_shape(spacing))
+        logger.info(
+            "2d: made from %s: spacing %s, patch size %s, batch size %d.",
+            parent,
+            configuration["spacing"],
+            configuration["patch_size"],
+            configuration["batch_size"],
+        )
+    configuration["spacing"] = _spacing(configuration, images)
+    return configuration
+
+
+def _spacing(configuration: dict[str, Any], images: _Images) -> list[float]:
+    if configuration.get("spacing"):
+        return [float(value) for value in configuration["spacing"]]
+    median = np.median(images.spacings, axis=0)[3 - len(configuration["patch_size"]) :]
+    logger.info("The template leaves the spacing open: the dataset's median %s mm is used.", median.tolist())
+    return [float(value) for value in median]
+
+
+def _override(
+    configuration: dict[str, Any],
+    name: str,
+    forward: Sequence[int],
+    spacing: Sequence[float] | None,
+    patch_size: Sequence[int] | None,
+    batch_size: int | None,
+) -> None:
+    dimension = len(configuration["patch_size"])
+    for key, values in (("spacing", spacing), ("patch_size", patch_size)):
+        if values is None:
+            continue
+        if len(values) != dimension or any(value <= 0 for value in values):
+            raise UserError(
+                f"Expected {dimension} positive numbers as {key} of configuration {name}, but got "
+                f"{' '.join(str(value) for value in values)}."
+            )
+        ordered = [values[axis] for axis in forward] if dimension == 3 else list(values)
+        logger.info("%s: %s %s -> %s, as asked for.", name, key, configuration[key], ordered)
+        configuration[key] = [float(v) for v in ordered] if key == "spacing" else [int(v) for v in ordered]
+    if batch_size is not None:
+        if batch_size < 1:
+            raise UserError(f"Expected a batch size of at least 1, but got {batch_size}.")
+        logger.info("%s: batch_size %s -> %s, as asked for.", name, configuration["batch_size"], batch_size)
+        configuration["batch_size"] = batch_size

@@ -1,0 +1,94 @@
+"""Plan templates: nnU-Net plans without what belongs to one dataset. The format is described in plans/README.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_ext.resources import list_resources, resource_folder
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_json
+
+_NEEDED_IN_CONFIGURATION = ("patch_size", "batch_size", "normalization_schemes", "architecture")
+
+
+def list_templates() -> list[str]:
+    """Names of the plan templates that ship with the package, sorted."""
+    return list_resources("plans")
+
+
+def load_template(name_or_path: str | Path) -> dict[str, Any]:
+    """Reads a plan template, or any plans file of nnU-Net v2, and checks that it is one.
+
+    Args:
+        name_or_path: Name of a shipped template (``"stunet_ct"``) or path of a JSON file.
+
+    Raises:
+        UserError: No such template, or the file holds no plans, or its network comes from a foreign package.
+    """
+    text = str(name_or_path)
+    if text in list_templates():
+        path = resource_folder("plans") / f"{text}.json"
+    elif text.endswith(".json") or Path(text).is_file():
+        path = Path(text)
+    else:
+        raise UserError(
+            f"Expected the name of a plan template ({', '.join(list_templates())}) or the path of a plans file, "
+            f"but got {text!r}."
+        )
+    plans = read_json(path)
+    check_plans(plans, str(path))
+    return plans
+
+
+def is_template(plans: dict[str, Any]) -> bool:
+    """Whether ``plans`` is a template, as opposed to the plans of a certain dataset or of a trained model."""
+    return not plans.get("dataset_name")
+
+
+def check_plans(plans: Any, source: str) -> None:
+    """Checks that ``plans`` is a template or a plans file that can be adapted to a dataset.
+
+    Args:
+        plans: The parsed JSON.
+        source: Where it comes from, for the error message.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict) or not plans["configurations"]:
+        raise UserError(f"Expected nnU-Net v2 plans with a section 'configurations' in {source}, but it has none.")
+    for name in plans["configurations"]:
+        configuration = resolve_configuration(plans, name)
+        missing = [key for key in _NEEDED_IN_CONFIGURATION if key not in configuration]
+        if missing:
+            raise UserError(
+                f"Expected the configuration {name!r} in {source} to state {', '.join(missing)}, but it does not; "
+                "plans from before nnU-Net 2.4 have to be planned anew."
+            )
+
+
+def resolve_configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
+    """One configuration with everything it inherits, as nnU-Net's ``PlansManager`` resolves it.
+
+    Raises:
+        UserError: The configuration, or one it inherits from, does not exist, or the inheritance is circular.
+    """
+    chain: list[dict[str, Any]] = []
+    visited: list[str] = []
+    following: str | None = name
+    while following is not None:
+        if following in visited:
+            raise UserError(f"The configurations {' -> '.join([*visited, following])} inherit from each other.")
+        if following not in plans["configurations"]:
+            raise UserError(
+                f"Expected one of the configurations {', '.join(plans['configurations'])}, but got {following!r}."
+            )
+        visited.append(following)
+        chain.append(plans["configurations"][following])
+        following = chain[-1].get("inherits_from")
+    resolved: dict[str, Any] = {}
+    for configuration in reversed(chain):
+        resolved.update(configuration)
+    resolved.pop("inherits_from", None)
+    return resolved
