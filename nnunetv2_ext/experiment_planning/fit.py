@@ -53,8 +53,8 @@ def fit_patch(
     stride = total_stride(configuration)
     if len(stride) != len(patch) or len(median_shape) != len(patch):
         raise UserError(
-            f"Configuration {name} has a patch size of {len(patch)} axes ({patch}), strides of {len(stride)} and images "
-            f"of {len(median_shape)}; give a patch size with one number per axis."
+            f"Configuration {name} has a patch size {patch}, strides of {len(stride)} axes and images "
+            f"of {len(median_shape)} axes; give a patch size with one number per axis."
         )
     rounded = [_round_up(edge, step) for edge, step in zip(patch, stride, strict=True)]
     if rounded != patch:

@@ -151,9 +151,7 @@ class _Images:
         return [float(edge) for edge in np.median(resampled, axis=0)]
 
 
-def _select_configurations(
-    plans: dict[str, Any], requested: Sequence[str] | None, flat_images: bool
-) -> list[str]:
+def _select_configurations(plans: dict[str, Any], requested: Sequence[str] | None, flat_images: bool) -> list[str]:
     available = list(plans["configurations"])
     if requested is None:
         return ["2d"] if flat_images else available

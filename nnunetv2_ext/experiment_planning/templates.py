@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.resources import list_resources, resource_folder
+from nnunetv2_ext.utilities.class_paths import check_class_path
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
 
@@ -66,6 +67,11 @@ def check_plans(plans: Any, source: str) -> None:
                 f"Expected the configuration {name!r} in {source} to state {', '.join(missing)}, but it does not; "
                 "plans from before nnU-Net 2.4 have to be planned anew."
             )
+        architecture = configuration["architecture"]
+        check_class_path(architecture["network_class_name"])
+        for key in architecture.get("_kw_requires_import", []):
+            if architecture["arch_kwargs"].get(key) is not None:
+                check_class_path(architecture["arch_kwargs"][key])
 
 
 def resolve_configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
