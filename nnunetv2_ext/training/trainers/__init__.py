@@ -1,3 +1,3 @@
 """Every trainer of this package. A new trainer module is added to the list of imports below; nothing else is needed."""
 
-__all__: list[str] = []
+from nnunetv2_ext.training.trainers.stunet import *  # noqa: F403

@@ -1,0 +1,51 @@
+"""``nnUNetv2_ext_train``: nnUNetv2_train with hyper-parameters on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from nnunetv2_ext.cli._command import make_parser, run_command
+from nnunetv2_ext.cli._training_arguments import add_option_arguments, add_run_arguments, options_from
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command."""
+    parser = make_parser(
+        "nnUNetv2_ext_train",
+        "Trains a network. Takes every flag of nnUNetv2_train and hyper-parameters besides; what was set is recorded "
+        "in training_options.json in the output folder.",
+    )
+    add_run_arguments(parser)
+    parser.add_argument("-tr", default="STUNetTrainer_base", help="trainer; nnUNetv2_ext_info trainers lists them")
+    parser.add_argument("-p", default="nnUNetPlans", help="plans identifier")
+    parser.add_argument("-pretrained_weights", help="checkpoint file or model folder of any known format")
+    add_option_arguments(parser, warmup=True)
+    return run_command(parser, _run, argv)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.training.run_training import TrainingRun, run_training
+    from nnunetv2_ext.training.trainers.base import ALLOW_FRESH_START
+
+    if arguments.c_or_start:
+        os.environ[ALLOW_FRESH_START] = "1"
+    run_training(
+        TrainingRun(
+            dataset=arguments.dataset_name_or_id,
+            configuration=arguments.configuration,
+            fold=arguments.fold,
+            trainer=arguments.tr,
+            plans=arguments.p,
+            pretrained_weights=arguments.pretrained_weights,
+            num_gpus=arguments.num_gpus,
+            npz=arguments.npz,
+            continue_training=arguments.c or arguments.c_or_start,
+            only_validate=arguments.val,
+            validate_best=arguments.val_best,
+            disable_checkpointing=arguments.disable_checkpointing,
+            device=arguments.device,
+            options=options_from(arguments),
+        )
+    )

@@ -1,0 +1,305 @@
+"""Runs one training with options that nnU-Net's own command does not have."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_json, write_json
+from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
+
+logger = logging.getLogger(__name__)
+
+OPTIONS_FILE = "training_options.json"
+"""Written into the output folder of a training; says what was set on the command line."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Hyper-parameters given on the command line; ``None`` leaves what the trainer or the plans say.
+
+    Attributes:
+        num_epochs: Epochs of the training (of its last phase for trainers that warm up).
+        initial_lr: First learning rate.
+        weight_decay: Factor of the L2 penalty.
+        batch_size: Patches per batch over all GPUs.
+        iterations_per_epoch: Training batches per epoch.
+        val_iterations_per_epoch: Validation batches per epoch.
+        oversample_foreground: Fraction of a batch whose patches are centred on foreground.
+        warmup_heads: Epochs with frozen backbone, for trainers that warm up.
+        warmup_network: Epochs with a rising rate, for trainers that warm up.
+        save_every: Epochs between writes of the latest checkpoint.
+        seed: Seed of Python, numpy and torch. Data loading in several processes stays non-deterministic.
+        num_workers: Processes for data loading and augmentation; 0 loads in the main process.
+    """
+
+    num_epochs: int | None = None
+    initial_lr: float | None = None
+    weight_decay: float | None = None
+    batch_size: int | None = None
+    iterations_per_epoch: int | None = None
+    val_iterations_per_epoch: int | None = None
+    oversample_foreground: float | None = None
+    warmup_heads: int | None = None
+    warmup_network: int | None = None
+    save_every: int | None = None
+    seed: int | None = None
+    num_workers: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that were set."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+# Option -> attribute of nnU-Net's trainer.
+_TRAINER_ATTRIBUTES = {
+    "num_epochs": "num_epochs",
+    "initial_lr": "initial_lr",
+    "weight_decay": "weight_decay",
+    "iterations_per_epoch": "num_iterations_per_epoch",
+    "val_iterations_per_epoch": "num_val_iterations_per_epoch",
+    "oversample_foreground": "oversample_foreground_percent",
+    "warmup_heads": "warmup_heads",
+    "warmup_network": "warmup_network",
+    "save_every": "save_every",
+}
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Everything that defines one run; picklable, so that it reaches the processes of distributed training.
+
+    The attributes carry the names of ``nnUNetv2_train``'s arguments.
+    """
+
+    dataset: str
+    configuration: str
+    fold: int | str
+    trainer: str = "nnUNetTrainer"
+    plans: str = "nnUNetPlans"
+    pretrained_weights: str | None = None
+    num_gpus: int = 1
+    npz: bool = False
+    continue_training: bool = False
+    only_validate: bool = False
+    validate_best: bool = False
+    disable_checkpointing: bool = False
+    device: str = "cuda"
+    options: TrainingOptions = TrainingOptions()
+
+
+def run_training(run: TrainingRun) -> None:
+    """Trains and validates as ``nnUNetv2_train`` does, with the options applied.
+
+    Raises:
+        UserError: Dataset, plans, trainer or device are not there, or the arguments contradict each other.
+    """
+    _check(run)
+    if run.options.num_workers is not None:
+        os.environ["nnUNet_n_proc_DA"] = str(run.options.num_workers)
+    if run.num_gpus > 1:
+        import torch.multiprocessing
+        from nnunetv2.run.run_training import find_free_network_port
+
+        os.environ["MASTER_ADDR"] = "localhost"
+        os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
+        torch.multiprocessing.spawn(_run_distributed, args=(run,), nprocs=run.num_gpus, join=True)
+        return
+    import torch
+
+    torch.set_num_threads(multiprocessing.cpu_count() if run.device == "cpu" else 1)
+    _train(run)
+
+
+def make_trainer(run: TrainingRun) -> Any:
+    """Finds the trainer class, builds the trainer and applies the options; nothing is trained yet."""
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    trainer = get_trainer_from_args(
+        run.dataset,
+        run.configuration,
+        run.fold,
+        run.trainer,
+        run.plans,
+        run.continue_training,
+        torch.device(run.device),
+    )
+    trainer.disable_checkpointing = run.disable_checkpointing
+    apply_options(trainer, run.options)
+    return trainer
+
+
+def apply_options(trainer: Any, options: TrainingOptions) -> None:
+    """Sets the options on a trainer that is not initialised yet.
+
+    Raises:
+        UserError: The trainer has no such setting.
+    """
+    given = options.given()
+    for option, attribute in _TRAINER_ATTRIBUTES.items():
+        if option not in given:
+            continue
+        if not hasattr(trainer, attribute):
+            raise UserError(
+                f"{type(trainer).__name__} has no setting for --{option}; use a trainer that has it (for example a "
+                "*_warmup trainer), or leave the option out."
+            )
+        setattr(trainer, attribute, given[option])
+    if "batch_size" in given:
+        trainer.configuration_manager.configuration["batch_size"] = given["batch_size"]
+    if "seed" in given:
+        _seed_everything(given["seed"])
+
+
+def _run_distributed(rank: int, run: TrainingRun) -> None:
+    import torch
+    from nnunetv2.run.run_training import cleanup_ddp, setup_ddp
+
+    setup_ddp(rank, run.num_gpus)
+    torch.cuda.set_device(torch.device("cuda", rank))
+    # Every rank needs its own random patches, and the same ones in the next run.
+    seed = run.options.seed
+    options = dataclasses.replace(run.options, seed=None if seed is None else seed + rank)
+    try:
+        _train(dataclasses.replace(run, options=options))
+    finally:
+        cleanup_ddp()
+
+
+def _train(run: TrainingRun) -> None:
+    import torch
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    trainer = make_trainer(run)
+    if run.pretrained_weights is not None and not run.continue_training:
+        _transfer(trainer, run.pretrained_weights)
+    maybe_load_checkpoint(trainer, run.continue_training, run.only_validate)
+    if trainer.local_rank == 0 and not run.only_validate:
+        _record(run, Path(trainer.output_folder))
+    if torch.cuda.is_available():
+        torch.backends.cudnn.deterministic = False
+        torch.backends.cudnn.benchmark = True
+    if not run.only_validate:
+        trainer.run_training()
+    if run.validate_best:
+        trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
+    trainer.perform_actual_validation(run.npz)
+
+
+def _transfer(trainer: Any, source: str) -> None:
+    """Initialises the trainer's network from a checkpoint, with a report in the training log."""
+    from nnunetv2_ext.checkpoints import read_checkpoint, transfer_weights
+    from nnunetv2_ext.labels.channels import channel_names
+
+    trainer.initialize()
+    network = getattr(trainer, "bare_network", trainer.network)
+    report = transfer_weights(network, read_checkpoint(source), target_classes=channel_names(trainer.dataset_json))
+    trainer.print_to_log_file(f"Weights transferred from {source}:\n{report}", add_timestamp=False)
+
+
+def _record(run: TrainingRun, output_folder: Path) -> None:
+    """Adds this run to the list of runs in the output folder, so that a result can be traced to its settings."""
+    from nnunetv2_ext import __version__
+
+    file = output_folder / OPTIONS_FILE
+    runs = read_json(file) if file.is_file() and run.continue_training else []
+    runs.append({"nnunetv2_ext": __version__, **dataclasses.asdict(run)})
+    write_json(runs, file)
+
+
+def _check(run: TrainingRun) -> None:
+    if run.continue_training and run.only_validate:
+        raise UserError("--c continues a training and --val only validates one; give one of the two.")
+    if run.continue_training and run.pretrained_weights is not None:
+        raise UserError("-pretrained_weights starts a training and --c continues one; give one of the two.")
+    if run.validate_best and run.disable_checkpointing:
+        raise UserError("--val_best needs what --disable_checkpointing does not write; give one of the two.")
+    nnunet_folder("nnUNet_results")
+    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(run.dataset, "nnUNet_preprocessed")
+    plans_file = folder / f"{run.plans}.json"
+    if not plans_file.is_file():
+        known = sorted(file.stem for file in folder.glob("*.json") if "configurations" in _keys(file))
+        raise UserError(
+            f"Expected the plans {run.plans} in {folder}, but found {', '.join(known) or 'no plans'}; choose one with "
+            "-p, or make them with nnUNetv2_ext_plan or nnUNetv2_plan_and_preprocess."
+        )
+    plans = read_json(plans_file)
+    if run.configuration not in plans["configurations"]:
+        raise UserError(
+            f"Expected one of the configurations {', '.join(plans['configurations'])} of {run.plans}, but got "
+            f"{run.configuration}."
+        )
+    configuration = _resolved(plans["configurations"], run.configuration)
+    data = folder / configuration.get("data_identifier", f"{run.plans}_{run.configuration}")
+    if not data.is_dir():
+        raise UserError(
+            f"Expected preprocessed data in {data}, but there is none; run: nnUNetv2_preprocess -d {folder.name[7:10]} "
+            f"-plans_name {run.plans} -c {run.configuration}"
+        )
+    check_trainer_name(run.trainer)
+    check_device(run.device, run.num_gpus)
+
+
+def check_trainer_name(name: str) -> None:
+    """Raises a `UserError` with similar names when nnU-Net cannot find the trainer."""
+    import contextlib
+    import difflib
+    import io
+
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from nnunetv2_ext.training import trainers
+
+    try:
+        # nnU-Net prints every module it looks into.
+        with contextlib.redirect_stdout(io.StringIO()):
+            recursive_find_trainer_class_by_name(name)
+    except RuntimeError:
+        known = [known for known in dir(trainers) if known.split("_")[0].endswith("Trainer")]
+        similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise UserError(
+            f"Expected the name of a trainer after -tr, but found none called {name}"
+            f"{'; similar: ' + ', '.join(similar) if similar else ''}; nnUNetv2_ext_info trainers lists this package's."
+        ) from None
+
+
+def check_device(device: str, num_gpus: int = 1) -> None:
+    """Raises a `UserError` when the device is not there."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("-device cuda expects an NVIDIA GPU, but torch finds none; use -device cpu.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("-device mps expects an Apple GPU, but torch finds none; use -device cpu.")
+    if num_gpus > 1 and (device != "cuda" or num_gpus > torch.cuda.device_count()):
+        raise UserError(f"-num_gpus {num_gpus} expects as many GPUs, but torch finds {torch.cuda.device_count()}.")
+
+
+def _keys(file: Path) -> set[str]:
+    content = read_json(file)
+    return set(content) if isinstance(content, dict) else set()
+
+
+def _resolved(configurations: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """A configuration with what it inherits."""
+    configuration = configurations[name]
+    parent = configuration.get("inherits_from")
+    return {**(_resolved(configurations, parent) if parent else {}), **configuration}
+
+
+def _seed_everything(seed: int) -> None:
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    # nnU-Net's augmentation draws from numpy's global generator.
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)

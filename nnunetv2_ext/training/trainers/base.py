@@ -1,0 +1,202 @@
+"""The trainer that all trainers of this package derive from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
+from nnunetv2_ext.training.trainers.networks import FromPlans, NetworkEntry
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import atomic_path
+
+HYPER_PARAMETERS = (
+    "initial_lr",
+    "weight_decay",
+    "num_epochs",
+    "num_iterations_per_epoch",
+    "num_val_iterations_per_epoch",
+    "oversample_foreground_percent",
+    "enable_deep_supervision",
+    "save_every",
+)
+"""The class attributes that `ExtTrainer` copies onto every instance; `nnUNetv2_ext_train` sets the same names."""
+
+ALLOW_FRESH_START = "nnUNetv2_ext_allow_fresh_start"
+"""Environment variable; ``1`` makes ``--c`` start a new training where there is nothing to continue."""
+
+CHECKPOINTS_TO_CONTINUE_FROM = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+
+
+class ExtTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with hyper-parameters as class attributes, safe checkpoints and a choice of network.
+
+    A subclass states what differs from nnU-Net's defaults::
+
+        class STUNetTrainer_small(ExtTrainer):
+            architecture = STUNetFromPlans("S")
+
+    Attributes:
+        architecture: Which network to build; an entry of `nnunetv2_ext.training.trainers.networks`.
+        initial_lr: Learning rate at the first epoch.
+        weight_decay: Factor of the L2 penalty.
+        num_epochs: Epochs of the whole training.
+        num_iterations_per_epoch: Training batches per epoch.
+        num_val_iterations_per_epoch: Validation batches per epoch.
+        oversample_foreground_percent: Fraction of a batch whose patches are centred on foreground.
+        enable_deep_supervision: Whether the loss is computed on several resolutions.
+        save_every: Epochs between writes of ``checkpoint_latest.pth``.
+    """
+
+    architecture: ClassVar[NetworkEntry] = FromPlans()
+    initial_lr: float = 1e-2
+    weight_decay: float = 3e-5
+    num_epochs: int = 1000
+    num_iterations_per_epoch: int = 250
+    num_val_iterations_per_epoch: int = 50
+    oversample_foreground_percent: float = 0.33
+    enable_deep_supervision: bool = True
+    save_every: int = 25
+
+    # Set by nnU-Net; named here for type checkers, which do not see into nnU-Net.
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    inference_allowed_mirroring_axes: tuple[int, ...] | None
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008  the signature is nnU-Net's contract
+    ):
+        continuing = bool(plans.get("continue_training", False))
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        # nnUNetTrainer.__init__ has just written its own defaults onto the instance.
+        for name in HYPER_PARAMETERS:
+            setattr(self, name, getattr(type(self), name))
+        self.logger.local_logger = PlainNumbersLogger()
+        if continuing:
+            self._require_checkpoint()
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Builds the network that `architecture` names; nnU-Net calls this in training and in prediction."""
+        return cls.architecture.build(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without the wrappers of torch.compile and of distributed training."""
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def initialize(self) -> None:
+        """Builds network, optimiser and loss, and logs where the network departs from the plans."""
+        if not self.was_initialized:
+            super().initialize()
+            for note in self.architecture.notes(self.configuration_manager):
+                self.print_to_log_file(note)
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        if not self.enable_deep_supervision:
+            return None
+        return self.architecture.deep_supervision_scales(self.configuration_manager)
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Switches the auxiliary outputs of the network on or off."""
+        self.bare_network.get_submodule("decoder").deep_supervision = enabled  # type: ignore[assignment]
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Writes a checkpoint; an interrupted write leaves the previous file as it was."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with atomic_path(filename) as temporary:
+            super().save_checkpoint(str(temporary))
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Continues from a checkpoint of this trainer.
+
+        Replaces nnU-Net's method, which unpickles whatever the file holds and fails on the dictionary that its own
+        signature promises.
+
+        Args:
+            filename_or_checkpoint: Path of a ``.pth`` file, or its content.
+
+        Raises:
+            UserError: The file is truncated, is not a checkpoint, or carries code.
+        """
+        self.initialize()
+        checkpoint = (
+            filename_or_checkpoint
+            if isinstance(filename_or_checkpoint, dict)
+            else load_torch_file(filename_or_checkpoint, map_location=self.device)
+        )
+        weights = {name.removeprefix("module."): value for name, value in checkpoint["network_weights"].items()}
+        self.bare_network.load_state_dict(weights)
+        self.my_init_kwargs = checkpoint["init_args"]
+        self.current_epoch = checkpoint["current_epoch"]
+        self.logger.load_checkpoint(checkpoint["logging"])
+        self._best_ema = checkpoint["_best_ema"]
+        self.inference_allowed_mirroring_axes = checkpoint.get(
+            "inference_allowed_mirroring_axes", self.inference_allowed_mirroring_axes
+        )
+        self.prepare_optimizer_for_epoch(self.current_epoch - 1)
+        self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+        if self.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
+
+    def prepare_optimizer_for_epoch(self, epoch: int) -> None:
+        """Hook for schedules whose optimiser changes during training; called before an optimiser state is loaded.
+
+        Args:
+            epoch: The last epoch that was trained.
+        """
+
+    def _require_checkpoint(self) -> None:
+        """Stops a ``--c`` that would silently start from scratch."""
+        folder = Path(self.output_folder)
+        if any((folder / name).is_file() for name in CHECKPOINTS_TO_CONTINUE_FROM):
+            return
+        if os.environ.get(ALLOW_FRESH_START, "0") == "1":
+            self.print_to_log_file(f"There is no checkpoint in {folder}: a new training starts, as asked for.")
+            return
+        raise UserError(
+            f"--c expects a checkpoint in {folder}, but there is none; leave --c out to start a new training, or set "
+            f"{ALLOW_FRESH_START}=1 to continue where possible and start anew elsewhere."
+        )
+
+
+class PlainNumbersLogger(LocalLogger):
+    """nnU-Net's log with Python numbers in place of numpy's, so that ``torch.load(weights_only=True)`` reads it."""
+
+    def log(self, key: str, value: Any, step: int) -> None:
+        """Logs one value (a number or a list of numbers) for an epoch."""
+        super().log(key, _plain(value), step)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value

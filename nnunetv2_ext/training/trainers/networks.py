@@ -1,0 +1,149 @@
+"""Which network a trainer builds: short entries that trainers name as their class attribute ``architecture``.
+
+An entry turns nnU-Net's managers into an ``nn.Module``. Adding a network to a family of trainers means adding an entry
+here (or using `FromPlans` with a plans file that names the class) and a class of two lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from torch import nn
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+
+class NetworkEntry(Protocol):
+    """What a trainer asks of its ``architecture``."""
+
+    def build(
+        self,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        deep_supervision: bool,
+    ) -> nn.Module:
+        """Builds the network with freshly initialised weights."""
+
+    def deep_supervision_scales(self, configuration_manager: ConfigurationManager) -> list[list[float]]:
+        """Size of each output relative to the patch, full resolution first, one factor per axis (z, y, x)."""
+
+    def notes(self, configuration_manager: ConfigurationManager) -> list[str]:
+        """Sentences for the training log about what differs from the plans."""
+
+
+def scales_from_strides(strides: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Deep-supervision scales of a U-Net whose stages (the first included) have these strides."""
+    return [list(scale) for scale in 1 / np.cumprod(np.vstack(strides), axis=0)][:-1]
+
+
+@dataclass(frozen=True)
+class FromPlans:
+    """The network that the plans file names, with the arguments given there."""
+
+    def build(
+        self,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        deep_supervision: bool,
+    ) -> nn.Module:
+        """Builds the network; see `NetworkEntry.build`.
+
+        Raises:
+            UserError: The plans name a class outside the packages that hold networks.
+        """
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        from nnunetv2_ext.utilities.class_paths import check_class_path
+
+        check_class_path(configuration_manager.network_arch_class_name)
+        network: nn.Module = get_network_from_plans(
+            configuration_manager.network_arch_class_name,
+            configuration_manager.network_arch_init_kwargs,
+            configuration_manager.network_arch_init_kwargs_req_import,
+            num_input_channels,
+            num_output_channels,
+            allow_init=True,
+            deep_supervision=deep_supervision,
+        )
+        return network
+
+    def deep_supervision_scales(self, configuration_manager: ConfigurationManager) -> list[list[float]]:
+        """Scales from the strides of the plans."""
+        return scales_from_strides(configuration_manager.pool_op_kernel_sizes)
+
+    def notes(self, configuration_manager: ConfigurationManager) -> list[str]:
+        """Nothing differs from the plans."""
+        return []
+
+
+@dataclass(frozen=True)
+class STUNetFromPlans:
+    """STU-Net of a published size, shaped by the strides of the plans as in the published code.
+
+    Attributes:
+        size: ``"S"``, ``"B"``, ``"L"`` or ``"H"``.
+        activation_checkpointing: Recompute activations in the backward pass; needed for L and H on small GPUs.
+    """
+
+    size: str
+    activation_checkpointing: bool = False
+
+    def build(
+        self,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        deep_supervision: bool,
+    ) -> nn.Module:
+        """Builds the network; see `NetworkEntry.build`."""
+        from nnunetv2_ext.architectures.stunet import STUNET_SIZES, STUNet
+
+        size = STUNET_SIZES[self.size]
+        network = STUNet(
+            num_input_channels,
+            num_output_channels,
+            features_per_stage=size.features_per_stage,
+            n_blocks_per_stage=size.n_blocks_per_stage,
+            strides=self.strides(configuration_manager)[0],
+            deep_supervision=deep_supervision,
+            activation_checkpointing=self.activation_checkpointing,
+        )
+        network.apply(network.initialize)
+        return network
+
+    def deep_supervision_scales(self, configuration_manager: ConfigurationManager) -> list[list[float]]:
+        """Scales from the strides that the network really has, which are not always those of the plans."""
+        return scales_from_strides(self.strides(configuration_manager)[0])
+
+    def notes(self, configuration_manager: ConfigurationManager) -> list[str]:
+        """Says where the strides differ from the plans."""
+        return self.strides(configuration_manager)[1]
+
+    def strides(self, configuration_manager: ConfigurationManager) -> tuple[list[list[int]], list[str]]:
+        """Strides of the six stages (the first is all ones) and a note for each departure from the plans."""
+        from nnunetv2_ext.architectures.stunet import strides_that_fit, stunet_strides
+
+        planned = configuration_manager.pool_op_kernel_sizes
+        strides = stunet_strides(planned)
+        notes = []
+        if len(planned) != len(strides):
+            notes.append(
+                f"The plans have {len(planned)} stages and STU-Net has {len(strides)}: its strides are {strides}."
+            )
+        # Instance normalisation cannot normalise a single voxel; the published code crashes here.
+        fitting = strides_that_fit(strides, configuration_manager.patch_size)
+        for stage in (stage for stage, stride in enumerate(fitting) if stride != strides[stage]):
+            notes.append(
+                f"A patch of {list(configuration_manager.patch_size)} would shrink to a single voxel: stage {stage} "
+                f"has stride {fitting[stage]} instead of {strides[stage]}."
+            )
+        return fitting, notes
