@@ -179,9 +179,7 @@ def _train(run: TrainingRun) -> None:
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
     trainer = make_trainer(run)
-    if run.pretrained_weights is not None and not run.continue_training:
-        _transfer(trainer, run.pretrained_weights)
-    maybe_load_checkpoint(trainer, run.continue_training, run.only_validate)
+    maybe_load_checkpoint(trainer, run.continue_training, run.only_validate, run.pretrained_weights)
     if trainer.local_rank == 0 and not run.only_validate:
         _record(run, Path(trainer.output_folder))
     if torch.cuda.is_available():
@@ -192,17 +190,6 @@ def _train(run: TrainingRun) -> None:
     if run.validate_best:
         trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
     trainer.perform_actual_validation(run.npz)
-
-
-def _transfer(trainer: Any, source: str) -> None:
-    """Initialises the trainer's network from a checkpoint, with a report in the training log."""
-    from nnunetv2_ext.checkpoints import read_checkpoint, transfer_weights
-    from nnunetv2_ext.labels.channels import channel_names
-
-    trainer.initialize()
-    network = getattr(trainer, "bare_network", trainer.network)
-    report = transfer_weights(network, read_checkpoint(source), target_classes=channel_names(trainer.dataset_json))
-    trainer.print_to_log_file(f"Weights transferred from {source}:\n{report}", add_timestamp=False)
 
 
 def _record(run: TrainingRun, output_folder: Path) -> None:

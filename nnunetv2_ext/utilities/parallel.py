@@ -27,7 +27,7 @@ class Outcome(Generic[Item, Result]):
 
 def default_processes() -> int:
     """Number of processes where ``-np`` is not given: nnU-Net's ``nnUNet_def_n_proc``, else 8, at most the CPUs."""
-    wanted = os.environ.get("nnUNet_def_n_proc", "8")  # noqa: SIM112 (nnU-Net spells it so)
+    wanted = os.environ.get("nnUNet_def_n_proc", "8")
     return max(1, min(int(wanted), os.cpu_count() or 1))
 
 

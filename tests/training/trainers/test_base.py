@@ -51,6 +51,7 @@ def test_options_that_the_trainer_lacks_are_refused(tiny_dataset):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("threads_instead_of_processes")
 def test_training_writes_checkpoints_that_are_safe_to_read_and_to_continue(tiny_dataset):
     run_training(run_of(tiny_dataset, "STUNetTrainer_small"))
     folder = (
