@@ -80,7 +80,9 @@ class PartialLabelLoss(nn.Module):
         super().__init__()
         table = torch.as_tensor(np.asarray(regions), dtype=torch.bool)
         if table.ndim != 2:
-            raise ValueError(f"Expected regions as a table (classes, label values), but got shape {tuple(table.shape)}.")
+            raise ValueError(
+                f"Expected regions as a table (classes, label values), but got shape {tuple(table.shape)}."
+            )
         if smooth < 0:
             raise ValueError(f"Expected a smooth of at least 0, but got {smooth}.")
         self.ignore_label = ignore_label
@@ -156,7 +158,7 @@ class PartialLabelLoss(nn.Module):
 
 
 class _PartialLabelFunction(torch.autograd.Function):
-    """Loss and gradient class by class; between the two only the logits, the label map and one number per class live."""
+    """Loss and gradient class by class; between the two live the logits, the label map and two numbers per class."""
 
     @staticmethod
     def forward(
@@ -279,7 +281,9 @@ def _channel_runs(
             yield slice(first, min(first + longest, stop))
 
 
-def _look_up(table: Float[Tensor, "channels values"], labels: Int[Tensor, " voxels"]) -> Float[Tensor, "channels voxels"]:
+def _look_up(
+    table: Float[Tensor, "channels values"], labels: Int[Tensor, " voxels"]
+) -> Float[Tensor, "channels voxels"]:
     if len(table) == 1:  # much faster on CPU than along the second axis
         return table[0].index_select(0, labels)[None]
     return table.index_select(1, labels)

@@ -246,7 +246,9 @@ _RANKS = textwrap.dedent(
     # Forked, so that torch is imported once and not by each of the seven ranks.
     context = multiprocessing.get_context("fork")
     ranks = [
-        context.Process(target=run_rank, args=(rank, world, sys.argv[1])) for world in (1, 2, 4) for rank in range(world)
+        context.Process(target=run_rank, args=(rank, world, sys.argv[1]))
+        for world in (1, 2, 4)
+        for rank in range(world)
     ]
     for process in ranks:
         process.start()

@@ -1,0 +1,76 @@
+"""Time and peak memory of a function, for the benchmarks beside this file."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PROCESS = Path("/proc/self")
+
+
+def seconds(functions: dict[str, Callable[[], Any]], repeats: int, device: str = "cpu") -> dict[str, float]:
+    """Median seconds of each function. They take turns, so that a busy machine slows all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            _wait_for(device)
+            start = time.perf_counter()
+            function()
+            _wait_for(device)
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def extra_peak_mb(function: Callable[[], Any], device: str = "cpu") -> float:
+    """Highest memory while ``function`` runs minus the memory before it, in MB (10^6 bytes).
+
+    On CUDA what PyTorch allocates; on the CPU the resident memory of the process, sampled every half millisecond.
+    """
+    function()  # libraries allocate their own buffers on the first call
+    if device != "cpu":
+        _wait_for(device)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        _wait_for(device)
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    before, peak, running = _resident_bytes(), 0, True
+
+    def watch() -> None:
+        nonlocal peak
+        while running:
+            peak = max(peak, _resident_bytes())
+            time.sleep(0.0005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        function()
+    finally:
+        running = False
+        watcher.join()
+    return max(0, peak - before) / 1e6
+
+
+def report(name: str, **figures: Any) -> None:
+    """Prints the one JSON line of a benchmark, floats with four significant digits."""
+    rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in figures.items()}
+    print(json.dumps({"name": name, **rounded}), flush=True)
+
+
+def _wait_for(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def _resident_bytes() -> int:
+    return int((_PROCESS / "statm").read_text().split()[1]) * 4096
