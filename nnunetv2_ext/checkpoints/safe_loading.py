@@ -12,6 +12,7 @@ import collections
 import importlib
 import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,14 @@ _CONTAINERS = {
 }
 
 
-def load_torch_file(path: Path | str, map_location: Any = "cpu") -> Any:
+def load_torch_file(path: Path | str, map_location: Any = "cpu", mmap: bool = False) -> Any:
     """Reads a file written by ``torch.save`` (zip or legacy format), admitting tensors, numbers and containers only.
 
     Args:
         path: The file.
         map_location: Where tensors go; the CPU by default, so that checkpoints of GPU machines load anywhere.
+        mmap: Read tensors only when they are used, where the format allows it (zip, not legacy): the optimiser state
+            of a large network then costs nothing.
 
     Raises:
         UserError: The file is missing, truncated, not a checkpoint, or carries something that would be executed.
@@ -75,7 +78,8 @@ def load_torch_file(path: Path | str, map_location: Any = "cpu") -> Any:
     allowed: list[Any] = [(value, ".".join(key)) for key, value in _numpy_globals().items()]
     with torch.serialization.safe_globals(allowed):
         try:
-            return torch.load(path, map_location=map_location, weights_only=True)
+            mmap = mmap and zipfile.is_zipfile(path)
+            return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
         except pickle.UnpicklingError as error:
             raise UserError(f"{path} is not a checkpoint that can be read safely: {_first_line(error)}") from None
         except Exception as error:

@@ -1,0 +1,139 @@
+"""A network as a plans file describes it: dotted class path and arguments."""
+
+from __future__ import annotations
+
+import pydoc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from nnunetv2_ext.architectures.stunet import STUNET_SIZES, STUNet
+from nnunetv2_ext.utilities.class_paths import check_class_path
+from nnunetv2_ext.utilities.errors import UserError
+
+#: Classes that moved since the plans that name them were written (nnU-Net finds them by searching).
+_MOVED = {
+    "dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet": (
+        "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+    )
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Which class to build a network from, and with what.
+
+    Attributes:
+        class_path: Dotted path of an ``nn.Module``; only packages of networks are admitted.
+        arguments: Keyword arguments without input channels, classes and deep supervision; plain JSON values.
+        import_arguments: Names of the arguments whose value is itself a dotted class path (``conv_op``, ``nonlin``).
+    """
+
+    class_path: str
+    arguments: Mapping[str, Any]
+    import_arguments: Sequence[str] = field(default=())
+
+    @classmethod
+    def from_plans(cls, configuration: Mapping[str, Any]) -> Architecture:
+        """Reads the ``architecture`` entry of a configuration of a plans file.
+
+        Raises:
+            UserError: The entry is missing or names a class outside the packages of networks.
+        """
+        entry = configuration.get("architecture")
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("network_class_name"), str):
+            raise UserError(
+                "Expected plans that name their network under 'architecture', but found none; plans from before "
+                "nnU-Net 2.4 have to be planned anew."
+            )
+        architecture = cls(
+            entry["network_class_name"], dict(entry["arch_kwargs"]), tuple(entry.get("_kw_requires_import", ()))
+        )
+        architecture.check()
+        return architecture
+
+    def to_plans(self) -> dict[str, Any]:
+        """The ``architecture`` entry of a configuration of a plans file."""
+        return {
+            "network_class_name": self.class_path,
+            "arch_kwargs": dict(self.arguments),
+            "_kw_requires_import": list(self.import_arguments),
+        }
+
+    def check(self) -> None:
+        """Refuses class paths outside the packages of networks, before anything is imported.
+
+        Raises:
+            UserError: A path lies elsewhere.
+        """
+        check_class_path(self.class_path)
+        for name in self.import_arguments:
+            if self.arguments.get(name) is not None:
+                check_class_path(self.arguments[name])
+
+    def build(self, input_channels: int, num_classes: int, deep_supervision: bool) -> nn.Module:
+        """Builds the network with PyTorch's default initialisation.
+
+        Raises:
+            UserError: A class does not exist or is not a network, or the arguments do not fit it.
+        """
+        self.check()
+        arguments = dict(self.arguments)
+        for name in self.import_arguments:
+            if arguments.get(name) is not None:
+                arguments[name] = _locate(arguments[name])
+        network_class = _locate(self.class_path)
+        arguments["deep_supervision"] = deep_supervision
+        try:
+            return network_class(input_channels=input_channels, num_classes=num_classes, **arguments)
+        except (TypeError, AssertionError) as error:
+            raise UserError(f"The arguments in the plans do not fit {self.class_path}: {error}") from error
+
+    @property
+    def dimensions(self) -> int:
+        """2 or 3; 0 where the arguments do not tell."""
+        strides = self.arguments.get("strides")
+        if strides and isinstance(strides[0], Sequence):
+            return len(strides[0])
+        conv_op = str(self.arguments.get("conv_op", ""))
+        return int(conv_op[-2]) if conv_op.endswith(("2d", "3d")) else int(self.arguments.get("spatial_dims", 0))
+
+    @property
+    def stunet_size(self) -> str | None:
+        """``"S"``, ``"B"``, ``"L"`` or ``"H"`` for an STU-Net of published size, otherwise None."""
+        if self.class_path != f"{STUNet.__module__}.{STUNet.__name__}":
+            return None
+        features = tuple(self.arguments["features_per_stage"])
+        blocks = self.arguments["n_blocks_per_stage"]
+        blocks = (blocks,) * len(features) if isinstance(blocks, int) else tuple(blocks)
+        for letter, size in STUNET_SIZES.items():
+            if (features, blocks) == (size.features_per_stage, size.n_blocks_per_stage):
+                return letter
+        return None
+
+    def __str__(self) -> str:
+        """For example ``3D STU-Net B (features 32..512)``."""
+        name = self.class_path.rpartition(".")[2].replace("STUNet", "STU-Net")
+        if self.stunet_size:
+            name += f" {self.stunet_size}"
+        return describe(name, self.dimensions, self.arguments.get("features_per_stage"))
+
+
+def describe(name: str, dimensions: int, features: Any) -> str:
+    """One form for networks in messages: dimensions, name, smallest and largest number of features."""
+    text = f"{dimensions}D {name}" if dimensions else name
+    return f"{text} (features {min(features)}..{max(features)})" if isinstance(features, Sequence) else text
+
+
+def _locate(path: str) -> Any:
+    path = _MOVED.get(path, path)
+    try:
+        found = pydoc.locate(path)
+    except pydoc.ErrorDuringImport as error:
+        raise UserError(f"The class {path} cannot be imported ({error}).") from error
+    # A path inside an admitted package may still lead to whatever that package imports.
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise UserError(f"Expected a network class (torch.nn.Module) at {path!r}, but found {found!r}.")
+    return found

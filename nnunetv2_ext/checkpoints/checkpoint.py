@@ -1,0 +1,156 @@
+"""What `read_checkpoint` returns, whatever the format of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_ext.architectures.stunet import STUNET_SIZES
+from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.checkpoints.class_names import channel_names
+from nnunetv2_ext.utilities.errors import UserError
+
+
+@dataclass
+class Checkpoint:
+    """Trained weights, what network they belong to, and what is known about how to use them.
+
+    Attributes:
+        path: The file that was read.
+        format: Name of the format, an entry of `nnunetv2_ext.checkpoints.formats.FORMATS`.
+        network_state: Parameter name in nnU-Net v2's naming to tensor (CPU). Second names of the same tensor
+            (``all_modules.*``, ``decoder.encoder.*``) are left out.
+        architecture: Class and arguments of the network.
+        input_channels: Image channels.
+        num_classes: Output channels, background included for softmax networks.
+        normalization: ``normalization_schemes``, ``use_mask_for_norm`` and
+            ``foreground_intensity_properties_per_channel`` as in nnU-Net v2 plans; None where unknown.
+        labels: ``labels`` of a dataset.json (with background; lists for regions); None where unknown.
+        plans: nnU-Net v2 plans whose configuration ``configuration`` names this very architecture; None where unknown.
+        configuration: Name of the configuration, such as ``3d_fullres``.
+        dataset_json: Content of the training dataset's dataset.json; None where unknown.
+        trainer_name: The trainer that wrote the file; None where unknown.
+        inference_allowed_mirroring_axes: Axes that were mirrored in training, None for no mirroring.
+        plans_template: Name of the shipped plan template with the published setting of this format, if there is one.
+        notes: Sentences for the user about what the format implies.
+    """
+
+    path: Path
+    format: str
+    network_state: dict[str, Tensor]
+    architecture: Architecture
+    input_channels: int
+    num_classes: int
+    normalization: dict[str, Any] | None = None
+    labels: dict[str, Any] | None = None
+    plans: dict[str, Any] | None = None
+    configuration: str = "3d_fullres"
+    dataset_json: dict[str, Any] | None = None
+    trainer_name: str | None = None
+    inference_allowed_mirroring_axes: tuple[int, ...] | None = None
+    plans_template: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Class of each output channel, ``background`` first in softmax networks; None where unknown."""
+        return None if self.labels is None else channel_names(self.labels)
+
+    @property
+    def fitting_trainer(self) -> str:
+        """A trainer that builds this network: STU-Net of published size has its own, others obey the plans."""
+        size = self.architecture.stunet_size
+        return f"STUNetTrainer_{STUNET_SIZES[size].name}" if size else "nnUNetTrainer"
+
+    def build_network(self, deep_supervision: bool = False) -> nn.Module:
+        """Builds the network and loads the weights strictly.
+
+        Args:
+            deep_supervision: Whether `forward` returns all levels.
+
+        Raises:
+            UserError: Names or shapes of the weights do not fit the architecture.
+        """
+        network = self.architecture.build(self.input_channels, self.num_classes, deep_supervision)
+        load_strictly(network, self.network_state, f"{self.path} ({self.architecture})")
+        return network.eval()
+
+    def describe(self) -> str:
+        """One line: file, format, network, channels and classes."""
+        return (
+            f"{self.path.name}: {self.architecture}, {self.input_channels} input channel(s), {self.num_classes} "
+            f"outputs, format {self.format}"
+        )
+
+
+def tensor_names(network: nn.Module) -> dict[str, list[str]]:
+    """First name of each tensor of a network's state dict to all its names.
+
+    nnU-Net's networks register many modules twice, so that their state dicts hold tensors under several names.
+    """
+    first_name: dict[int, str] = {}
+    names: dict[str, list[str]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        first = first_name.setdefault(id(tensor), name)
+        names.setdefault(first, []).append(name)
+    return names
+
+
+def match_state(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """Pairs the tensors of a network with those of a state dict by any of their names.
+
+    Returns:
+        First name to the state's tensor; first names of tensors that the state lacks; names in the state that the
+        network does not have.
+    """
+    matched: dict[str, Tensor] = {}
+    missing: list[str] = []
+    known: set[str] = set()
+    for first, names in tensor_names(network).items():
+        known.update(names)
+        found = next((name for name in names if name in state), None)
+        if found is None:
+            missing.append(first)
+        else:
+            matched[first] = state[found]
+    return matched, missing, [name for name in state if name not in known]
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copies a state into a network after checking that every name and shape agrees.
+
+    Args:
+        network: Changed in place, and only if everything fits.
+        state: Name to tensor; one name per tensor is enough.
+        source: Where the state comes from, for the error message.
+
+    Raises:
+        UserError: Something is missing, superfluous or of another shape.
+    """
+    matched, missing, unexpected = match_state(network, state)
+    tensors = network.state_dict(keep_vars=True)
+    different = [name for name, value in matched.items() if value.shape != tensors[name].shape]
+    if missing or unexpected or different:
+        problems = []
+        if missing:
+            problems.append(f"{len(missing)} tensors are missing (first: {missing[0]})")
+        if unexpected:
+            problems.append(f"{len(unexpected)} are unknown to the network (first: {unexpected[0]})")
+        if different:
+            name = different[0]
+            problems.append(
+                f"{len(different)} have another shape (first: {name}, {tuple(matched[name].shape)} in the checkpoint, "
+                f"{tuple(tensors[name].shape)} in the network)"
+            )
+        raise UserError(
+            f"The weights of {source} do not fit the network: {'; '.join(problems)}; give the plans that the "
+            "checkpoint was trained with."
+        )
+    with torch.no_grad():
+        for name, value in matched.items():
+            tensors[name].copy_(value)

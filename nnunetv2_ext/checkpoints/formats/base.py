@@ -1,0 +1,106 @@
+"""What a checkpoint format is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.checkpoints.raw import RawCheckpoint
+from nnunetv2_ext.utilities.errors import UserError
+
+
+@dataclass
+class Translation:
+    """Weights under nnU-Net v2 names and the network they belong to.
+
+    Attributes:
+        state: Name to tensor.
+        architecture: Class and arguments of the network.
+        input_channels: Image channels.
+        num_classes: Output channels.
+        label_order: Shipped label order that the outputs of the published network follow, if they do.
+        normalization_schemes: nnU-Net v2 names for each channel where the format prescribes them.
+        plans_template: Shipped plan template of the published setting.
+        notes: Sentences for the user about what the format implies.
+    """
+
+    state: dict[str, Tensor]
+    architecture: Architecture
+    input_channels: int
+    num_classes: int
+    label_order: str | None = None
+    normalization_schemes: list[str] | None = None
+    plans_template: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """How to recognise one format and translate it.
+
+    Attributes:
+        name: Identifier, `Checkpoint.format`.
+        description: One line for listings.
+        recognises: Whether a raw checkpoint is of this format.
+        translate: Names, architecture and sizes, inferred from the tensors.
+    """
+
+    name: str
+    description: str
+    recognises: Callable[[RawCheckpoint], bool]
+    translate: Callable[[RawCheckpoint], Translation]
+
+
+def rename(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]], source: str) -> dict[str, Tensor]:
+    """Renames every tensor by the first regular expression that matches its whole name.
+
+    Args:
+        state: Name to tensor.
+        rules: (pattern, replacement); an empty replacement leaves the tensor out.
+        source: For the error message.
+
+    Raises:
+        UserError: No pattern matches a name.
+    """
+    renamed = {}
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+    for name, tensor in state.items():
+        for pattern, replacement in compiled:
+            if match := pattern.fullmatch(name):
+                if replacement:
+                    renamed[match.expand(replacement)] = tensor
+                break
+        else:
+            raise UserError(f"The weights {name!r} in {source} do not belong to this format; is the file complete?")
+    return renamed
+
+
+def unet_arguments(dimensions: int, conv_bias: bool, **arguments: Any) -> Architecture:
+    """Architecture of nnU-Net's U-Nets with instance norm and leaky ReLU.
+
+    Args:
+        dimensions: 2 or 3.
+        conv_bias: Whether convolutions before a norm have a bias.
+        **arguments: ``class_path`` and the sizes.
+    """
+    class_path = arguments.pop("class_path")
+    return Architecture(
+        class_path,
+        {
+            **arguments,
+            "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
+            "conv_bias": conv_bias,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        ("conv_op", "norm_op", "dropout_op", "nonlin"),
+    )

@@ -1,0 +1,236 @@
+"""Opens a checkpoint file or folder without knowing yet which network it belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nnunetv2_ext.checkpoints.safe_loading import load_pickle_file, load_torch_file
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_json
+
+#: Entry of a safetensors file's metadata that this package writes.
+METADATA_KEY = "nnunetv2_ext"
+
+# Where the weights are in files of nnU-Net v2, nnU-Net v1 (and Lightning), and MONAI.
+_STATE_KEYS = ("network_weights", "state_dict", "model")
+# Wrappers that put themselves before every name: DistributedDataParallel and torch.compile.
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+_CHECKPOINT_NAMES = (
+    "checkpoint_final.pth",
+    "checkpoint_best.pth",
+    "checkpoint_latest.pth",
+    "model_final_checkpoint.model",
+    "model_best.model",
+)
+_CHECKPOINT_SUFFIXES = (".pth", ".pt", ".model", ".safetensors")
+
+
+@dataclass
+class RawCheckpoint:
+    """A file's weights under the names it uses, with whatever lies beside them.
+
+    Attributes:
+        path: The file.
+        state: Parameter name (without prefixes of wrappers) to tensor.
+        content: The rest of the file: trainer name, arguments, metadata.
+        plans: nnU-Net v2 plans from the file, its folder or the caller.
+        plans_v1: nnU-Net v1 plans from a pickle beside the file.
+        stage: Stage of the v1 plans that the network was trained with; the last one where unknown.
+        configuration: Configuration of the v2 plans.
+        dataset_json: dataset.json from the file or its folder.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    content: dict[str, Any] = field(default_factory=dict)
+    plans: dict[str, Any] | None = None
+    plans_v1: dict[str, Any] | None = None
+    stage: int | None = None
+    configuration: str | None = None
+    dataset_json: dict[str, Any] | None = None
+
+    def configuration_plans(self) -> dict[str, Any] | None:
+        """The configuration of the v2 plans with what it inherits; None without plans."""
+        if self.plans is None:
+            return None
+        return resolve_configuration(self.plans, self.configuration or first_configuration(self.plans))
+
+    def stage_plans(self) -> Mapping[str, Any] | None:
+        """The stage of the v1 plans; None without plans."""
+        if self.plans_v1 is None:
+            return None
+        per_stage = self.plans_v1["plans_per_stage"]
+        return per_stage[max(per_stage) if self.stage is None else self.stage]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor of the state."""
+        return tuple(self.state[name].shape)
+
+    def indices(self, prefix: str) -> list[int]:
+        """Sorted numbers that follow ``prefix`` in the names of the state (``stages.`` -> [0, 1, 2])."""
+        found = {name[len(prefix) :].split(".", 1)[0] for name in self.state if name.startswith(prefix)}
+        return sorted(int(text) for text in found if text.isdigit())
+
+
+def first_configuration(plans: Mapping[str, Any]) -> str:
+    """``3d_fullres`` if the plans have it, otherwise their first configuration."""
+    configurations = plans["configurations"]
+    return "3d_fullres" if "3d_fullres" in configurations else next(iter(configurations))
+
+
+def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration of v2 plans with everything it inherits.
+
+    Raises:
+        UserError: It does not exist or inherits from itself.
+    """
+    resolved: dict[str, Any] = {}
+    visited: list[str] = []
+    following: str | None = name
+    while following is not None:
+        if following in visited or following not in plans["configurations"]:
+            raise UserError(
+                f"Expected a configuration among {', '.join(plans['configurations'])}, but got {following!r}."
+            )
+        visited.append(following)
+        entry = plans["configurations"][following]
+        resolved = {**entry, **resolved}
+        following = entry.get("inherits_from")
+    resolved.pop("inherits_from", None)
+    return resolved
+
+
+def open_checkpoint(path: Path | str, fold: int | str | None = None) -> RawCheckpoint:
+    """Reads a checkpoint file or the checkpoint of a model folder, and the plans beside it.
+
+    Args:
+        path: A ``.pth``, ``.pt``, ``.model`` or ``.safetensors`` file, a fold's folder or a model folder.
+        fold: Which fold of a model folder; the first one by default.
+
+    Raises:
+        UserError: There is no checkpoint, or it cannot be read safely.
+    """
+    file = _checkpoint_file(Path(path), fold)
+    if file.suffix == ".safetensors":
+        return _open_safetensors(file)
+    content = load_torch_file(file, mmap=True)
+    if not isinstance(content, Mapping):
+        raise UserError(f"Expected network weights in {file}, but found a {type(content).__name__}.")
+    key = next((key for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), None)
+    state = content if key is None else content[key]
+    raw = RawCheckpoint(file, _without_prefixes(state, file))
+    raw.content = {} if key is None else {name: value for name, value in content.items() if name != key}
+    _add_plans_in_file(raw)
+    _add_plans_beside(raw)
+    return raw
+
+
+def _checkpoint_file(path: Path, fold: int | str | None) -> Path:
+    if path.is_file():
+        if path.suffix == ".pkl":
+            raise UserError(f"{path} holds plans, not weights; give the file {path.with_suffix('')} instead.")
+        return path
+    if not path.is_dir():
+        raise UserError(f"Expected a checkpoint file or a model folder at {path}, but there is none.")
+    if fold is not None and (path / f"fold_{fold}").is_dir():
+        path = path / f"fold_{fold}"
+    elif fold is not None and list(path.glob("fold_*")):
+        found = ", ".join(sorted(folder.name for folder in path.glob("fold_*")))
+        raise UserError(f"Expected fold_{fold} in {path}, but found {found}.")
+    folders = [path, *sorted(folder for folder in path.glob("fold_*") if folder.is_dir())]
+    for folder in folders:
+        for name in _CHECKPOINT_NAMES:
+            if (folder / name).is_file():
+                return folder / name
+        files = sorted(file for file in folder.iterdir() if file.suffix in _CHECKPOINT_SUFFIXES)
+        if len(files) == 1:
+            return files[0]
+        if len(files) > 1:
+            raise UserError(
+                f"Expected one checkpoint in {folder}, but found {', '.join(file.name for file in files)}; give the "
+                "file itself."
+            )
+    raise UserError(f"Expected a checkpoint ({', '.join(_CHECKPOINT_NAMES)}) in {path}, but found none.")
+
+
+def _open_safetensors(file: Path) -> RawCheckpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            metadata = opened.metadata() or {}
+            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a dictionary
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is truncated or is not a safetensors file ({error}); copy it again.") from error
+    raw = RawCheckpoint(file, _without_prefixes(state, file))
+    try:
+        content = json.loads(metadata.get(METADATA_KEY, "{}"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"The metadata entry {METADATA_KEY!r} of {file} is not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"Expected a JSON object in the metadata entry {METADATA_KEY!r} of {file}.")
+    raw.content = content
+    raw.plans, raw.dataset_json = content.get("plans"), content.get("dataset_json")
+    raw.configuration = content.get("configuration")
+    return raw
+
+
+def _without_prefixes(state: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    tensors = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            continue
+        while name.startswith(_WRAPPER_PREFIXES):
+            name = name.split(".", 1)[1]
+        tensors[name] = value.detach()
+    if not tensors:
+        raise UserError(
+            f"Expected network weights in {file} (under {', '.join(_STATE_KEYS)} or at the top), but found none."
+        )
+    return tensors
+
+
+def _add_plans_in_file(raw: RawCheckpoint) -> None:
+    arguments = raw.content.get("init_args")
+    if isinstance(arguments, Mapping):
+        raw.plans, raw.dataset_json = arguments.get("plans"), arguments.get("dataset_json")
+        raw.configuration = arguments.get("configuration")
+
+
+def _add_plans_beside(raw: RawCheckpoint) -> None:
+    """Plans of the model folder count more than those in the file: the stock predictor uses them."""
+    folders = [raw.path.parent]
+    if raw.path.parent.name.startswith("fold_"):
+        folders.append(raw.path.parent.parent)
+    for folder in folders:
+        if (folder / "plans.json").is_file():
+            raw.plans = read_json(folder / "plans.json")
+        if (folder / "dataset.json").is_file():
+            raw.dataset_json = read_json(folder / "dataset.json")
+    if raw.plans is not None:
+        return
+    beside = raw.path.with_name(raw.path.name + ".pkl")
+    candidates = [beside, *(folder / "plans.pkl" for folder in folders)]
+    found = next((file for file in candidates if file.is_file()), None)
+    if found is None:
+        return
+    content = load_pickle_file(found)
+    plans = content.get("plans", content) if isinstance(content, Mapping) else None
+    if not isinstance(plans, Mapping) or not isinstance(plans.get("plans_per_stage"), Mapping):
+        raise UserError(f"Expected nnU-Net v1 plans in {found}, but found none; remove the file or replace it.")
+    raw.plans_v1 = dict(plans)
+    raw.content.setdefault("trainer_name", content.get("name"))
+    raw.stage = _stage_of(content.get("init"), plans["plans_per_stage"])
+
+
+def _stage_of(init: Any, per_stage: Mapping[int, Any]) -> int | None:
+    """The trainers of nnU-Net v1 take the stage as their sixth argument."""
+    if isinstance(init, Sequence) and len(init) > 5 and isinstance(init[5], int) and init[5] in per_stage:
+        return init[5]
+    return None

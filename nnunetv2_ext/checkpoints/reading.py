@@ -1,0 +1,205 @@
+"""Reads any supported checkpoint safely and says what network it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.checkpoints.checkpoint import Checkpoint
+from nnunetv2_ext.checkpoints.class_names import BACKGROUND, channel_names
+from nnunetv2_ext.checkpoints.formats import FORMATS
+from nnunetv2_ext.checkpoints.formats.base import Translation
+from nnunetv2_ext.checkpoints.plans_v1 import normalization_from_v1, plans_from_v1
+from nnunetv2_ext.checkpoints.raw import (
+    METADATA_KEY,
+    RawCheckpoint,
+    first_configuration,
+    open_checkpoint,
+    resolve_configuration,
+)
+from nnunetv2_ext.labels.label_order import LabelOrder
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import atomic_path, read_json
+
+
+def read_checkpoint(
+    path: Path | str,
+    *,
+    fold: int | str | None = None,
+    plans: Mapping[str, Any] | Path | str | None = None,
+    configuration: str | None = None,
+    labels: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Reads a checkpoint of any supported format; nothing in the file is executed.
+
+    Formats (`nnunetv2_ext.checkpoints.formats.FORMATS`): nnU-Net v2 ``.pth`` and model folders; STU-Net ``.model``
+    with or without the ``.model.pkl`` beside it; MultiTalent's U-Net and ResEnc (nnU-Net v1); ``.safetensors``. Sizes
+    are inferred from the tensors, strides from the plans beside the file, else from the published default.
+
+    Args:
+        path: File, fold folder or model folder.
+        fold: Which fold of a model folder; the first by default.
+        plans: nnU-Net v2 plans, or their path, instead of those in or beside the file.
+        configuration: Configuration of the plans instead of the one that the file names.
+        labels: ``labels`` of a dataset.json instead of those that are known (with ``background``).
+
+    Returns:
+        The checkpoint, all tensors on the CPU.
+
+    Raises:
+        UserError: There is no such file; it is truncated, no checkpoint or carries code; its network is unknown; its
+            plans name a class outside the packages of networks; the labels do not fit the number of outputs.
+    """
+    raw = open_checkpoint(path, fold)
+    if plans is not None:
+        raw.plans = dict(plans) if isinstance(plans, Mapping) else read_json(plans)
+    if configuration is not None:
+        raw.configuration = configuration
+    if raw.plans is not None:
+        _check_plans(raw)
+    checkpoint_format = next((entry for entry in FORMATS if entry.recognises(raw)), None)
+    if checkpoint_format is None:
+        raise UserError(
+            f"The weights in {raw.path} (first name: {next(iter(raw.state))!r}) belong to no known format "
+            f"({'; '.join(entry.description for entry in FORMATS)}); give the plans that name the network."
+        )
+    try:
+        translation = checkpoint_format.translate(raw)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        # Names or plans that begin as one of the formats and then break off.
+        raise UserError(
+            f"{raw.path} looks like {checkpoint_format.name} but is incomplete ({type(error).__name__}: {error})."
+        ) from error
+    checkpoint = Checkpoint(
+        path=raw.path,
+        format=checkpoint_format.name,
+        network_state=translation.state,
+        architecture=translation.architecture,
+        input_channels=translation.input_channels,
+        num_classes=translation.num_classes,
+        trainer_name=raw.content.get("trainer_name"),
+        plans_template=translation.plans_template,
+        notes=translation.notes,
+        inference_allowed_mirroring_axes=_mirroring_axes(raw, translation),
+    )
+    _add_plans(checkpoint, raw, translation)
+    _add_labels(checkpoint, raw, translation, labels)
+    return checkpoint
+
+
+def write_safetensors(checkpoint: Checkpoint, path: Path | str) -> None:
+    """Writes a checkpoint as ``.safetensors``: tensors without code, everything else as JSON in the header.
+
+    Args:
+        checkpoint: What to write.
+        path: Target; replaced atomically.
+    """
+    from safetensors.torch import save_file
+
+    metadata = {
+        "format": checkpoint.format,
+        "architecture": checkpoint.architecture.to_plans(),
+        "input_channels": checkpoint.input_channels,
+        "num_classes": checkpoint.num_classes,
+        "plans": checkpoint.plans,
+        "configuration": checkpoint.configuration,
+        "dataset_json": checkpoint.dataset_json,
+        "labels": checkpoint.labels,
+        "trainer_name": checkpoint.trainer_name,
+        "inference_allowed_mirroring_axes": checkpoint.inference_allowed_mirroring_axes,
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.network_state.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {METADATA_KEY: json.dumps(metadata)})
+
+
+def _check_plans(raw: RawCheckpoint) -> None:
+    """Refuses foreign class paths in any configuration before anything is built."""
+    plans = raw.plans
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict) or not plans["configurations"]:
+        raise UserError(f"Expected nnU-Net v2 plans with 'configurations' for {raw.path}, but found none.")
+    for name in plans["configurations"]:
+        Architecture.from_plans(resolve_configuration(plans, name))
+
+
+def _mirroring_axes(raw: RawCheckpoint, translation: Translation) -> tuple[int, ...] | None:
+    if "inference_allowed_mirroring_axes" in raw.content:
+        axes = raw.content["inference_allowed_mirroring_axes"]
+        return None if axes is None else tuple(int(axis) for axis in axes)
+    # nnU-Net v1 mirrored along every axis, and so did all published networks.
+    return tuple(range(translation.architecture.dimensions))
+
+
+def _add_plans(checkpoint: Checkpoint, raw: RawCheckpoint, translation: Translation) -> None:
+    entry = translation.architecture.to_plans()
+    if raw.plans is not None:
+        checkpoint.plans = deepcopy(raw.plans)
+        checkpoint.configuration = raw.configuration or first_configuration(raw.plans)
+        # Trainers may build another network than the plans name; here the plans say what the weights are.
+        checkpoint.plans["configurations"][checkpoint.configuration]["architecture"] = entry
+        configuration = resolve_configuration(raw.plans, checkpoint.configuration)
+        checkpoint.normalization = {
+            "normalization_schemes": configuration.get("normalization_schemes"),
+            "use_mask_for_norm": configuration.get("use_mask_for_norm"),
+            "foreground_intensity_properties_per_channel": raw.plans.get("foreground_intensity_properties_per_channel"),
+        }
+        return
+    if raw.plans_v1 is not None:
+        checkpoint.plans, checkpoint.configuration = plans_from_v1(raw.plans_v1, raw.stage, entry)
+        checkpoint.normalization = normalization_from_v1(raw.plans_v1)
+        return
+    checkpoint.configuration = "2d" if translation.architecture.dimensions == 2 else "3d_fullres"
+    if translation.normalization_schemes is not None:
+        schemes = translation.normalization_schemes
+        checkpoint.normalization = {
+            "normalization_schemes": schemes,
+            "use_mask_for_norm": [False] * len(schemes),
+            "foreground_intensity_properties_per_channel": None,
+        }
+
+
+def _add_labels(
+    checkpoint: Checkpoint, raw: RawCheckpoint, translation: Translation, labels: Mapping[str, Any] | None
+) -> None:
+    checkpoint.dataset_json = deepcopy(raw.dataset_json)
+    if labels is not None:
+        checkpoint.labels = dict(labels)
+        if checkpoint.dataset_json is not None:
+            checkpoint.dataset_json["labels"] = checkpoint.labels
+    elif raw.dataset_json is not None:
+        checkpoint.labels = raw.dataset_json.get("labels")
+    elif isinstance(raw.content.get("labels"), Mapping):
+        checkpoint.labels = dict(raw.content["labels"])
+    elif translation.label_order is not None:
+        _add_published_labels(checkpoint, translation.label_order)
+    if checkpoint.labels is not None and len(channel_names(checkpoint.labels)) != checkpoint.num_classes:
+        raise UserError(
+            f"The labels name {len(channel_names(checkpoint.labels))} outputs, but the network in {raw.path} has "
+            f"{checkpoint.num_classes}; give the labels that it was trained with."
+        )
+
+
+def _add_published_labels(checkpoint: Checkpoint, label_order: str) -> None:
+    """Labels, and for networks of several sources the whole dataset.json, from a label order of the package."""
+    order = LabelOrder.read(label_order)
+    if not order.sources:
+        checkpoint.labels = {BACKGROUND: 0, **order.labels}
+        return
+    # nnU-Net takes a list of at least two integers for a region, hence [3, 3] for a single one.
+    regions = {name: list(v) if isinstance(v, tuple) else [v, v] for name, v in order.labels.items()}
+    checkpoint.labels = {BACKGROUND: 0, **regions}
+    checkpoint.dataset_json = {
+        "channel_names": {"0": order.modality},
+        "labels": checkpoint.labels,
+        # The integer that a class paints when nnU-Net merges all outputs; a tumour comes after its organ.
+        "regions_class_order": list(range(1, len(regions) + 1)),
+        "numTraining": 0,
+        "file_ending": ".nii.gz",
+        "partial_labels": {
+            source: {"classes": list(classes), "cases": []} for source, classes in order.sources.items()
+        },
+    }
