@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -50,6 +51,10 @@ def run_command(
             logging.getLogger("nnunetv2_ext").exception("Traceback of the error below:")
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except BrokenPipeError:
+        # The reader of our output has gone (``... | head``). Python flushes stdout once more at exit; give it a sink.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BATCH_HAD_FAILURES
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -1,0 +1,82 @@
+"""``nnUNetv2_ext_info``: what is there, and whether the set-up works."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+
+from nnunetv2_ext import __version__
+from nnunetv2_ext.cli._command import make_parser, run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: lists trainers, plan templates and label orders, or checks the environment."""
+    parser = make_parser("nnUNetv2_ext_info", "List what nnunetv2-ext offers, or check the set-up.")
+    topics = parser.add_subparsers(dest="topic", metavar="TOPIC", help="all lists in short when left out")
+    for name, run, description in (
+        ("trainers", _trainers, "trainers for nnUNetv2_train -tr"),
+        ("plans", _plans, "plan templates for nnUNetv2_ext_plan -t"),
+        ("label_orders", _label_orders, "label orders: what the integers of published label maps mean"),
+        (
+            "environment",
+            _environment,
+            "check versions, folders and the trainer lookup; exit code 1 if something is broken",
+        ),
+    ):
+        topics.add_parser(name, help=description, description=description).set_defaults(run=run)
+    parser.set_defaults(run=_overview)
+    return run_command(parser, lambda arguments: arguments.run(arguments), argv)
+
+
+def _overview(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.resources import list_resources
+    from nnunetv2_ext.utilities.trainer_listing import list_trainers
+
+    print(f"nnunetv2-ext {__version__}")
+    print(f"trainers: {', '.join(list_trainers())}")
+    print(f"plans: {', '.join(list_resources('plans'))}")
+    print(f"label_orders: {', '.join(list_resources('label_orders'))}")
+    print("More: nnUNetv2_ext_info trainers|plans|label_orders; set-up: nnUNetv2_ext_info environment")
+
+
+def _trainers(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.utilities.trainer_listing import list_trainers
+
+    _print_table(list_trainers().items())
+
+
+def _plans(arguments: argparse.Namespace) -> None:
+    _print_table((name, content["description"]) for name, content in _contents("plans"))
+
+
+def _label_orders(arguments: argparse.Namespace) -> None:
+    _print_table(
+        (name, f"{len(content['labels'])} classes. {content.get('description', '')}")
+        for name, content in _contents("label_orders")
+    )
+
+
+def _contents(folder: str) -> Iterable[tuple[str, dict]]:
+    from nnunetv2_ext.resources import list_resources, resource_folder
+    from nnunetv2_ext.utilities.files import read_json
+
+    return [(name, read_json(resource_folder(folder) / f"{name}.json")) for name in list_resources(folder)]
+
+
+def _environment(arguments: argparse.Namespace) -> int:
+    from nnunetv2_ext.utilities.environment import check_environment
+
+    broken = 0
+    for finding in check_environment("STUNetTrainer_small"):
+        broken += finding.state == "broken"
+        mark = {"ok": "ok", "note": "  ", "broken": "!!"}[finding.state]
+        print(f"{mark}  {finding.subject:<30}  {finding.message}", flush=True)
+    print("The set-up works." if not broken else f"{broken} of these have to be mended (marked !!).")
+    return int(broken > 0)
+
+
+def _print_table(rows: Iterable[tuple[str, str]]) -> None:
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, description in rows:
+        print(f"{name:<{width}}  {description}".rstrip())

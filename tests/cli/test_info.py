@@ -1,0 +1,65 @@
+"""The command nnUNetv2_ext_info."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from nnunetv2_ext.cli.info import main
+from nnunetv2_ext.resources import list_resources
+
+
+@pytest.mark.parametrize("topic", ["plans", "label_orders"])
+def test_lists_every_entry_with_a_description(topic, capsys):
+    assert main([topic]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list_resources(topic)
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_lists_trainers(capsys):
+    assert main(["trainers"]) == 0
+    assert "STUNetTrainer_small_ft  STU-Net S, fine-tuning." in " ".join(capsys.readouterr().out.split("   "))
+
+
+def test_overview_names_everything(capsys):
+    assert main([]) == 0
+    output = capsys.readouterr().out
+    for name in ("STUNetTrainer_small", "stunet_ct", "totalsegmentator_v2"):
+        assert name in output
+
+
+@pytest.mark.parametrize("arguments", [[], ["trainers"], ["plans"], ["label_orders"], ["--help"]])
+def test_lists_need_no_heavy_imports(arguments):
+    code = (
+        "import sys; from nnunetv2_ext.cli.info import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'nnunetv2', 'numpy', 'SimpleITK'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_broken_set_up_gives_exit_code_1(nnunet_folders, monkeypatch, capsys):
+    monkeypatch.delenv("nnUNet_results")
+    monkeypatch.setenv("nnUNet_extTrainer", "")
+    assert main(["environment"]) == 1
+    output = capsys.readouterr().out
+    assert "!!  nnUNet_results" in output
+    assert "!!  trainer lookup" in output
+    assert output.rstrip().endswith("2 of these have to be mended (marked !!).")
+
+
+@pytest.mark.slow
+def test_good_set_up_gives_exit_code_0(nnunet_folders, capsys):
+    assert main(["environment"]) == 0
+    output = capsys.readouterr().out
+    assert "The set-up works." in output
+    assert "!!" not in output
+
+
+def test_reader_that_leaves_early():
+    pipeline = f"{sys.executable} -c 'from nnunetv2_ext.cli.info import main; main([\"label_orders\"])' | head -1"
+    result = subprocess.run(["bash", "-c", pipeline], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
