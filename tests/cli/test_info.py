@@ -21,7 +21,8 @@ def test_lists_every_entry_with_a_description(topic, capsys):
 
 def test_lists_trainers(capsys):
     assert main(["trainers"]) == 0
-    assert "STUNetTrainer_small_ft  STU-Net S, fine-tuning." in " ".join(capsys.readouterr().out.split("   "))
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["STUNetTrainer_small_ft", "STU-Net S, fine-tuning."] in rows
 
 
 def test_overview_names_everything(capsys):
