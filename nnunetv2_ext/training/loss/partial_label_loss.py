@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
+from nnunetv2_ext.training.loss.ranks import sum_over_ranks
+
 # One class of a 64^3 patch in float32 is 1 MB and stays in a core's cache; an accelerator rather wants few launches.
 _BUFFER_VOXELS_CPU = 2**18
 _BUFFER_VOXELS_ACCELERATOR = 2**23
@@ -200,7 +202,7 @@ class _PartialLabelFunction(torch.autograd.Function):
 
         whole = torch.zeros(5, settings.num_classes, dtype=sum_dtype, device=logits.device)
         whole[:, classes.to(logits.device)] = sums
-        ctx.world_size = _sum_over_ranks(whole, settings.process_group)
+        ctx.world_size = sum_over_ranks(whole, settings.process_group)
         numerator = 2 * whole[_INTERSECTION] + settings.smooth
         # Without smoothing an annotated class that nobody predicts has 0 / 0, which is to mean 0.
         denominator = (whole[_PREDICTED] + whole[_REFERENCE] + settings.smooth).clamp_min(1e-12)
@@ -287,13 +289,3 @@ def _look_up(
     if len(table) == 1:  # much faster on CPU than along the second axis
         return table[0].index_select(0, labels)[None]
     return table.index_select(1, labels)
-
-
-def _sum_over_ranks(sums: Tensor, group: ProcessGroup | None) -> int:
-    """Adds up the sums of all ranks in place; returns the number of ranks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 1
-    world_size = torch.distributed.get_world_size(group)
-    if world_size > 1:
-        torch.distributed.all_reduce(sums, group=group)
-    return world_size
