@@ -179,7 +179,9 @@ def _train(run: TrainingRun) -> None:
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
     trainer = make_trainer(run)
-    maybe_load_checkpoint(trainer, run.continue_training, run.only_validate, run.pretrained_weights)
+    if run.pretrained_weights is not None:
+        initialize_from_pretrained(trainer, run.pretrained_weights)
+    maybe_load_checkpoint(trainer, run.continue_training, run.only_validate)
     if trainer.local_rank == 0 and not run.only_validate:
         _record(run, Path(trainer.output_folder))
     if torch.cuda.is_available():
@@ -190,6 +192,15 @@ def _train(run: TrainingRun) -> None:
     if run.validate_best:
         trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
     trainer.perform_actual_validation(run.npz)
+
+
+def initialize_from_pretrained(trainer: Any, source: str) -> None:
+    """Initialises the trainer's network from a checkpoint of any known format; the report goes to the training log."""
+    from nnunetv2_ext.checkpoints import read_checkpoint, transfer_weights
+
+    trainer.initialize()
+    report = transfer_weights(trainer.network, read_checkpoint(source), target_classes=trainer.dataset_json["labels"])
+    trainer.print_to_log_file(f"\n{report}\n", add_timestamp=False)
 
 
 def _record(run: TrainingRun, output_folder: Path) -> None:
