@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
 from nnunetv2_ext.checkpoints.architecture import Architecture
-from nnunetv2_ext.checkpoints.class_names import channel_names
+from nnunetv2_ext.labels.channels import channel_names
 from nnunetv2_ext.utilities.errors import UserError
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint
-from nnunetv2_ext.checkpoints.class_names import BACKGROUND, channel_names
 from nnunetv2_ext.checkpoints.formats import FORMATS
 from nnunetv2_ext.checkpoints.formats.base import Translation
 from nnunetv2_ext.checkpoints.plans_v1 import normalization_from_v1, plans_from_v1
@@ -21,6 +20,7 @@ from nnunetv2_ext.checkpoints.raw import (
     open_checkpoint,
     resolve_configuration,
 )
+from nnunetv2_ext.labels.channels import BACKGROUND, channel_names
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path, read_json

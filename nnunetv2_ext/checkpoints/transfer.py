@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
 from nnunetv2_ext.checkpoints.architecture import describe
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint, match_state, tensor_names
-from nnunetv2_ext.checkpoints.class_names import channel_names
+from nnunetv2_ext.labels.channels import channel_names
 from nnunetv2_ext.utilities.errors import UserError
 
 Outcome = Literal["loaded", "adapted", "reinitialised"]
