@@ -31,10 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.label_counts import count_label_values
 
 Combination = tuple[int, ...]
-
-_PIECE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def encode_masks(masks: Iterable[npt.NDArray[Any]]) -> EncodedMasks:
             )
         inside = codes[mask]
         table = np.arange(len(combinations))
-        for code in np.flatnonzero(_count(inside, len(combinations))):
+        for code in np.flatnonzero(count_label_values(inside, len(combinations))):
             table[code] = len(combinations)
             combinations.append((*combinations[code], index))
         codes = codes.astype(np.min_scalar_type(len(combinations) - 1), copy=False)
@@ -216,20 +215,10 @@ def decode_masks(
 
 def _drop_unused(codes: npt.NDArray[np.unsignedinteger[Any]], combinations: list[Combination]) -> EncodedMasks:
     """Renumbers without the combinations that later masks have split up completely."""
-    counts = _count(codes, len(combinations))
+    counts = count_label_values(codes, len(combinations))
     used = [code for code in range(len(combinations)) if code == 0 or counts[code]]
     table = np.zeros(len(combinations), dtype=np.min_scalar_type(len(used) - 1))
     table[used] = np.arange(len(used))
     return EncodedMasks(
         table[codes], tuple(combinations[code] for code in used), tuple(int(counts[code]) for code in used)
     )
-
-
-def _count(codes: npt.NDArray[np.unsignedinteger[Any]], number: int) -> npt.NDArray[np.int64]:
-    """How often each of the codes 0 to ``number - 1`` occurs."""
-    counts = np.zeros(number, dtype=np.int64)
-    flat = codes.reshape(-1)
-    # bincount converts its input to 64 bit; in pieces that copy stays small.
-    for start in range(0, flat.size, _PIECE):
-        counts += np.bincount(flat[start : start + _PIECE], minlength=number)
-    return counts

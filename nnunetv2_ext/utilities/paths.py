@@ -71,3 +71,24 @@ def parse_new_dataset_name(dataset_id: int, name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
         raise UserError(f"Expected a dataset name of letters, digits, '_' and '-', but got {name!r}.")
     return f"Dataset{dataset_id:03d}_{name}"
+
+
+def refuse_used_id(full_name: str) -> None:
+    """Checks that no other dataset has the ID of a new one, in any of nnU-Net's folders that are set.
+
+    Args:
+        full_name: ``"Dataset005_Liver"``.
+
+    Raises:
+        UserError: ``Dataset005_Something`` exists already; nnU-Net could then not tell the two apart by ID.
+    """
+    prefix = full_name[: len("DatasetXXX_")]
+    for variable in NNUNET_VARIABLES:
+        if not os.environ.get(variable, "").strip():
+            continue
+        others = sorted(entry.name for entry in nnunet_folder(variable).glob(f"{prefix}*") if entry.name != full_name)
+        if others:
+            raise UserError(
+                f"Expected a free dataset ID, but {prefix[7:10]} is used by {others[0]} in {nnunet_folder(variable)}; "
+                "choose another ID."
+            )

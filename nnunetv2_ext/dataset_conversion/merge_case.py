@@ -1,0 +1,171 @@
+"""One case of a merge: check it, put its image in place, write its label map with the merged values."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunetv2_ext.dataset_conversion.duplicates import ImageFingerprint, image_fingerprint
+from nnunetv2_ext.dataset_conversion.merge_inputs import InputCase
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.label_counts import count_label_values
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+HARD_LINK, SYMBOLIC_LINK, COPY, REWRITTEN = "hard link", "symbolic link", "copy", "rewritten"
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """What a worker process needs to know about one case.
+
+    Attributes:
+        case: The case.
+        value_table: Label value in the source -> merged value.
+        folder: The dataset under construction, with ``imagesTr`` and ``labelsTr``.
+        file_ending: Of the merged dataset.
+        copy: Copy images instead of linking them.
+        highest_value: Of all merged values; decides the integer type of the label map.
+    """
+
+    case: InputCase
+    value_table: Mapping[int, int]
+    folder: Path
+    file_ending: str
+    copy: bool
+    highest_value: int
+
+
+@dataclass(frozen=True)
+class MergedCase:
+    """What came out of one case.
+
+    Attributes:
+        fingerprint: Of its image.
+        voxels: Merged label value -> number of voxels, background left out.
+        placed: How each image file got there: one of the four constants of this module.
+    """
+
+    fingerprint: ImageFingerprint
+    voxels: dict[int, int]
+    placed: tuple[str, ...]
+
+
+def merge_case(job: MergeJob) -> MergedCase:
+    """Reads, checks and writes one case.
+
+    Raises:
+        UserError: A file cannot be read, image and label map do not lie on one grid, or a label value is unknown.
+    """
+    import SimpleITK
+
+    # One process per core already; SimpleITK's own threads would only compete.
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    case = job.case
+    images = [_read(file) for file in case.images]
+    label = _read(case.label)
+    for file, image in zip((*case.images[1:], case.label), (*images[1:], label), strict=True):
+        _check_same_grid(case, file, image, images[0])
+    fingerprint = image_fingerprint([SimpleITK.GetArrayViewFromImage(image) for image in images])
+    label_map, voxels = _translate(SimpleITK.GetArrayViewFromImage(label), job)
+    translated = SimpleITK.GetImageFromArray(label_map)
+    translated.CopyInformation(label)
+    SimpleITK.WriteImage(translated, str(job.folder / "labelsTr" / f"{case.name}{job.file_ending}"), True)
+    placed = tuple(
+        _place(file, image, job.folder / "imagesTr" / f"{case.name}_{channel:04d}", job)
+        for channel, (file, image) in enumerate(zip(case.images, images, strict=True))
+    )
+    return MergedCase(fingerprint, voxels, placed)
+
+
+def _read(file: Path) -> SimpleITK.Image:
+    import SimpleITK
+
+    try:
+        return SimpleITK.ReadImage(str(file))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
+        raise UserError(f"{file} cannot be read ({reason}); replace the file or remove the case.") from None
+
+
+def _check_same_grid(case: InputCase, file: Path, image: SimpleITK.Image, reference: SimpleITK.Image) -> None:
+    # Origin and direction are left to nnU-Net's verify_dataset_integrity, which warns about them.
+    if image.GetSize() != reference.GetSize():
+        raise UserError(
+            f"Case {case.own_name!r} of {case.source}: expected {file} to have the size {reference.GetSize()} "
+            f"(x, y, z) of its image, but found {image.GetSize()}; resample it or remove the case."
+        )
+    if not np.allclose(image.GetSpacing(), reference.GetSpacing()):
+        raise UserError(
+            f"Case {case.own_name!r} of {case.source}: expected {file} to have the spacing {reference.GetSpacing()} "
+            f"mm (x, y, z) of its image, but found {image.GetSpacing()}; correct its header or remove the case."
+        )
+
+
+def _translate(
+    label_map: npt.NDArray[Any], job: MergeJob
+) -> tuple[npt.NDArray[np.unsignedinteger[Any]], dict[int, int]]:
+    """The label map with merged values, and how many voxels each of them has."""
+    number_of_values = max(job.value_table) + 1
+    if np.issubdtype(label_map.dtype, np.floating):
+        label_map = _whole_numbers(label_map, job.case)
+    inside = (label_map >= 0) & (label_map < number_of_values)
+    strange = {int(value) for value in np.unique(label_map[~inside])}
+    if not strange:
+        counts = count_label_values(label_map, number_of_values)
+        strange = {int(value) for value in np.flatnonzero(counts)} - set(job.value_table)
+    if strange:
+        found = ", ".join(map(str, sorted(strange)[:10]))
+        raise UserError(
+            f"Case {job.case.own_name!r} of {job.case.source}: no class explains the label value(s) {found} in "
+            f"{job.case.label} (known: {', '.join(map(str, sorted(job.value_table)))}); add the class to the source's "
+            "'labels' or mend the label map."
+        )
+    table = np.zeros(number_of_values, dtype=np.uint8 if job.highest_value < 256 else np.uint16)
+    table[list(job.value_table)] = list(job.value_table.values())
+    voxels: dict[int, int] = {}
+    for value in np.flatnonzero(counts):
+        merged = int(table[value])
+        if merged:
+            voxels[merged] = voxels.get(merged, 0) + int(counts[value])
+    return table[label_map], voxels
+
+
+def _whole_numbers(label_map: npt.NDArray[Any], case: InputCase) -> npt.NDArray[np.int32]:
+    if not np.isfinite(label_map).all() or (label_map != np.rint(label_map)).any():
+        raise UserError(
+            f"Case {case.own_name!r} of {case.source}: expected whole numbers in the label map {case.label}, but found "
+            "fractions or NaN; it may have been resampled with interpolation."
+        )
+    return np.clip(label_map, -(2**31), 2**31 - 128).astype(np.int32)
+
+
+def _place(file: Path, image: SimpleITK.Image, stem: Path, job: MergeJob) -> str:
+    """Puts an image file in the merged dataset and says how.
+
+    A hard link costs no space, survives the removal of the source dataset, and travels with rsync or tar as a file. A
+    symbolic link is the fallback between file systems and for files of another owner.
+    """
+    import SimpleITK
+
+    target = stem.with_name(stem.name + job.file_ending)
+    if not file.name.endswith(job.file_ending):
+        SimpleITK.WriteImage(image, str(target), True)
+        return REWRITTEN
+    if job.copy:
+        shutil.copyfile(file, target)
+        return COPY
+    try:
+        os.link(file.resolve(), target)
+    except OSError:
+        target.symlink_to(file.resolve())
+        return SYMBOLIC_LINK
+    return HARD_LINK

@@ -1,0 +1,412 @@
+"""Merging tiny raw datasets: what arrives, what is refused, what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from nnunetv2_ext.dataset_conversion.merge import merge_datasets
+from nnunetv2_ext.dataset_conversion.merge_plan import MergeOptions
+from nnunetv2_ext.labels.partial_labels import PartialLabels
+from nnunetv2_ext.utilities.errors import UserError
+
+
+def _array(path):
+    import SimpleITK
+
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+
+
+def _masks(folder):
+    """(case, class) -> mask, through the definitions in dataset.json."""
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    masks = {}
+    for file in sorted((folder / "labelsTr").iterdir()):
+        label_map = _array(file)
+        for name, values in dataset_json["labels"].items():
+            if name != "background":
+                masks[file.name.removesuffix(".nii.gz"), name] = np.isin(label_map, values)
+    return masks
+
+
+@pytest.fixture
+def three_sources(make_raw_dataset, tiny_case):
+    """Liver (regions), Organs (plain, with ignore), Spleen (plain)."""
+    liver = make_raw_dataset(
+        "Dataset003_Liver",
+        {"background": 0, "liver": [1, 2], "tumour": [2, 2]},
+        {f"liver_{i}": tiny_case(i, [1, 2]) for i in range(6)},
+        order=[1, 2],
+        extra={"licence": "CC BY-SA 4.0"},
+    )
+    organs = make_raw_dataset(
+        "Dataset007_Organs",
+        {"background": 0, "spleen": 1, "liver": 2, "aorta": 3, "ignore": 4},
+        {f"img{i:04d}": tiny_case(10 + i, [1, 2, 3, 4]) for i in range(5)},
+    )
+    spleen = make_raw_dataset(
+        "Dataset009_Spleen",
+        {"background": 0, "spleen": 1},
+        {f"spleen_{i}": tiny_case(20 + i, [1], dtype=np.float64) for i in range(5)},
+    )
+    return liver, organs, spleen
+
+
+def test_every_mask_arrives_under_its_name(three_sources, nnunet_folders):
+    result = merge_datasets(["3", "Dataset007_Organs", "9"], 30, "All", progress=False)
+    dataset_json = json.loads((result.folder / "dataset.json").read_text())
+    partial_labels = PartialLabels.from_dataset_json(dataset_json)
+    assert result.folder == nnunet_folders / "nnUNet_raw" / "Dataset030_All"
+    assert partial_labels.class_names == (
+        "Liver/liver",
+        "Liver/tumour",
+        "Organs/spleen",
+        "Organs/liver",
+        "Organs/aorta",
+        "Spleen/spleen",
+    )
+    assert dataset_json["labels"]["Liver/liver"] == [1, 2]
+    assert dataset_json["regions_class_order"] == [1, 2, 3, 4, 5, 6]
+    assert dataset_json["labels"]["ignore"] == 7
+    assert dataset_json["numTraining"] == 16
+    assert dataset_json["sources"]["Liver"] == {"dataset": "Dataset003_Liver", "licence": "CC BY-SA 4.0"}
+    merged = _masks(result.folder)
+    for folder, source in zip(three_sources, partial_labels.sources, strict=True):
+        for (case, name), mask in _masks(folder).items():
+            assert mask.any()
+            full_name = name if name == "ignore" else f"{source}/{name}"
+            np.testing.assert_array_equal(merged.pop((f"{source}_{case}", full_name)), mask)
+    assert not any(mask.any() for mask in merged.values()), "no case has voxels of another source's classes"
+    assert _array(result.folder / "labelsTr" / "Spleen_spleen_0.nii.gz").dtype == np.uint8
+
+
+def test_images_are_linked_or_copied_and_inputs_stay_as_they_are(three_sources, make_raw_dataset):
+    before = {file: file.read_bytes() for folder in three_sources for file in folder.rglob("*") if file.is_file()}
+    linked = merge_datasets(["3", "9"], 30, "Linked", progress=False)
+    copied = merge_datasets(["3", "9"], 31, "Copied", copy=True, progress=False)
+    original = three_sources[0] / "imagesTr" / "liver_0_0000.nii.gz"
+    link = linked.folder / "imagesTr" / "Liver_liver_0_0000.nii.gz"
+    copy = copied.folder / "imagesTr" / "Liver_liver_0_0000.nii.gz"
+    assert link.samefile(original)
+    assert linked.placed == {"hard link": 11}
+    assert not copy.samefile(original)
+    assert copied.placed == {"copy": 11}
+    assert copy.read_bytes() == original.read_bytes()
+    assert before == {file: file.read_bytes() for file in before}
+
+
+def test_a_symbolic_link_where_a_hard_link_is_impossible(three_sources, monkeypatch):
+    def refuse(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    result = merge_datasets(["9"], 30, "One", progress=False)
+    assert result.placed == {"symbolic link": 5}
+    link = result.folder / "imagesTr" / "Spleen_spleen_0_0000.nii.gz"
+    assert link.is_symlink()
+    assert link.samefile(three_sources[2] / "imagesTr" / "spleen_0_0000.nii.gz")
+
+
+def test_folds_hold_every_source_and_keep_copies_together(three_sources, make_raw_dataset, tiny_case, caplog):
+    image, _ = tiny_case(0, [1, 2])
+    label = tiny_case(99, [1])[1]
+    make_raw_dataset(
+        "Dataset012_Copies",
+        {"background": 0, "pancreas": 1},
+        {"same": (image, label), "flipped": (image[:, ::-1].copy(), label), "new": tiny_case(40, [1])},
+    )
+    result = merge_datasets(["3", "7", "9", "12"], 30, "All", progress=False)
+    (group,) = result.duplicates
+    assert group.cases == ("Copies_flipped", "Copies_same", "Liver_liver_0")
+    assert not group.identical
+    assert "The same image across sources" in caplog.text
+    assert json.loads((result.folder / "merge_report.json").read_text())["duplicates"] == [
+        {"cases": list(group.cases), "identical": False}
+    ]
+    read_by_nnunet = result.folder.parents[1] / "nnUNet_preprocessed" / "Dataset030_All" / "splits_final.json"
+    splits = json.loads(read_by_nnunet.read_text())
+    assert splits == json.loads((result.folder / "splits_final.json").read_text())
+    assert len(splits) == 5
+    for fold in splits:
+        assert len(set(fold["val"]) & set(group.cases)) in (0, 3)
+        assert {case.split("_")[0] for case in fold["train"]} == {"Liver", "Organs", "Spleen", "Copies"}
+    for source in ("Organs", "Spleen"):
+        assert [sum(case.startswith(source) for case in fold["val"]) for fold in splits] == [1] * 5
+
+
+def test_without_a_preprocessed_folder_the_user_is_told(three_sources, monkeypatch, caplog):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    merge_datasets(["9"], 30, "One", progress=False)
+    assert "nnUNet_preprocessed is not set; copy" in caplog.text
+
+
+def test_shared_classes_union_across_and_within_sources(three_sources):
+    options = MergeOptions(
+        share={"spleen": ["Organs/spleen", "Spleen/spleen"], "big": ["Organs/liver", "Organs/aorta"]},
+        rename={"Liver/tumour": "Liver/lesion"},
+        exceptions={"Organs/img0001": ["aorta"], "Liver/liver_2": ["Liver/tumour"]},
+    )
+    result = merge_datasets(["3", "7", "9"], 30, "Shared", options=options, progress=False)
+    partial_labels = result.plan.partial_labels
+    assert partial_labels.class_names == ("Liver/liver", "Liver/lesion", "spleen", "big")
+    assert partial_labels.sources["Organs"].classes == ("spleen", "big")
+    assert partial_labels.sources["Spleen"].classes == ("spleen",)
+    assert partial_labels.annotated("Organs_img0001").tolist() == [False, False, True, False]
+    assert partial_labels.annotated("Liver_liver_2").tolist() == [True, False, False, False]
+    merged = _masks(result.folder)
+    organs = _masks(three_sources[1])
+    for i in range(5):
+        case = f"img{i:04d}"
+        np.testing.assert_array_equal(merged[f"Organs_{case}", "spleen"], organs[case, "spleen"])
+        np.testing.assert_array_equal(merged[f"Organs_{case}", "big"], organs[case, "liver"] | organs[case, "aorta"])
+
+
+def test_deselected_classes_become_background(three_sources):
+    options = MergeOptions(select=["Organs/aorta", "Liver/tumour"])
+    result = merge_datasets(["3", "7", "9"], 30, "Few", options=options, progress=False)
+    assert result.plan.partial_labels.class_names == ("Liver/tumour", "Organs/aorta", "Spleen/spleen")
+    merged = _masks(result.folder)
+    organs, liver = _masks(three_sources[1]), _masks(three_sources[0])
+    np.testing.assert_array_equal(merged["Organs_img0000", "Organs/aorta"], organs["img0000", "aorta"])
+    np.testing.assert_array_equal(merged["Organs_img0000", "ignore"], organs["img0000", "ignore"])
+    np.testing.assert_array_equal(merged["Liver_liver_0", "Liver/tumour"], liver["liver_0", "tumour"])
+    assert set(np.unique(_array(result.folder / "labelsTr" / "Liver_liver_0.nii.gz"))) == {0, 1}
+
+
+def test_a_shared_inner_class_is_painted_after_what_contains_it(make_raw_dataset, tiny_case):
+    for number, name in ((1, "A"), (2, "B")):
+        make_raw_dataset(
+            f"Dataset00{number}_{name}",
+            {"background": 0, "liver": [1, 2], "tumour": [2, 2]},
+            {"case": tiny_case(number, [1, 2])},
+            order=[1, 2],
+        )
+    options = MergeOptions(share={"tumour": ["A/tumour", "B/tumour"]})
+    plan = merge_datasets(["1", "2"], 30, "Both", options=options, progress=False).plan
+    assert plan.partial_labels.class_names == ("A/liver", "B/liver", "tumour")
+    assert plan.regions_class_order == (1, 3, 2)
+    assert plan.partial_labels.label_values("tumour") == (2, 4)
+
+
+def test_a_collection_can_be_merged_again(three_sources):
+    first = merge_datasets(
+        ["3", "7"],
+        30,
+        "First",
+        options=MergeOptions(
+            share={"liver": ["Liver/liver", "Organs/liver"]}, exceptions={"Organs/img0000": ["aorta"]}
+        ),
+        progress=False,
+    )
+    second = merge_datasets(["30", "Last=9"], 31, "Second", progress=False)
+    partial_labels = second.plan.partial_labels
+    assert list(partial_labels.sources) == ["Liver", "Organs", "Last"]
+    assert partial_labels.class_names == (*first.plan.partial_labels.class_names, "Last/spleen")
+    assert partial_labels.sources["Organs"].exceptions == {"Organs_img0000": ("Organs/aorta",)}
+    before, after = _masks(first.folder), _masks(second.folder)
+    for key, mask in before.items():
+        np.testing.assert_array_equal(after[key], mask)
+
+
+def test_other_file_types_are_rewritten(make_raw_dataset, tiny_case):
+    image, label = tiny_case(0, [1])
+    make_raw_dataset("Dataset001_A", {"background": 0, "a": 1}, {"case": (image, label)}, ending=".nrrd")
+    make_raw_dataset("Dataset002_B", {"background": 0, "b": 1}, {"case": tiny_case(1, [1])})
+    result = merge_datasets(["1", "2"], 30, "Both", progress=False)
+    assert result.placed == {"rewritten": 1, "hard link": 1}
+    np.testing.assert_array_equal(_array(result.folder / "imagesTr" / "A_case_0000.nii.gz"), image)
+
+
+def test_more_than_255_values(make_raw_dataset, tiny_case):
+    for number in (1, 2):
+        labels = {"background": 0} | {f"c{value}": value for value in range(1, 201)}
+        make_raw_dataset(f"Dataset00{number}_S{number}", labels, {"case": tiny_case(number, range(1, 201))})
+    result = merge_datasets(["1", "2"], 30, "Many", progress=False)
+    label_map = _array(result.folder / "labelsTr" / "S2_case.nii.gz")
+    assert label_map.dtype == np.uint16
+    original = _array(result.folder.parent / "Dataset002_S2" / "labelsTr" / "case.nii.gz").astype(int)
+    np.testing.assert_array_equal(label_map, np.where(original, original + 200, 0))
+
+
+def test_worker_processes_give_the_same(three_sources):
+    alone = merge_datasets(["3", "9"], 30, "Alone", progress=False)
+    together = merge_datasets(["3", "9"], 31, "Together", processes=2, progress=False)
+    assert alone.splits == together.splits
+    for file in sorted((alone.folder / "labelsTr").iterdir()):
+        np.testing.assert_array_equal(_array(file), _array(together.folder / "labelsTr" / file.name))
+
+
+def _change_json(folder, **changes):
+    file = folder / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def _spoil_label(folder, case, spoil):
+    import SimpleITK
+
+    file = folder / "labelsTr" / f"{case}.nii.gz"
+    spoilt = SimpleITK.GetImageFromArray(spoil(_array(file)))
+    spoilt.SetSpacing((1, 1, 1.5))
+    SimpleITK.WriteImage(spoilt, str(file))
+
+
+def _cut(file):
+    file.write_bytes(file.read_bytes()[:200])
+
+
+REFUSED = {
+    "channels": (lambda a, b: _change_json(b, channel_names={"0": "MR"}), "same channels in all datasets, but"),
+    "number of files": (
+        lambda a, b: _change_json(b, channel_names={"0": "CT", "1": "PET"}),
+        "Expected 2 image file",
+    ),
+    "missing label": (lambda a, b: (b / "labelsTr" / "img0001.nii.gz").unlink(), r"'img0001' of .* lacks"),
+    "numTraining": (lambda a, b: _change_json(b, numTraining=9), "Expected 9 training cases"),
+    "no images": (lambda a, b: shutil.rmtree(b / "imagesTr"), "Expected training images"),
+    "unknown value": (
+        lambda a, b: _spoil_label(b, "img0002", lambda label: np.where(label == 3, 17, label)),
+        r"'img0002' of Organs: no class explains the label value\(s\) 17",
+    ),
+    "negative value": (
+        lambda a, b: _spoil_label(b, "img0002", lambda label: label.astype(np.int16) - 1),
+        r"label value\(s\) -1",
+    ),
+    "fractions": (lambda a, b: _spoil_label(b, "img0002", lambda label: label * 0.5), "expected whole numbers"),
+    "grid": (lambda a, b: _spoil_label(b, "img0002", lambda label: label[1:]), "expected .* to have the size"),
+    "truncated": (lambda a, b: _cut(b / "imagesTr" / "img0003_0000.nii.gz"), "img0003_0000.nii.gz cannot be read"),
+    "no background": (lambda a, b: _change_json(b, labels={"spleen": 1}), '"background": 0'),
+    "no order": (
+        lambda a, b: _change_json(b, labels={"background": 0, "s": [1, 2], "t": [2, 3]}),
+        "Expected 'regions_class_order' with 2 entries",
+    ),
+    "image type": (lambda a, b: _change_json(b, file_ending=".png"), "Expected images of type"),
+    "disagreeing collection": (
+        lambda a, b: _change_json(b, partial_labels={"X": {"classes": ["spleen"], "cases": ["img0000"]}}),
+        "to be a list of at least two integers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), REFUSED.values(), ids=REFUSED)
+def test_bad_inputs_are_refused_and_nothing_is_left(three_sources, spoil, message):
+    liver, organs, _ = three_sources
+    spoil(liver, organs)
+    before = sorted(path.name for path in liver.parent.iterdir())
+    with pytest.raises(UserError, match=message):
+        merge_datasets(["3", "7"], 30, "All", progress=False)
+    assert sorted(path.name for path in liver.parent.iterdir()) == before
+    assert not list((liver.parents[1] / "nnUNet_preprocessed").iterdir())
+
+
+def test_all_bad_cases_are_listed(three_sources, caplog):
+    _, organs, _ = three_sources
+    for number in (1, 2, 4):
+        _cut(organs / "imagesTr" / f"img000{number}_0000.nii.gz")
+    with pytest.raises(UserError, match=r"img0001_0000.*\(2 more bad cases are listed above\)"):
+        merge_datasets(["3", "7"], 30, "All", progress=False)
+    assert "img0002_0000" in caplog.text
+    assert "img0004_0000" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            MergeOptions(share={"spleen": ["Organs/spleen", "Spleen/milt"]}),
+            "--share names Spleen/milt, but the classes",
+        ),
+        (MergeOptions(share={"a": ["Organs/spleen"], "b": ["Organs/spleen"]}), "gets two new names"),
+        (MergeOptions(rename={"Organs/spleen": "Spleen/spleen"}), r"Spleen/spleen would be there twice"),
+        (MergeOptions(rename={"Organs/spleen": "background"}), "cannot be called 'background'"),
+        (MergeOptions(share={"Spleen/spleen": ["Organs/spleen"]}), "would be there twice"),
+        (MergeOptions(select=["Organs/milt"]), "--select names Organs/milt"),
+        (MergeOptions(select=["Organs/liver"], rename={"Organs/aorta": "a"}), "which --select leaves out"),
+        (MergeOptions(exceptions={"Organs/img9": ["liver"]}), r"no such <source>/<case>"),
+        (MergeOptions(exceptions={"Organs/img0000": ["tumour"]}), "lacks Organs/tumour, but its source annotates"),
+    ],
+)
+def test_contradicting_options_are_refused(three_sources, options, message):
+    with pytest.raises(UserError, match=message):
+        merge_datasets(["7", "9"], 30, "All", options=options, progress=False)
+
+
+def test_names_that_collide_are_refused(three_sources, make_raw_dataset, tiny_case):
+    with pytest.raises(UserError, match=r"source name\(s\) Liver occur in more than one dataset"):
+        merge_datasets(["3", "3"], 30, "Twice", progress=False)
+    with pytest.raises(UserError, match="Expected a free dataset ID, but 009 is used by Dataset009_Spleen"):
+        merge_datasets(["3"], 9, "Other", progress=False)
+    with pytest.raises(UserError, match="exists already"):
+        merge_datasets(["3"], 9, "Spleen", progress=False)
+    with pytest.raises(UserError, match="cannot be merged into itself"):
+        merge_datasets(["9"], 9, "Spleen", overwrite=True, progress=False)
+    make_raw_dataset("Dataset020_Liver_liver", {"background": 0, "a": 1}, {"0": tiny_case(77, [1])})
+    with pytest.raises(UserError, match=r"case name\(s\) Liver_liver_0 occur in more than one"):
+        merge_datasets(["3", "20"], 30, "Twice", progress=False)
+
+
+def test_overwrite_replaces_the_whole_dataset(three_sources):
+    first = merge_datasets(["3", "9"], 30, "All", progress=False)
+    second = merge_datasets(["9"], 30, "All", overwrite=True, progress=False)
+    assert first.folder == second.folder
+    assert len(list((second.folder / "imagesTr").iterdir())) == 5
+    assert not [path for path in second.folder.parent.iterdir() if path.name.startswith(".")]
+    splits = second.folder.parents[1] / "nnUNet_preprocessed" / "Dataset030_All" / "splits_final.json"
+    assert json.loads(splits.read_text()) == second.splits
+
+
+def test_an_interrupted_merge_leaves_nothing(three_sources, monkeypatch):
+    from nnunetv2_ext.dataset_conversion import merge
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(merge, "find_duplicates", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        merge_datasets(["3", "9"], 30, "All", progress=False)
+    assert sorted(path.name for path in three_sources[0].parent.iterdir()) == [
+        "Dataset003_Liver",
+        "Dataset007_Organs",
+        "Dataset009_Spleen",
+    ]
+
+
+def test_listed_files_of_a_dataset_json_are_followed(three_sources):
+    liver, _, spleen = three_sources
+    elsewhere = liver.parent.parent / "elsewhere"
+    shutil.move(spleen / "imagesTr", elsewhere)
+    _change_json(
+        spleen,
+        dataset={
+            f"s{i}": {
+                "images": [f"../../elsewhere/spleen_{i}_0000.nii.gz"],
+                "label": str(spleen / "labelsTr" / f"spleen_{i}.nii.gz"),
+            }
+            for i in range(5)
+        },
+    )
+    result = merge_datasets(["9"], 30, "One", progress=False)
+    assert (result.folder / "imagesTr" / "Spleen_s3_0000.nii.gz").samefile(elsewhere / "spleen_3_0000.nii.gz")
+
+
+@pytest.mark.slow
+def test_stock_nnunet_verifies_plans_preprocesses_and_splits(three_sources, nnunet_folders):
+    import subprocess
+    import sys
+
+    merge_datasets(["3", "7", "9"], 30, "All", progress=False)
+    command = shutil.which("nnUNetv2_plan_and_preprocess", path=os.path.dirname(sys.executable))
+    arguments = ["-d", "30", "-c", "3d_fullres", "-np", "1", "-npfp", "1", "--verify_dataset_integrity"]
+    # The planner hands nnUNet_n_proc_DA to torch as a number of threads, which cannot be 0.
+    environment = os.environ | {"nnUNet_n_proc_DA": "1"}
+    finished = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=300, env=environment)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "verify_dataset_integrity Done" in finished.stdout
+    assert "Error" not in finished.stdout
+    preprocessed = nnunet_folders / "nnUNet_preprocessed" / "Dataset030_All"
+    assert len(list((preprocessed / "nnUNetPlans_3d_fullres").glob("*.b2nd"))) == 32
+    assert len(json.loads((preprocessed / "splits_final.json").read_text())) == 5
+    PartialLabels.from_dataset_json(json.loads((preprocessed / "dataset.json").read_text()))
