@@ -15,6 +15,7 @@ import numpy.typing as npt
 from nnunetv2_ext.dataset_conversion.duplicates import ImageFingerprint, image_fingerprint
 from nnunetv2_ext.dataset_conversion.merge_inputs import InputCase
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.image_files import read_image
 from nnunetv2_ext.utilities.label_counts import count_label_values
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def merge_case(job: MergeJob) -> MergedCase:
     # One process per core already; SimpleITK's own threads would only compete.
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     case = job.case
-    images = [_read(file) for file in case.images]
-    label = _read(case.label)
+    images = [read_image(file) for file in case.images]
+    label = read_image(case.label)
     for file, image in zip((*case.images[1:], case.label), (*images[1:], label), strict=True):
         _check_same_grid(case, file, image, images[0])
     fingerprint = image_fingerprint([SimpleITK.GetArrayViewFromImage(image) for image in images])
@@ -84,16 +85,6 @@ def merge_case(job: MergeJob) -> MergedCase:
         for channel, (file, image) in enumerate(zip(case.images, images, strict=True))
     )
     return MergedCase(fingerprint, voxels, placed)
-
-
-def _read(file: Path) -> SimpleITK.Image:
-    import SimpleITK
-
-    try:
-        return SimpleITK.ReadImage(str(file))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
-        raise UserError(f"{file} cannot be read ({reason}); replace the file or remove the case.") from None
 
 
 def _check_same_grid(case: InputCase, file: Path, image: SimpleITK.Image, reference: SimpleITK.Image) -> None:

@@ -1,0 +1,53 @@
+"""Complete files are read; every way to cut or spoil one is noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.image_files import read_image
+
+
+@pytest.fixture(params=[".nii.gz", ".nii", ".mha", ".nrrd"])
+def image_file(request, tmp_path):
+    import SimpleITK
+
+    array = np.random.default_rng(0).integers(-1000, 1000, (6, 7, 8)).astype(np.int16)
+    file = tmp_path / f"image{request.param}"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(file), True)
+    return file, array
+
+
+def test_a_complete_file_is_read(image_file):
+    import SimpleITK
+
+    file, array = image_file
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(read_image(file)), array)
+
+
+@pytest.mark.parametrize("fraction", [0, 0.05, 0.5, 0.9])
+def test_a_truncated_file_is_refused(image_file, fraction):
+    file, _ = image_file
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * fraction)])
+    with pytest.raises(UserError, match=f"{file.name} cannot be read, it is truncated or damaged"):
+        read_image(file)
+
+
+def test_a_spoilt_byte_is_refused(tmp_path):
+    import SimpleITK
+
+    file = tmp_path / "image.nii.gz"
+    array = np.random.default_rng(0).integers(-1000, 1000, (6, 7, 8)).astype(np.int16)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(file), True)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read_image(file)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_image(tmp_path / "image.nii.gz")
