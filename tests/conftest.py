@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 # Data loading and tensor threads beyond the two cores that the tests are written for only get in each other's way.
@@ -123,3 +126,190 @@ def tiny_dataset(_tiny_folders, tmp_path, monkeypatch):
     (tmp_path / "nnUNet_results").mkdir()
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "nnUNet_results"))
     return TINY_DATASET
+
+
+# Tiny trained models and images for the tests of prediction.
+
+CT_INTENSITIES = {
+    "max": 1200.0, "mean": 50.0, "median": 50.0, "min": -900.0, "percentile_00_5": -800.0, "percentile_99_5": 900.0,
+    "std": 250.0,
+}  # fmt: skip
+
+SOFTMAX_LABELS = {"background": 0, "liver": 1, "spleen": 2, "aorta": 3}
+
+REGIONS = {
+    "labels": {"background": 0, "A/liver": [1, 2], "A/tumour": [2, 2], "B/liver": [3, 3], "B/spleen": [4, 4]},
+    "regions_class_order": [1, 2, 3, 4],
+    "partial_labels": {
+        "A": {"classes": ["A/liver", "A/tumour"], "cases": ["A_1"]},
+        "B": {"classes": ["B/liver", "B/spleen"], "cases": ["B_1"]},
+    },
+}
+
+
+def _configuration(patch_size: list[int], spacing: list[float], channels: int) -> dict[str, Any]:
+    dimension = len(patch_size)
+    common = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    return {
+        "data_identifier": "tiny",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": patch_size,
+        "median_image_size_in_voxels": [20.0] * dimension,
+        "spacing": spacing,
+        "normalization_schemes": ["CTNormalization"] * channels,
+        "use_mask_for_norm": [False] * channels,
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": common,
+        "resampling_fn_seg_kwargs": {**common, "is_seg": True, "order": 1},
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+        "resampling_fn_probabilities_kwargs": {**common, "order": 1},
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": {
+                "n_stages": 2,
+                "features_per_stage": [6, 12],
+                "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
+                "kernel_sizes": [[3] * dimension] * 2,
+                "strides": [[1] * dimension, [2] * dimension],
+                "n_conv_per_stage": [1, 1],
+                "n_conv_per_stage_decoder": [1],
+                "conv_bias": True,
+                "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
+                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+        "batch_dice": False,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_model_folder() -> Callable[..., Path]:
+    """Writes a model folder as stock nnU-Net would, with random weights."""
+
+    def make(
+        folder: Path,
+        *,
+        dataset: Mapping[str, Any] | None = None,
+        configuration: str = "3d_fullres",
+        folds: tuple[int, ...] = (0,),
+        channels: int = 1,
+        spacing: tuple[float, ...] = (2.0, 1.5, 1.5),
+        patch_size: tuple[int, ...] | None = None,
+        plans: Mapping[str, Any] | None = None,
+        changes: Mapping[str, Any] | None = None,
+        mirror_axes: tuple[int, ...] | None = None,
+    ) -> Path:
+        import torch
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+        from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        is_2d = configuration == "2d"
+        patch = list(patch_size or ((16, 16) if is_2d else (8, 16, 16)))
+        settings = _configuration(patch, list(spacing[-len(patch) :]), channels) | dict(changes or {})
+        plans_json = {
+            "dataset_name": "Dataset001_Tiny",
+            "plans_name": "nnUNetPlans",
+            "original_median_spacing_after_transp": list(spacing),
+            "original_median_shape_after_transp": [20, 24, 24],
+            "image_reader_writer": "SimpleITKIO",
+            "transpose_forward": [0, 1, 2],
+            "transpose_backward": [0, 1, 2],
+            "configurations": {configuration: settings},
+            "experiment_planner_used": "ExperimentPlanner",
+            "label_manager": "LabelManager",
+            "foreground_intensity_properties_per_channel": {str(c): CT_INTENSITIES for c in range(channels)},
+            **(plans or {}),
+        }
+        dataset_json = {
+            "channel_names": {str(channel): "CT" for channel in range(channels)},
+            "labels": SOFTMAX_LABELS,
+            "numTraining": 2,
+            "file_ending": ".nii.gz",
+            **(dataset or {}),
+        }
+        folder.mkdir(parents=True)
+        (folder / "plans.json").write_text(json.dumps(plans_json))
+        (folder / "dataset.json").write_text(json.dumps(dataset_json))
+        manager = PlansManager(plans_json)
+        tiny = manager.get_configuration(configuration)
+        heads = manager.get_label_manager(dataset_json).num_segmentation_heads
+        for fold in folds:
+            torch.manual_seed(fold)
+            network = get_network_from_plans(
+                tiny.network_arch_class_name,
+                tiny.network_arch_init_kwargs,
+                tiny.network_arch_init_kwargs_req_import,
+                determine_num_input_channels(manager, tiny, dataset_json),
+                heads,
+                deep_supervision=True,
+            )
+            # Without biases of the heads every class wins somewhere.
+            for name, tensor in network.named_parameters():
+                if "seg_layers" in name:
+                    torch.nn.init.normal_(tensor, std=1.0 if tensor.ndim > 1 else 0.0)
+            (folder / f"fold_{fold}").mkdir()
+            torch.save(
+                {
+                    "network_weights": network.state_dict(),
+                    "trainer_name": "nnUNetTrainer",
+                    "init_args": {"configuration": configuration, "fold": fold},
+                    "inference_allowed_mirroring_axes": mirror_axes,
+                },
+                folder / f"fold_{fold}" / "checkpoint_final.pth",
+            )
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def softmax_model(tmp_path_factory, make_model_folder) -> Path:
+    """Four softmax outputs, 3D."""
+    return make_model_folder(tmp_path_factory.mktemp("softmax") / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+
+
+@pytest.fixture(scope="session")
+def region_model(tmp_path_factory, make_model_folder) -> Path:
+    """Four sigmoid outputs of two sources, 3D."""
+    folder = tmp_path_factory.mktemp("regions") / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    return make_model_folder(folder, dataset=REGIONS)
+
+
+@pytest.fixture(scope="session")
+def make_ct() -> Callable[..., Any]:
+    """A SimpleITK image of smooth random tissue in air, HU, int16."""
+
+    def make(size=(22, 20, 12), spacing=(1.5, 1.6, 2.5), seed=0, direction=None, origin=(-30.0, 12.5, 7.0)):
+        import SimpleITK
+        from scipy.ndimage import gaussian_filter
+
+        noise = np.random.default_rng(seed).normal(size=size[::-1])
+        smooth = gaussian_filter(noise, 1.5)
+        array = (smooth / smooth.std() * 150 + 40).round().astype(np.int16)
+        image = SimpleITK.GetImageFromArray(array)
+        image.SetSpacing(spacing)
+        image.SetOrigin(origin)
+        if direction is not None:
+            image.SetDirection(np.ravel(direction).tolist())
+        return image
+
+    return make
+
+
+@pytest.fixture
+def ct_file(tmp_path, make_ct) -> Path:
+    """One CT in nnU-Net's naming, alone in a folder."""
+    import SimpleITK
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    SimpleITK.WriteImage(make_ct(), str(folder / "case_0000.nii.gz"))
+    return folder / "case_0000.nii.gz"

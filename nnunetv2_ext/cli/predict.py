@@ -1,0 +1,147 @@
+"""``nnUNetv2_ext_predict``: predict images with a trained model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "nnUNetv2_ext_predict",
+        "Predicts images with a trained model of this package or of stock nnU-Net. Takes the flags of nnUNetv2_predict "
+        "(-d -tr -p -c) and nnUNetv2_predict_from_modelfolder (-m).",
+    )
+    parser.add_argument(
+        "-i",
+        required=True,
+        type=Path,
+        metavar="INPUT",
+        help="folder in nnU-Net's naming (case_0000.nii.gz), any folder of NIfTI, NRRD or MHA images, one image, or a "
+        "folder of DICOM series",
+    )
+    parser.add_argument(
+        "-o", required=True, type=Path, metavar="OUTPUT", help="output folder; or output file, for one image"
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("-m", type=Path, metavar="MODEL_FOLDER", help="model folder, instead of -d, -tr, -p and -c")
+    model.add_argument("-d", metavar="DATASET", help="dataset ID or name")
+    model.add_argument("-tr", default="nnUNetTrainer", metavar="TRAINER", help="trainer")
+    model.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier")
+    model.add_argument("-c", metavar="CONFIGURATION", help="configuration, such as 3d_fullres")
+    model.add_argument("-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds to average")
+    model.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="name of the checkpoint")
+
+    how = parser.add_argument_group("how to predict")
+    how.add_argument(
+        "--mode",
+        choices=("accurate", "fast", "fastest"),
+        default="accurate",
+        help="accurate: the result of nnUNetv2_predict; fast: no mirroring, linear resampling of the image, windows of "
+        "air left out; fastest: also fewer windows, and label maps resampled by nearest neighbour",
+    )
+    how.add_argument("-step_size", type=float, metavar="SHARE", help="step of the windows instead of the mode's")
+    how.add_argument("--disable_tta", action="store_true", help="no mirroring, whatever the mode")
+    how.add_argument(
+        "-device", choices=("cuda", "cpu", "mps"), help="cuda where there is such a device, else cpu, if not given"
+    )
+    how.add_argument(
+        "--backend",
+        choices=("torch", "openvino", "auto"),
+        default="torch",
+        help="what runs the network; openvino (CPU only) is about twice as fast and differs by up to 5e-4 in logits; "
+        "auto takes it where it is installed and the device is the CPU",
+    )
+    how.add_argument(
+        "-prev_stage_predictions", type=Path, metavar="FOLDER", help="label maps of a cascade's first stage"
+    )
+
+    what = parser.add_argument_group("what to write")
+    what.add_argument(
+        "--outputs",
+        choices=("merged", "per_source", "per_class"),
+        default="merged",
+        help="one label map; one per source dataset of a MultiTalent model, in that source's own integers; or one "
+        "binary mask per class",
+    )
+    what.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="predict these classes only; models with one sigmoid output per class do not compute the others",
+    )
+    what.add_argument(
+        "--output_type",
+        choices=("nii.gz", "nii", "nrrd", "mha", "seg.nrrd"),
+        help="format of the label maps; that of the model's dataset if not given",
+    )
+    what.add_argument("--statistics", action="store_true", help="volume, mean and sd of HU per class, as JSON and CSV")
+    what.add_argument("--preview", action="store_true", help="a picture with coloured overlays per case")
+    what.add_argument("--report", action="store_true", help="versions, model, seconds and memory per stage as JSON")
+
+    run = parser.add_argument_group("how to run over many cases")
+    existing = run.add_mutually_exclusive_group()
+    existing.add_argument("--continue_prediction", action="store_true", help="keep complete results of an earlier run")
+    existing.add_argument("--overwrite", action="store_true", help="replace results of an earlier run")
+    run.add_argument("-npp", type=int, default=3, metavar="N", help="threads that read and resample images")
+    run.add_argument("-nps", type=int, default=3, metavar="N", help="threads that write results")
+    run.add_argument("-num_parts", type=int, default=1, metavar="N", help="how many runs share the cases")
+    run.add_argument("-part_id", type=int, default=0, metavar="N", help="which of these runs this is, from 0")
+    run.add_argument("--disable_progress_bar", action="store_true", help="no progress bar")
+    return parser
+
+
+def _model_folder(arguments: argparse.Namespace) -> Path:
+    if arguments.m is not None:
+        if arguments.d is not None:
+            raise UserError("Expected either -m or -d, but got both; -m names the model folder itself.")
+        return Path(arguments.m)
+    if arguments.d is None or arguments.c is None:
+        raise UserError("Expected a model: give -d and -c (with -tr and -p if they are not nnU-Net's), or -m.")
+    results = nnunet_folder("nnUNet_results")
+    return results / dataset_name(arguments.d) / f"{arguments.tr}__{arguments.p}__{arguments.c}"
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    folder = _model_folder(arguments)
+    from nnunetv2_ext.inference.batch import Batch, BatchOptions
+    from nnunetv2_ext.inference.predictor import Predictor
+
+    predictor = Predictor.from_model_folder(
+        folder,
+        folds=arguments.f,
+        checkpoint_name=arguments.chk,
+        mode=arguments.mode,
+        step_size=arguments.step_size,
+        mirroring=False if arguments.disable_tta else None,
+        device=arguments.device,
+        backend=arguments.backend,
+        outputs=arguments.outputs,
+        classes=arguments.classes,
+    )
+    options = BatchOptions(
+        output_type=arguments.output_type,
+        statistics=arguments.statistics,
+        preview=arguments.preview,
+        report=arguments.report,
+        continue_prediction=arguments.continue_prediction,
+        overwrite=arguments.overwrite,
+        previous_stage=arguments.prev_stage_predictions,
+        preparing_workers=arguments.npp,
+        finishing_workers=arguments.nps,
+        num_parts=arguments.num_parts,
+        part_id=arguments.part_id,
+        progress_bar=not (arguments.quiet or arguments.disable_progress_bar),
+    )
+    outcome = Batch(predictor, arguments.i, arguments.o, options).run()
+    return EXIT_BATCH_HAD_FAILURES if outcome.failures else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    return run_command(_parser(), _run, argv)

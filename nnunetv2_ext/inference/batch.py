@@ -1,0 +1,287 @@
+"""Predicting many cases from files to files: what the command does."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from nnunetv2_ext.inference.images import Scan, read_scan
+from nnunetv2_ext.inference.inputs import Case, find_cases, image_ending
+from nnunetv2_ext.inference.output_maps import OutputMap, file_name
+from nnunetv2_ext.inference.pipeline import Outcome, run_pipeline
+from nnunetv2_ext.inference.predictor import Predictor
+from nnunetv2_ext.inference.preprocessing import Prepared
+from nnunetv2_ext.inference.preview import write_preview
+from nnunetv2_ext.inference.report import StageClock, write_report
+from nnunetv2_ext.inference.segmentation import Decisions
+from nnunetv2_ext.inference.statistics import gather_statistics, label_statistics, write_case_statistics
+from nnunetv2_ext.inference.writers import is_complete, write_label_map, write_names
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import write_json
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How to run over many cases.
+
+    Attributes:
+        output_type: One of ``writers.OUTPUT_TYPES``; the ending of the model's dataset by default.
+        statistics: Write volume and intensity of every class.
+        preview: Write a picture of every case.
+        report: Write what the run did.
+        continue_prediction: Keep complete files of an earlier run.
+        overwrite: Replace files of an earlier run.
+        previous_stage: Folder with the label maps that a cascade's second stage reads.
+        preparing_workers: Threads that read and resample images; 0 for none beside the main thread.
+        finishing_workers: Threads that write results; 0 for none beside the main thread.
+        num_parts: How many runs share the cases.
+        part_id: Which of these runs this is, from 0.
+        progress_bar: Show one.
+    """
+
+    output_type: str | None = None
+    statistics: bool = False
+    preview: bool = False
+    report: bool = False
+    continue_prediction: bool = False
+    overwrite: bool = False
+    previous_stage: Path | None = None
+    preparing_workers: int = 3
+    finishing_workers: int = 3
+    num_parts: int = 1
+    part_id: int = 0
+    progress_bar: bool = True
+
+
+@dataclass
+class _Predicted:
+    """What the last stage needs of a case."""
+
+    scan: Scan
+    prepared: Prepared
+    decisions: Decisions
+
+
+class Batch:
+    """One run of a predictor over the cases of an input.
+
+    Args:
+        predictor: The model.
+        source: See `find_cases`.
+        target: The output folder; or the output file, for one image and merged outputs.
+        options: How to run.
+
+    Raises:
+        UserError: The input holds no images, the output cannot be written, or it holds results that may neither be
+            kept nor replaced.
+    """
+
+    def __init__(
+        self, predictor: Predictor, source: Path | str, target: Path | str, options: BatchOptions | None = None
+    ) -> None:
+        self.predictor = predictor
+        self.options = options or BatchOptions()
+        if not 0 <= self.options.part_id < self.options.num_parts:
+            raise UserError(
+                f"Expected -part_id between 0 and {self.options.num_parts - 1} (-num_parts minus 1), but got "
+                f"{self.options.part_id}."
+            )
+        model = predictor.model
+        self.all_cases = find_cases(source, model.image_channels, model.file_ending)
+        self.cases = self.all_cases[self.options.part_id :: self.options.num_parts]
+        self.folder, self._file = _folder_and_file(Path(target), self.all_cases, predictor.plan.kind)
+        self.ending = "." + (self.options.output_type or model.file_ending.lstrip("."))
+        _refuse_unwritable(self.folder)
+        self._refuse_inputs_as_outputs()
+        self.kept = self._kept_cases()
+        self._clock = StageClock()
+
+    def run(self) -> Outcome[Case]:
+        """Predicts every case that is not kept; a bad case is logged and does not stop the others.
+
+        Returns:
+            Which cases succeeded and which failed.
+        """
+        options = self.options
+        waiting = [case for case in self.cases if case not in self.kept]
+        self._write_names()
+        bar = tqdm(total=len(waiting), desc="Predicting", unit="case", disable=not options.progress_bar)
+        with self._clock, bar:
+            outcome = run_pipeline(
+                waiting,
+                self._prepare,
+                self._segment,
+                self._finish,
+                preparing_workers=options.preparing_workers,
+                finishing_workers=options.finishing_workers,
+                progress=bar.update,
+            )
+        if options.statistics:
+            gather_statistics(self.folder, [case.identifier for case in self.all_cases])
+        if options.report:
+            self._write_report(outcome)
+        for failure in outcome.failures:
+            _logger.error("%s failed while %s: %s", failure.case.identifier, failure.stage, failure.reason)
+        return outcome
+
+    def files_of(self, case: Case) -> list[tuple[OutputMap, Path]]:
+        """Where the label maps of a case go."""
+        plan = self.predictor.plan
+        if self._file is not None:
+            return [(plan.maps[0], self._file)]
+        return [(output, self.folder / plan.path_of(case.identifier, output, self.ending)) for output in plan.maps]
+
+    def _prepare(self, case: Case) -> tuple[Scan, Prepared]:
+        model = self.predictor.model
+        with self._clock.stage("reading", case.identifier):
+            scan = read_scan(case, model.image_channels, admit_2d=model.is_2d)
+            previous = self._previous_stage(case)
+        with self._clock.stage("preprocessing", case.identifier):
+            return scan, self.predictor.prepare(scan, previous)
+
+    def _previous_stage(self, case: Case) -> Scan | None:
+        folder, model = self.options.previous_stage, self.predictor.model
+        if folder is None or model.configuration.previous_stage_name is None:
+            return None
+        file = folder / (case.identifier + model.file_ending)
+        if not file.is_file():
+            raise UserError(f"Expected the previous stage's label map {file}, but it does not exist.")
+        return read_scan(Case(case.identifier, (file,)), 1, admit_2d=model.is_2d)
+
+    def _segment(self, case: Case, read: tuple[Scan, Prepared]) -> _Predicted:
+        scan, prepared = read
+        with self._clock.stage("network", case.identifier):
+            decisions = self.predictor.segment(prepared)
+        # Large arrays that the last stage does not need go before the next case comes.
+        prepared = dataclasses.replace(prepared, data=torch.empty(0, 0, 0, 0), content=None)
+        if not (self.options.statistics or self.options.preview):
+            scan = dataclasses.replace(scan, channels=scan.channels[:0].copy())
+        return _Predicted(scan, prepared, decisions)
+
+    def _finish(self, case: Case, predicted: _Predicted) -> None:
+        scan, files = predicted.scan, self.files_of(case)
+        figures: dict[str, Any] = {}
+        for output, file in files:
+            with self._clock.stage("painting", case.identifier):
+                labels = self.predictor.paint(predicted.decisions, output, predicted.prepared)
+            if self.options.statistics:
+                with self._clock.stage("statistics", case.identifier):
+                    figures |= label_statistics(labels, scan.channels[0], output.names, scan.grid.voxel_volume_ml)
+            if self.options.preview and self.predictor.plan.kind != "per_class":
+                with self._clock.stage("preview", case.identifier):
+                    where = self.folder / "previews" / output.name / f"{case.identifier}.png"
+                    write_preview(labels, scan.channels[0], output.names, scan.grid, where, title=case.identifier)
+            with self._clock.stage("writing", case.identifier):
+                write_label_map(labels, output.names, scan.grid, file)
+        if self.options.statistics:
+            write_case_statistics(figures, case.identifier, self.folder)
+
+    def _refuse_inputs_as_outputs(self) -> None:
+        inputs = {file.resolve() for case in self.cases for file in case.files}
+        for case in self.cases:
+            for _, file in self.files_of(case):
+                if file.resolve() in inputs:
+                    raise UserError(
+                        f"The result of {case.identifier} would replace the image {file}; choose another -o."
+                    )
+
+    def _kept_cases(self) -> list[Case]:
+        existing = {case: [file for _, file in self.files_of(case) if file.exists()] for case in self.cases}
+        files = [file for found in existing.values() for file in found]
+        if not files or self.options.overwrite:
+            return []
+        if not self.options.continue_prediction:
+            raise UserError(
+                f"{len(files)} of the results exist already in {self.folder} (such as {files[0].name}); pass "
+                "--continue_prediction to keep those that are complete, or --overwrite to replace them."
+            )
+        kept = [case for case in self.cases if existing[case] and self._is_done(case)]
+        _logger.info("%d of %d cases are complete and kept.", len(kept), len(self.cases))
+        return kept
+
+    def _is_done(self, case: Case) -> bool:
+        extras = [self.folder / "statistics" / f"{case.identifier}.json"] if self.options.statistics else []
+        return all(file.is_file() for file in extras) and all(is_complete(file) for _, file in self.files_of(case))
+
+    def _write_names(self) -> None:
+        plan, model = self.predictor.plan, self.predictor.model
+        if self._file is not None:
+            stem = self._file.name.removesuffix(image_ending(self._file) or self.ending)
+            write_names(plan.maps[0].names, self.folder / f"{stem}_labels.json")
+            return
+        if plan.kind == "merged":
+            write_names(plan.maps[0].names, self.folder / "labels.json")
+            # What nnU-Net's own tools (ensembling, postprocessing, evaluation) expect beside predictions.
+            write_json(model.dataset_json, self.folder / "dataset.json")
+            write_json(model.plans.plans, self.folder / "plans.json")
+        if plan.kind == "per_source":
+            for output in plan.maps:
+                write_names(output.names, self.folder / file_name(output.name) / "labels.json")
+        if plan.kind == "per_class":
+            files = {output.name: str(plan.path_of("<case>", output, self.ending)) for output in plan.maps}
+            content = {"labels": {"background": 0, "<the class of the file>": 1}, "files": files}
+            write_json(content, self.folder / "labels.json")
+
+    def _write_report(self, outcome: Outcome[Case]) -> None:
+        predictor, model, options = self.predictor, self.predictor.model, self.options
+        cases = {
+            case.identifier: {
+                "inputs": [str(file) for file in (case.files[:1] if case.dicom else case.files)],
+                "outputs": [str(file) for _, file in self.files_of(case)],
+                "seconds": self._clock.seconds(case.identifier),
+            }
+            for case in outcome.done
+        }
+        part = f"_part{options.part_id}of{options.num_parts}" if options.num_parts > 1 else ""
+        content = {
+            "model": {"folder": str(model.folder), "sha256": model.sha256()},
+            "device": _device_name(predictor.device),
+            "backend": predictor.backend,
+            "mode": dataclasses.asdict(predictor.mode) | {"step_size": predictor.step_size},
+            "outputs": predictor.plan.kind,
+            "classes": sorted({name for output in predictor.plan.maps for name in output.names.values()}),
+            "cases": cases,
+            "kept": [case.identifier for case in self.kept],
+            "failures": {
+                failure.case.identifier: {"stage": failure.stage, "reason": failure.reason}
+                for failure in outcome.failures
+            },
+        }
+        write_report(self.folder / f"report{part}.json", content, self._clock)
+
+
+def _folder_and_file(target: Path, cases: Sequence[Case], kind: str) -> tuple[Path, Path | None]:
+    """The output folder and, where ``target`` names an image, the one output file."""
+    is_file = image_ending(target) is not None or target.name.endswith(".seg.nrrd")
+    if not is_file or target.is_dir():
+        return target, None
+    if len(cases) != 1 or kind != "merged":
+        raise UserError(
+            f"Expected a folder as the output of {len(cases)} cases with {kind} label maps, but got the file {target}."
+        )
+    return target.parent, target
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise UserError(f"Expected an output folder that can be written at {folder}, but {error.strerror}.") from None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)

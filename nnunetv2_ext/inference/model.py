@@ -1,0 +1,271 @@
+"""A trained model, read from nnU-Net's model folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+
+from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
+from nnunetv2_ext.utilities.class_paths import check_class_path
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_json, sha256_of
+
+#: Folds that nnU-Net predicts with by default.
+DEFAULT_FOLDS = ("0", "1", "2", "3", "4")
+
+#: nnU-Net's switch for torch.compile in prediction.
+_COMPILE_VARIABLE = "nnUNet_compile"
+
+
+@dataclass
+class Model:
+    """Networks of one or several folds with the plans they were trained by.
+
+    Attributes:
+        folder: The model folder (``<trainer>__<plans>__<configuration>``).
+        checkpoints: One file per fold.
+        plans: nnU-Net's view of plans.json.
+        configuration: The configuration that was trained.
+        dataset_json: Content of dataset.json.
+        labels: nnU-Net's view of its ``labels``.
+        networks: One network per fold, in evaluation mode, on the CPU.
+        mirror_axes: Spatial axes that the training mirrored, for test-time augmentation; None if it did not.
+    """
+
+    folder: Path
+    checkpoints: list[Path]
+    plans: PlansManager
+    configuration: ConfigurationManager
+    dataset_json: dict[str, Any]
+    labels: LabelManager
+    networks: list[nn.Module]
+    mirror_axes: tuple[int, ...] | None
+
+    @property
+    def image_channels(self) -> int:
+        """How many image channels a case has; a cascade's second stage reads more than the image."""
+        return len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
+
+    @property
+    def is_2d(self) -> bool:
+        """Whether the network sees single slices."""
+        return len(self.configuration.patch_size) == 2
+
+    @property
+    def file_ending(self) -> str:
+        """Ending of the model's own dataset, such as ``.nii.gz``."""
+        return str(self.dataset_json["file_ending"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes in the order of the output channels; those of a softmax model begin with the background."""
+        entries = self.dataset_json["labels"]
+        if self.labels.has_regions:
+            return tuple(name for name in entries if name not in ("background", "ignore"))
+        ordered = sorted((value, name) for name, value in entries.items() if name != "ignore")
+        return tuple(name for _, name in ordered)
+
+    @property
+    def painted_values(self) -> dict[str, int]:
+        """Class name to its integer in the stock label map, without background."""
+        if self.labels.has_regions:
+            return dict(zip(self.class_names, map(int, self.labels.regions_class_order), strict=True))
+        return {name: value for value, name in enumerate(self.class_names) if value}
+
+    def sha256(self) -> dict[str, str]:
+        """SHA-256 of every checkpoint, by its path within the model folder."""
+        return {str(file.relative_to(self.folder)): sha256_of(file) for file in self.checkpoints}
+
+
+def read_model(
+    folder: Path | str, folds: Sequence[str | int] | None = None, checkpoint_name: str = "checkpoint_final.pth"
+) -> Model:
+    """Reads a model folder of this package or of stock nnU-Net, without executing anything that it carries.
+
+    Args:
+        folder: Holds plans.json, dataset.json and ``fold_*/<checkpoint_name>``.
+        folds: Which folds to average; all that are there by default.
+        checkpoint_name: For example ``checkpoint_best.pth``.
+
+    Raises:
+        UserError: A file is missing or damaged, the plans name a class that is not a network, or the weights do not
+            fit the network.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"Expected a model folder at {folder}, but there is none.")
+    checkpoints = _checkpoint_files(folder, folds, checkpoint_name)
+    plans_json, dataset_json = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
+    contents = [_read_checkpoint(file) for file in checkpoints]
+    first = contents[0]
+    configuration_name = first["init_args"]["configuration"]
+    plans = PlansManager(plans_json)
+    if configuration_name not in plans.available_configurations:
+        raise UserError(
+            f"{checkpoints[0]} was trained with the configuration {configuration_name!r}, but {folder / 'plans.json'} "
+            f"has {', '.join(plans.available_configurations)}; the folder mixes two models."
+        )
+    configuration = plans.get_configuration(configuration_name)
+    labels = plans.get_label_manager(dataset_json)
+    networks = []
+    for file, content in zip(checkpoints, contents, strict=True):
+        network = _build_network(str(first["trainer_name"]), plans, configuration, dataset_json, labels)
+        try:
+            network.load_state_dict(content["network_weights"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"The weights of {file} do not fit the network of its plans: {reason}") from None
+        networks.append(network.eval().requires_grad_(False))
+    mirror_axes = first.get("inference_allowed_mirroring_axes")
+    return Model(
+        folder,
+        checkpoints,
+        plans,
+        configuration,
+        dataset_json,
+        labels,
+        networks,
+        tuple(mirror_axes) if mirror_axes else None,
+    )
+
+
+def _checkpoint_files(folder: Path, folds: Sequence[str | int] | None, checkpoint_name: str) -> list[Path]:
+    available = sorted(file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{checkpoint_name}"))
+    if folds is None:
+        # As nnU-Net: fold "all" only when it is asked for, or when there is nothing else.
+        folds = [fold for fold in available if fold != "all"] or available
+    chosen = [str(fold) for fold in folds]
+    missing = [fold for fold in chosen if fold not in available]
+    if missing or not chosen:
+        raise UserError(
+            f"Expected {checkpoint_name} for fold {', '.join(missing) or '0'} in {folder}, but found it for "
+            f"{', '.join(available) or 'no fold'}; choose folds with -f and the file with -chk."
+        )
+    return [folder / f"fold_{fold}" / checkpoint_name for fold in chosen]
+
+
+def _read_checkpoint(file: Path) -> dict[str, Any]:
+    content = load_torch_file(file)
+    needed = ("network_weights", "trainer_name", "init_args")
+    missing = [key for key in needed if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"Expected an nnU-Net v2 checkpoint in {file}, but it lacks {', '.join(missing)}.")
+    return content
+
+
+def _build_network(
+    trainer_name: str,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    labels: LabelManager,
+) -> nn.Module:
+    """The network as the trainer built it, without deep supervision."""
+    check_class_path(configuration.network_arch_class_name)
+    for name in configuration.network_arch_init_kwargs_req_import:
+        if configuration.network_arch_init_kwargs[name] is not None:
+            check_class_path(configuration.network_arch_init_kwargs[name])
+    inputs = determine_num_input_channels(plans, configuration, dataset_json)
+    outputs = labels.num_segmentation_heads
+    if trainer_name == "nnUNetTrainer":
+        # Its network is that of the plans; importing all trainers to learn this would take ten seconds.
+        network: nn.Module = get_network_from_plans(
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+            inputs,
+            outputs,
+            allow_init=False,
+            deep_supervision=False,
+        )
+        return network
+    trainer = _find_trainer(trainer_name)
+    network = trainer.build_network_architecture(plans, configuration, inputs, outputs, enable_deep_supervision=False)
+    return network
+
+
+def _find_trainer(name: str) -> Any:
+    """A trainer of this package, or else any that nnU-Net finds."""
+    if not re.fullmatch(r"\w+", name):
+        raise UserError(f"Expected the name of a trainer in the checkpoint, but found {name!r}.")
+    from nnunetv2_ext.training import trainers
+
+    if hasattr(trainers, name):
+        return getattr(trainers, name)
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    try:
+        return recursive_find_trainer_class_by_name(name)
+    except RuntimeError:
+        raise UserError(
+            f"The model was trained with {name}, which is neither in nnU-Net nor in a folder of nnUNet_extTrainer; "
+            "install the package that brings it."
+        ) from None
+
+
+def select_heads(network: nn.Module, channels: Sequence[int]) -> None:
+    """Reduces a network to some of its output channels, in the order given; the others are no longer computed.
+
+    Args:
+        network: Ends with the 1x1 convolution ``decoder.seg_layers[-1]``, as nnU-Net's networks do; changed in place.
+        channels: Output channels to keep.
+
+    Raises:
+        UserError: The network has no such layer.
+    """
+    heads = segmentation_heads(network)
+    if heads is None:
+        raise UserError(
+            f"Expected a network with decoder.seg_layers to leave classes out, but {type(network).__name__} has none; "
+            "predict without --classes."
+        )
+    head = heads[-1]
+    reduced = type(head)(head.in_channels, len(channels), head.kernel_size, head.stride, bias=head.bias is not None)
+    reduced.load_state_dict({name: tensor[list(channels)] for name, tensor in head.state_dict().items()})
+    heads[-1] = reduced.eval().requires_grad_(False)
+
+
+def segmentation_heads(network: nn.Module) -> Any:
+    """The 1x1 convolutions ``decoder.seg_layers``, the last at full resolution; None where a network has none."""
+    heads = getattr(getattr(network, "decoder", None), "seg_layers", None)
+    return heads if isinstance(heads, nn.ModuleList) and hasattr(heads[-1], "in_channels") else None
+
+
+class WindowNetwork(nn.Module):
+    """What predicts one window: the mean over folds and mirrorings, as nnU-Net averages them (logits).
+
+    Args:
+        networks: One per fold.
+        mirror_axes: Spatial axes (0 is the first after the channels) whose flips are averaged; None for no flips.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], mirror_axes: Sequence[int] | None = None) -> None:
+        super().__init__()
+        compile_them = os.environ.get(_COMPILE_VARIABLE, "").lower() in ("true", "1", "t")
+        self.networks = nn.ModuleList(networks)
+        if compile_them:
+            for network in self.networks:
+                network.compile()
+        axes = [axis + 2 for axis in mirror_axes or ()]
+        self.flips = [[axis for bit, axis in enumerate(axes) if number >> bit & 1] for number in range(2 ** len(axes))]
+
+    def forward(self, window: Float[Tensor, "batch channels *patch"]) -> Float[Tensor, "batch classes *patch"]:
+        """Logits of a batch of windows."""
+        total: Tensor | None = None
+        for network in self.networks:
+            for flip in self.flips:
+                logits = network(window.flip(flip)).flip(flip) if flip else network(window)
+                total = logits if total is None else total.add_(logits)
+        assert total is not None
+        passes = len(self.networks) * len(self.flips)
+        return total / passes if passes > 1 else total

@@ -1,0 +1,230 @@
+"""Predicting from Python: one image in, its label map out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+
+from nnunetv2_ext.inference.images import Scan, check_scan, read_scan, scan_of_array, scan_of_image
+from nnunetv2_ext.inference.inputs import Case, find_cases
+from nnunetv2_ext.inference.model import Model, WindowNetwork, read_model, select_heads
+from nnunetv2_ext.inference.modes import MODES, Mode
+from nnunetv2_ext.inference.openvino_backend import OpenVinoNetwork, cache_folder, openvino_is_installed
+from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan, plan_outputs
+from nnunetv2_ext.inference.preprocessing import NnunetPreprocessing, Prepared
+from nnunetv2_ext.inference.segmentation import Decisions, Segmenter
+from nnunetv2_ext.utilities.errors import UserError
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+_logger = logging.getLogger(__name__)
+
+#: What ``--backend`` admits.
+BACKENDS = ("torch", "openvino", "auto")
+
+#: What ``-device`` admits.
+DEVICES = ("cuda", "cpu", "mps")
+
+
+class Predictor:
+    """A model that is ready to predict.
+
+    Example:
+        ```python
+        from nnunetv2_ext.inference import Predictor
+
+        predictor = Predictor.from_model_folder("Dataset001_Organs/nnUNetTrainer__nnUNetPlans__3d_fullres")
+        label_map = predictor.predict("ct.nii.gz")  # a SimpleITK image on the grid of ct.nii.gz
+        labels = predictor.predict(array, spacing=(3.0, 0.8, 0.8))  # arrays are (z, y, x), spacings too
+        ```
+
+    Args:
+        model: What to predict with; see `from_model_folder`.
+        mode: One of `MODES`, or a `Mode`.
+        step_size: Instead of the mode's.
+        mirroring: Instead of the mode's.
+        device: ``"cuda"``, ``"cpu"``, ``"mps"``, or with a number; by default CUDA where there is a device.
+        backend: ``"torch"``, ``"openvino"`` (CPU only), or ``"auto"``: OpenVINO where it is installed and the device is
+            the CPU.
+        outputs: ``"merged"``, ``"per_source"`` or ``"per_class"``.
+        classes: Which classes to predict; all by default.
+
+    Raises:
+        UserError: A class, mode or device does not exist, or OpenVINO is asked for and not installed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        mode: str | Mode = "accurate",
+        step_size: float | None = None,
+        mirroring: bool | None = None,
+        device: str | torch.device | None = None,
+        backend: str = "torch",
+        outputs: str = "merged",
+        classes: Iterable[str] | None = None,
+    ) -> None:
+        if isinstance(mode, str) and mode not in MODES:
+            raise UserError(f"Expected one of {', '.join(MODES)} as the mode, but got {mode!r}.")
+        self.model = model
+        self.mode = MODES[mode] if isinstance(mode, str) else mode
+        self.device = _device(device)
+        self.plan: OutputPlan = plan_outputs(
+            model.dataset_json,
+            model.class_names,
+            model.painted_values,
+            has_regions=model.labels.has_regions,
+            kind=outputs,
+            classes=classes,
+        )
+        if self.plan.channels is not None:
+            for network in model.networks:
+                select_heads(network, self.plan.channels)
+        self.step_size = self.mode.step_size if step_size is None else step_size
+        if not 0 < self.step_size <= 1:
+            raise UserError(f"Expected a step size above 0 and up to 1, but got {self.step_size}.")
+        mirroring = self.mode.mirroring if mirroring is None else mirroring
+        networks, self.backend = self._run_by(backend)
+        network = WindowNetwork(networks, model.mirror_axes if mirroring else None)
+        self.preprocessing = NnunetPreprocessing(model, linear=self.mode.linear_image, find_content=self.mode.skip_air)
+        self._segmenter = Segmenter(model, self.plan, network, self.step_size, self.device)
+
+    @classmethod
+    def from_model_folder(
+        cls,
+        folder: Path | str,
+        *,
+        folds: Sequence[str | int] | None = None,
+        checkpoint_name: str = "checkpoint_final.pth",
+        **options: Any,
+    ) -> Predictor:
+        """Reads a model folder of this package or of stock nnU-Net.
+
+        Args:
+            folder: Holds plans.json, dataset.json and ``fold_*/<checkpoint_name>``.
+            folds: Which folds to average; all that are there by default.
+            checkpoint_name: For example ``checkpoint_best.pth``.
+            **options: What `Predictor` takes.
+
+        Raises:
+            UserError: See `read_model` and `Predictor`.
+        """
+        return cls(read_model(folder, folds, checkpoint_name), **options)
+
+    @overload
+    def predict(self, image: Path | str, spacing: None = None) -> Any: ...
+
+    @overload
+    def predict(self, image: SimpleITK.Image, spacing: None = None) -> Any: ...
+
+    @overload
+    def predict(self, image: np.ndarray, spacing: Sequence[float]) -> Any: ...
+
+    def predict(self, image: Any, spacing: Sequence[float] | None = None, *, previous_stage: Any = None) -> Any:
+        """Predicts one image.
+
+        Args:
+            image: A path (image file, or folder of one DICOM series), a SimpleITK image, or an array ``(z, y, x)`` or
+                ``(channels, z, y, x)``.
+            spacing: mm along (z, y, x), for arrays.
+            previous_stage: The previous stage's label map, of the same kind as ``image``, for the second stage of a
+                cascade.
+
+        Returns:
+            A SimpleITK image on the grid of the input for paths and images, an array ``(z, y, x)`` for arrays. With
+            ``outputs="per_source"`` or ``"per_class"`` a dictionary of them by source or class.
+
+        Raises:
+            UserError: The image cannot be read or does not fit the model.
+        """
+        scan = self._scan(image, spacing, self.model.image_channels)
+        check_scan(scan, self.model.image_channels, admit_2d=self.model.is_2d)
+        previous = None if previous_stage is None else self._scan(previous_stage, spacing, 1)
+        prepared = self.prepare(scan, previous)
+        decisions = self.segment(prepared)
+        maps = {output.name: self.paint(decisions, output, prepared) for output in self.plan.maps}
+        results = {
+            name: labels if isinstance(image, np.ndarray) else scan.grid.image(labels) for name, labels in maps.items()
+        }
+        return results[""] if self.plan.kind == "merged" else results
+
+    def prepare(self, scan: Scan, previous_stage: Scan | None = None) -> Prepared:
+        """First stage: what the network sees.
+
+        Raises:
+            UserError: A cascade's second stage lacks the previous stage's label map, or its shape differs.
+        """
+        needed = self.model.configuration.previous_stage_name
+        if needed is not None and previous_stage is None:
+            raise UserError(
+                f"Expected the label map of the previous stage ({needed}) for {scan.identifier}; predict that stage "
+                "first and pass its folder as -prev_stage_predictions."
+            )
+        return self.preprocessing.prepare(scan, previous_stage if needed is not None else None)
+
+    def segment(self, prepared: Prepared) -> Decisions:
+        """Second stage: the network, and what it decides for every voxel."""
+        return self._segmenter(prepared)
+
+    def paint(self, decisions: Decisions, output: OutputMap, prepared: Prepared) -> np.ndarray:
+        """Third stage: one label map ``(z, y, x)`` on the grid of the image."""
+        return self.preprocessing.restore(decisions.paint(output), prepared)
+
+    def _scan(self, image: Any, spacing: Sequence[float] | None, channels: int) -> Scan:
+        if isinstance(image, np.ndarray):
+            if spacing is None:
+                raise UserError("Expected the spacing of the array along (z, y, x) in mm, but got none.")
+            return scan_of_array(image, spacing)
+        if isinstance(image, str | Path):
+            return read_scan(self._only_case(Path(image), channels), channels, admit_2d=self.model.is_2d)
+        return scan_of_image(image)
+
+    def _only_case(self, path: Path, channels: int) -> Case:
+        cases = find_cases(path, channels, self.model.file_ending)
+        if len(cases) != 1:
+            raise UserError(f"Expected one image in {path}, but found {len(cases)}; predict them one by one.")
+        return cases[0]
+
+    def _run_by(self, backend: str) -> tuple[list[torch.nn.Module], str]:
+        """The networks behind the backend that was asked for, and which one that is."""
+        if backend not in BACKENDS:
+            raise UserError(f"Expected one of {', '.join(BACKENDS)} as the backend, but got {backend!r}.")
+        on_cpu = self.device.type == "cpu"
+        if backend == "openvino" and not on_cpu:
+            raise UserError(f"Expected -device cpu with --backend openvino, but got {self.device.type}.")
+        if backend == "torch" or (backend == "auto" and not (on_cpu and openvino_is_installed())):
+            return self.model.networks, "torch"
+        if backend == "auto":
+            _logger.info("Running the network with OpenVINO, which is installed (--backend torch does without).")
+        shape = (self._input_channels(), *self.model.configuration.patch_size)
+        cache = cache_folder(self.model.folder)
+        keys = self.model.sha256().values()
+        return [
+            OpenVinoNetwork(network, shape, cache, key) for network, key in zip(self.model.networks, keys, strict=True)
+        ], "openvino"
+
+    def _input_channels(self) -> int:
+        from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+
+        model = self.model
+        return int(determine_num_input_channels(model.plans, model.configuration, model.dataset_json))
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type not in DEVICES:
+        raise UserError(f"Expected one of {', '.join(DEVICES)} as the device, but got {chosen.type}.")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("Expected a CUDA device, but torch finds none; pass -device cpu.")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("Expected an Apple GPU for -device mps, but torch finds none; pass -device cpu.")
+    return chosen

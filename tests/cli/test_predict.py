@@ -1,0 +1,233 @@
+"""``nnUNetv2_ext_predict`` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from nnunetv2_ext.cli.predict import main
+
+
+def _run(*arguments):
+    return main([str(argument) for argument in ("--quiet", "-device", "cpu", *arguments)])
+
+
+def test_help_answers_at_once_and_knows_nnunets_flags():
+    start = time.perf_counter()
+    shown = subprocess.run(
+        [sys.executable, "-c", "from nnunetv2_ext.cli.predict import main; main(['--help'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert time.perf_counter() - start < 5, "a quiet machine needs 0.1 s; importing torch would take longer"
+    flags = {word.strip("[],") for word in shown.split() if word.startswith(("-", "[-"))}
+    one_letter = {"-i", "-o", "-d", "-p", "-c", "-f", "-m"}
+    others = {
+        "-tr",
+        "-chk",
+        "-step_size",
+        "-npp",
+        "-nps",
+        "-prev_stage_predictions",
+        "-num_parts",
+        "-part_id",
+        "-device",
+    }
+    assert one_letter | others | {"--disable_tta", "--continue_prediction", "--disable_progress_bar"} <= flags
+
+
+def test_nothing_heavy_is_imported_for_help_or_a_wrong_argument():
+    code = (
+        "import sys; from nnunetv2_ext.cli.predict import main\n"
+        "code = main(['-i', 'x', '-o', 'y'])\n"
+        "print(code, *(name for name in ('torch', 'nnunetv2', 'numpy', 'SimpleITK') if name in sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "2"
+    assert "give -d and -c" in run.stderr
+
+
+def test_a_folder_is_predicted_with_names_beside_the_maps(softmax_model, ct_file, tmp_path):
+    assert _run("-i", ct_file.parent, "-o", tmp_path / "out", "-m", softmax_model, "-f", 0) == 0
+    found = SimpleITK.ReadImage(str(tmp_path / "out" / "case.nii.gz"))
+    image = SimpleITK.ReadImage(str(ct_file))
+    assert found.GetSize() == image.GetSize()
+    assert found.GetDirection() == image.GetDirection()
+    labels = json.loads((tmp_path / "out" / "labels.json").read_text())["labels"]
+    assert labels == {"background": 0, "liver": 1, "spleen": 2, "aorta": 3}
+    # nnU-Net's ensembling and postprocessing look for these.
+    assert (tmp_path / "out" / "dataset.json").is_file()
+    assert (tmp_path / "out" / "plans.json").is_file()
+
+
+def test_a_model_is_found_by_dataset_trainer_plans_and_configuration(
+    make_model_folder, ct_file, nnunet_folders, tmp_path, capsys
+):
+    name = "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    make_model_folder(nnunet_folders / "nnUNet_results" / "Dataset007_Tiny" / name, folds=(0, 2))
+    flags = ("-i", ct_file, "-o", tmp_path / "out", "-d", 7, "-c", "3d_fullres")
+    assert _run(*flags) == 2
+    assert "fold 1, 3, 4" in capsys.readouterr().err
+    assert _run(*flags, "-f", 0, 2) == 0
+    assert (tmp_path / "out" / "case.nii.gz").is_file()
+
+
+def test_one_file_to_one_file(softmax_model, ct_file, tmp_path):
+    assert _run("-i", ct_file, "-o", tmp_path / "map.nrrd", "-m", softmax_model, "-f", 0) == 0
+    assert SimpleITK.ReadImage(str(tmp_path / "map.nrrd")).GetSize() == SimpleITK.ReadImage(str(ct_file)).GetSize()
+    assert (tmp_path / "map_labels.json").is_file()
+
+
+def test_a_bad_case_does_not_stop_the_others_and_is_listed(softmax_model, make_ct, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a", "b", "d"):
+        SimpleITK.WriteImage(make_ct(), str(images / f"{name}_0000.nii.gz"))
+    broken = images / "b_0000.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:500])
+    SimpleITK.WriteImage(make_ct()[:, :, 2], str(images / "c_0000.nii.gz"))
+    array = SimpleITK.GetArrayFromImage(make_ct()).astype(np.float32)
+    array[0, 0, 0] = np.nan
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(images / "e_0000.nii.gz"))
+    assert _run("-i", images, "-o", tmp_path / "out", "-m", softmax_model, "-f", 0, "--report") == 1
+    assert sorted(file.name for file in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "d.nii.gz"]
+    failures = json.loads((tmp_path / "out" / "report.json").read_text())["failures"]
+    assert sorted(failures) == ["b", "c", "e"]
+    assert "complete image" in failures["b"]["reason"]
+    assert "3D image" in failures["c"]["reason"]
+    assert "NaN" in failures["e"]["reason"]
+
+
+def test_existing_results_are_neither_replaced_nor_kept_unasked(softmax_model, ct_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = ("-i", ct_file, "-o", out, "-m", softmax_model, "-f", 0)
+    assert _run(*flags) == 0
+    first = (out / "case.nii.gz").stat().st_mtime_ns
+    assert _run(*flags) == 2
+    assert "--continue_prediction" in capsys.readouterr().err
+    assert _run(*flags, "--continue_prediction") == 0
+    assert (out / "case.nii.gz").stat().st_mtime_ns == first
+    assert _run(*flags, "--overwrite") == 0
+    assert (out / "case.nii.gz").stat().st_mtime_ns != first
+
+
+def test_continuing_trusts_only_complete_files(softmax_model, ct_file, tmp_path):
+    out = tmp_path / "out"
+    flags = ("-i", ct_file, "-o", out, "-m", softmax_model, "-f", 0)
+    assert _run(*flags) == 0
+    whole = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(out / "case.nii.gz")))
+    (out / "case.nii.gz").write_bytes((out / "case.nii.gz").read_bytes()[:-40])
+    assert _run(*flags, "--continue_prediction") == 0
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(out / "case.nii.gz"))), whole)
+
+
+def test_parts_share_the_cases(softmax_model, make_ct, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    for name in "abc":
+        SimpleITK.WriteImage(make_ct(size=(9, 9, 9)), str(tmp_path / "images" / f"{name}.mha"))
+    flags = ("-i", tmp_path / "images", "-o", tmp_path / "out", "-m", softmax_model, "-f", 0, "-num_parts", 2)
+    assert _run(*flags, "-part_id", 0, "--statistics") == 0
+    assert sorted(file.name for file in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
+    assert _run(*flags, "-part_id", 1, "--statistics") == 0
+    assert list(json.loads((tmp_path / "out" / "statistics.json").read_text())) == ["a", "b", "c"]
+    assert _run(*flags, "-part_id", 2) == 2
+    assert "between 0 and 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["per_source", "per_class"])
+def test_maps_per_source_and_per_class(region_model, ct_file, tmp_path, kind):
+    out = tmp_path / "out"
+    flags = ("-i", ct_file, "-o", out, "-m", region_model, "-f", 0, "--outputs", kind, "--output_type", "seg.nrrd")
+    assert _run(*flags, "--classes", "A/tumour", "B/spleen") == 0
+    found = sorted(str(file.relative_to(out)) for file in out.rglob("*.seg.nrrd"))
+    if kind == "per_class":
+        assert found == ["case/A/tumour.seg.nrrd", "case/B/spleen.seg.nrrd"]
+        assert json.loads((out / "labels.json").read_text())["files"]["A/tumour"] == "<case>/A/tumour.seg.nrrd"
+    else:
+        assert found == ["A/case.seg.nrrd", "B/case.seg.nrrd"]
+        assert json.loads((out / "A" / "labels.json").read_text())["labels"] == {"background": 0, "A/tumour": 2}
+        assert SimpleITK.ReadImage(str(out / "B" / "case.seg.nrrd")).GetMetaData("Segment0_Name") == "B/spleen"
+
+
+def test_extras_are_written(softmax_model, ct_file, tmp_path):
+    out = tmp_path / "out"
+    flags = ("-i", ct_file, "-o", out, "-m", softmax_model, "-f", 0)
+    assert _run(*flags, "--statistics", "--preview", "--report") == 0
+    labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(out / "case.nii.gz")))
+    image = SimpleITK.ReadImage(str(ct_file))
+    figures = json.loads((out / "statistics.json").read_text())["case"]
+    voxel = np.prod(image.GetSpacing()) / 1000
+    for value, name in enumerate(("liver", "spleen", "aorta"), 1):
+        assert figures[name]["volume_ml"] == pytest.approx((labels == value).sum() * voxel)
+        inside = SimpleITK.GetArrayFromImage(image)[labels == value]
+        assert figures[name]["mean_intensity"] == pytest.approx(inside.mean())
+    assert (out / "statistics.csv").read_text().startswith("case,class,voxels,volume_ml")
+    assert (out / "previews" / "case.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((out / "report.json").read_text())
+    assert report["versions"]["torch"]
+    assert len(report["model"]["sha256"]["fold_0/checkpoint_final.pth"]) == 64
+    assert {"reading", "preprocessing", "network", "writing"} <= set(report["stages"])
+    assert all(stage["peak_memory_mb"] > 0 for stage in report["stages"].values())
+    assert report["cases"]["case"]["outputs"] == [str(out / "case.nii.gz")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("-m", "{model}", "-f", "9"), "fold 9"),
+        (("-m", "{model}", "-chk", "best.pth"), "best.pth"),
+        (("-m", "{tmp}/missing"), "model folder"),
+        (("-m", "{model}", "-d", "1"), "either -m or -d"),
+        (("-d", "1"), "give -d and -c"),
+    ],
+)
+def test_wrong_models_are_refused_in_one_sentence(softmax_model, ct_file, tmp_path, capsys, flags, text):
+    flags = [flag.format(model=softmax_model, tmp=tmp_path) for flag in flags]
+    assert _run("-i", ct_file, "-o", tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(softmax_model, ct_file, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert _run("-i", ct_file, "-o", tmp_path / "file" / "out", "-m", softmax_model, "-f", 0) == 2
+    assert "can be written" in capsys.readouterr().err
+
+
+def test_an_image_is_never_replaced_by_its_result(softmax_model, make_ct, tmp_path, capsys):
+    SimpleITK.WriteImage(make_ct(), str(tmp_path / "scan.nii.gz"))
+    assert _run("-i", tmp_path / "scan.nii.gz", "-o", tmp_path, "-m", softmax_model, "-f", 0, "--overwrite") == 2
+    assert "would replace the image" in capsys.readouterr().err
+
+
+def test_an_interrupt_leaves_no_half_file_and_continuing_finishes(softmax_model, make_ct, tmp_path, monkeypatch):
+    from nnunetv2_ext.inference.predictor import Predictor
+
+    (tmp_path / "images").mkdir()
+    for name in "abcd":
+        SimpleITK.WriteImage(make_ct(size=(9, 9, 9)), str(tmp_path / "images" / f"{name}.mha"))
+    flags = ("-i", tmp_path / "images", "-o", tmp_path / "out", "-m", softmax_model, "-f", 0)
+    segment, calls = Predictor.segment, []
+
+    def interrupted(self, prepared):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return segment(self, prepared)
+
+    monkeypatch.setattr(Predictor, "segment", interrupted)
+    assert _run(*flags) == 130
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert names <= {"a.nii.gz", "b.nii.gz", "labels.json", "dataset.json", "plans.json"}
+    monkeypatch.setattr(Predictor, "segment", segment)
+    assert _run(*flags, "--continue_prediction") == 0
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4

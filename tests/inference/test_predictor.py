@@ -1,0 +1,264 @@
+"""The predictor against stock nnU-Net in the same process."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+
+from nnunetv2_ext.inference import Predictor
+from nnunetv2_ext.inference.images import scan_of_image
+from nnunetv2_ext.inference.model import read_model
+from nnunetv2_ext.utilities.errors import UserError
+
+REGIONS = {
+    "labels": {"background": 0, "A/liver": [1, 2], "A/tumour": [2, 2], "B/liver": [3, 3], "B/spleen": [4, 4]},
+    "regions_class_order": [1, 2, 3, 4],
+}
+
+
+def stock_label_map(folder, files, folds, *, mirroring=True, step_size=0.5, previous=None, sums=torch.float32):
+    """nnU-Net's own prediction.
+
+    Stock adds windows up and resamples in float16, which moves borders between classes by rounding; in float32 its
+    result is what the formulas say.
+    """
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+
+    model = read_model(folder, folds)
+    predictor = nnUNetPredictor(step_size, True, mirroring, False, torch.device("cpu"), allow_tqdm=False)
+    predictor.manual_initialization(
+        model.networks[0],
+        model.plans,
+        model.configuration,
+        [network.state_dict() for network in model.networks],
+        model.dataset_json,
+        "nnUNetTrainer",
+        model.mirror_axes,
+    )
+    preprocessor = model.configuration.preprocessor_class(verbose=False)
+    data, segmentation, properties = preprocessor.run_case(
+        [str(file) for file in files], previous, model.plans, model.configuration, model.dataset_json
+    )
+    if previous is not None:
+        data = np.vstack(
+            (data, convert_labelmap_to_one_hot(segmentation[0], model.labels.foreground_labels, data.dtype))
+        )
+    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "half", sums)
+        logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(np.asarray(data, np.float32)))
+    return convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, model.plans, model.configuration, model.labels, properties, num_threads_torch=1
+    )
+
+
+def _agreement(first, second):
+    return float((np.asarray(first) == np.asarray(second)).mean())
+
+
+def _predict(folder, file, **options):
+    return SimpleITK.GetArrayFromImage(Predictor.from_model_folder(folder, device="cpu", **options).predict(file))
+
+
+CASES = {
+    "softmax": {},
+    "regions": {"dataset": REGIONS},
+    "two folds": {"folds": (0, 1)},
+    "regions, two folds": {"dataset": REGIONS, "folds": (0, 1)},
+    "mirroring": {"mirror_axes": (0, 1, 2)},
+    "2d": {"configuration": "2d"},
+    "2d regions, mirroring": {"configuration": "2d", "dataset": REGIONS, "mirror_axes": (0, 1)},
+    "transposed": {"plans": {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2]}},
+    "anisotropic": {"spacing": (9.0, 1.2, 1.2)},
+}
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_accurate_is_what_stock_predicts(tmp_path, make_model_folder, ct_file, options):
+    folder = make_model_folder(tmp_path / "model", **options)
+    expected = stock_label_map(folder, [ct_file], options.get("folds", (0,)))
+    assert len(np.unique(expected)) >= 3, "a map of one class would hide any mistake"
+    found = _predict(folder, ct_file)
+    assert found.shape == expected.shape
+    assert _agreement(found, expected) >= 0.9999
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_it_differs_from_unpatched_stock_only_in_ties_of_its_float16(softmax_model, region_model, ct_file, regions):
+    folder = region_model if regions else softmax_model
+    expected = stock_label_map(folder, [ct_file], (0,), sums=torch.float16)
+    assert _agreement(_predict(folder, ct_file), expected) >= 0.998
+
+
+def test_several_channels_and_images_smaller_than_the_patch(tmp_path, make_model_folder, make_ct):
+    folder = make_model_folder(tmp_path / "model", channels=2, patch_size=(16, 32, 32))
+    files = [tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"]
+    for seed, file in enumerate(files):
+        SimpleITK.WriteImage(make_ct(size=(14, 13, 6), seed=seed), str(file))
+    assert _agreement(_predict(folder, files[0]), stock_label_map(folder, files, (0,))) >= 0.9999
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_an_image_of_one_slice(tmp_path, make_model_folder, make_ct, configuration):
+    folder = make_model_folder(tmp_path / "model", configuration=configuration)
+    SimpleITK.WriteImage(make_ct(size=(20, 18, 1)), str(tmp_path / "a_0000.nii.gz"))
+    expected = stock_label_map(folder, [tmp_path / "a_0000.nii.gz"], (0,))
+    assert _agreement(_predict(folder, tmp_path / "a_0000.nii.gz"), expected) >= 0.9999
+
+
+def test_an_image_with_an_empty_border_is_cropped_and_put_back(tmp_path, softmax_model, make_ct):
+    array = SimpleITK.GetArrayFromImage(make_ct())
+    array[:3], array[:, :, -5:] = 0, 0
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(tmp_path / "a_0000.nii.gz"))
+    expected = stock_label_map(softmax_model, [tmp_path / "a_0000.nii.gz"], (0,))
+    found = _predict(softmax_model, tmp_path / "a_0000.nii.gz")
+    assert _agreement(found, expected) >= 0.9999
+    assert not found[:3].any()
+
+
+def test_an_image_of_nothing_but_zeros_is_predicted(softmax_model):
+    labels = Predictor.from_model_folder(softmax_model, device="cpu").predict(np.zeros((9, 10, 11)), (2, 1.5, 1.5))
+    assert labels.shape == (9, 10, 11)
+
+
+@pytest.mark.parametrize("mode", ["accurate", "fast", "fastest"])
+@pytest.mark.parametrize(
+    "direction",
+    [
+        np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]),
+        np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]),
+    ],
+    ids=["oblique", "permuted"],
+)
+def test_direction_is_copied_and_does_not_change_the_voxels(softmax_model, make_ct, direction, mode):
+    predictor = Predictor.from_model_folder(softmax_model, device="cpu", mode=mode)
+    image, straight = make_ct(direction=direction), make_ct()
+    found, expected = predictor.predict(image), predictor.predict(straight)
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(found), SimpleITK.GetArrayFromImage(expected))
+    assert found.GetDirection() == image.GetDirection()
+    assert found.GetOrigin() == image.GetOrigin()
+    assert found.GetSpacing() == image.GetSpacing()
+
+
+def test_paths_images_and_arrays_give_the_same_labels(softmax_model, ct_file):
+    predictor = Predictor.from_model_folder(softmax_model, device="cpu")
+    image = SimpleITK.ReadImage(str(ct_file))
+    from_path, from_image = predictor.predict(ct_file), predictor.predict(image)
+    from_array = predictor.predict(SimpleITK.GetArrayFromImage(image), image.GetSpacing()[::-1])
+    assert isinstance(from_array, np.ndarray)
+    assert from_array.dtype == np.uint8
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(from_path), from_array)
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(from_image), from_array)
+
+
+def test_a_model_that_reorients_gives_the_same_anatomy_for_any_axis_order(tmp_path, make_model_folder, make_ct):
+    folder = make_model_folder(tmp_path / "model", plans={"image_reader_writer": "NibabelIOWithReorient"})
+    predictor = Predictor.from_model_folder(folder, device="cpu")
+    image = make_ct()
+    turned = SimpleITK.DICOMOrient(image, "PIR")
+    found = SimpleITK.DICOMOrient(predictor.predict(turned), "LPS")
+    expected = SimpleITK.DICOMOrient(predictor.predict(image), "LPS")
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(found), SimpleITK.GetArrayFromImage(expected))
+
+
+def test_a_reorienting_model_is_what_stock_predicts(tmp_path, make_model_folder, make_ct):
+    from nibabel import load
+
+    folder = make_model_folder(tmp_path / "model", plans={"image_reader_writer": "NibabelIOWithReorient"})
+    SimpleITK.WriteImage(SimpleITK.DICOMOrient(make_ct(), "PIR"), str(tmp_path / "a_0000.nii.gz"))
+    in_ras = stock_label_map(folder, [tmp_path / "a_0000.nii.gz"], (0,))
+    from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+
+    reader = NibabelIOWithReorient()
+    _, properties = reader.read_images([str(tmp_path / "a_0000.nii.gz")])
+    reader.write_seg(in_ras, str(tmp_path / "stock.nii.gz"), properties)
+    expected = np.asarray(load(tmp_path / "stock.nii.gz").dataobj).T
+    assert _agreement(_predict(folder, tmp_path / "a_0000.nii.gz"), expected) >= 0.9999
+
+
+def test_the_second_stage_of_a_cascade(tmp_path, make_model_folder, make_ct):
+    folder = make_model_folder(tmp_path / "model", changes={"previous_stage": "3d_lowres"})
+    image = make_ct()
+    SimpleITK.WriteImage(image, str(tmp_path / "a_0000.nii.gz"))
+    first = np.random.default_rng(0).integers(0, 4, image.GetSize()[::-1]).astype(np.uint8)
+    previous = SimpleITK.GetImageFromArray(first)
+    previous.CopyInformation(image)
+    SimpleITK.WriteImage(previous, str(tmp_path / "previous.nii.gz"))
+    expected = stock_label_map(folder, [tmp_path / "a_0000.nii.gz"], (0,), previous=str(tmp_path / "previous.nii.gz"))
+    predictor = Predictor.from_model_folder(folder, device="cpu")
+    found = predictor.predict(tmp_path / "a_0000.nii.gz", previous_stage=tmp_path / "previous.nii.gz")
+    assert _agreement(SimpleITK.GetArrayFromImage(found), expected) >= 0.9999
+    with pytest.raises(UserError, match="previous stage"):
+        predictor.predict(image)
+    with pytest.raises(UserError, match="previous stage"):
+        predictor.predict(image, previous_stage=previous[:, :, :5])
+
+
+def test_outputs_per_source_and_class_are_the_heads_own_decisions(region_model, ct_file):
+    merged = _predict(region_model, ct_file)
+    by_class = Predictor.from_model_folder(region_model, device="cpu", outputs="per_class").predict(ct_file)
+    masks = {name: SimpleITK.GetArrayFromImage(image).astype(bool) for name, image in by_class.items()}
+    repainted = np.zeros_like(merged)
+    for value, mask in enumerate(masks.values(), 1):
+        repainted[mask] = value
+    np.testing.assert_array_equal(repainted, merged)
+    by_source = Predictor.from_model_folder(region_model, device="cpu", outputs="per_source").predict(ct_file)
+    for source, (first, second) in {"A": ("A/liver", "A/tumour"), "B": ("B/liver", "B/spleen")}.items():
+        expected = np.where(masks[second], 2, np.where(masks[first], 1, 0))
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(by_source[source]), expected)
+    assert (masks["A/liver"] & masks["B/liver"]).any(), "sources that never overlap would not need maps of their own"
+
+
+def test_chosen_classes_of_a_region_model_are_computed_alone_and_equal(region_model, ct_file):
+    every = Predictor.from_model_folder(region_model, device="cpu", outputs="per_class").predict(ct_file)
+    chosen = ["A/tumour", "B/spleen"]
+    some = Predictor.from_model_folder(region_model, device="cpu", outputs="per_class", classes=chosen)
+    assert some.model.networks[0].decoder.seg_layers[-1].weight.shape[0] == 2
+    found = some.predict(ct_file)
+    assert list(found) == chosen
+    for name in chosen:
+        np.testing.assert_array_equal(
+            SimpleITK.GetArrayFromImage(found[name]), SimpleITK.GetArrayFromImage(every[name])
+        )
+
+
+def test_chosen_classes_of_a_softmax_model_are_those_of_the_full_map(softmax_model, ct_file):
+    every, some = _predict(softmax_model, ct_file), _predict(softmax_model, ct_file, classes=["spleen"])
+    assert (every == 2).any()
+    np.testing.assert_array_equal(some, np.where(every == 2, 2, 0))
+
+
+def test_wrong_options_are_refused(softmax_model, tmp_path):
+    model = read_model(softmax_model)
+    for options, text in (
+        ({"mode": "turbo"}, "accurate, fast, fastest"),
+        ({"step_size": 1.5}, "step size"),
+        ({"device": "xla"}, "cuda, cpu, mps"),
+        ({"backend": "onnx"}, "torch, openvino, auto"),
+        ({"classes": ["heart"]}, "but got heart"),
+        ({"outputs": "per_source"}, "partial_labels"),
+    ):
+        with pytest.raises(UserError, match=text):
+            Predictor(model, **{"device": "cpu", **options})
+
+
+def test_images_that_do_not_fit_are_refused(softmax_model, make_ct):
+    predictor = Predictor.from_model_folder(softmax_model, device="cpu")
+    with pytest.raises(UserError, match="1 channel"):
+        predictor.predict(np.zeros((2, 9, 9, 9)), (1, 1, 1))
+    with pytest.raises(UserError, match="spacing"):
+        predictor.predict(np.zeros((9, 9, 9)))
+    with pytest.raises(UserError, match="3D image"):
+        predictor.predict(make_ct()[:, :, 1])
+
+
+def test_scans_remember_nothing_of_the_prediction(softmax_model, make_ct):
+    predictor = Predictor.from_model_folder(softmax_model, device="cpu")
+    scan = scan_of_image(make_ct())
+    before = scan.channels.copy()
+    predictor.prepare(scan)
+    np.testing.assert_array_equal(scan.channels, before)
