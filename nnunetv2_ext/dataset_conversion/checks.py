@@ -1,0 +1,145 @@
+"""What is looked at while a case is converted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunetv2_ext.dataset_conversion.findings import BadCase, Finding
+from nnunetv2_ext.dataset_conversion.volumes import Grid, Volume
+from nnunetv2_ext.labels.label_order import LabelOrder
+
+# Centres of a pair that are less than this apart along the left-right axis (mm) say nothing about a swap.
+_CLEARLY_APART = 2.0
+
+
+@dataclass(frozen=True)
+class LabelStatistics:
+    """Voxels and centres of the integers in a label map.
+
+    Attributes:
+        voxels: Integer -> number of voxels, background included.
+        left: Integer -> centre of mass along the patient's right-to-left axis, mm; without background.
+    """
+
+    voxels: Mapping[int, int]
+    left: Mapping[int, float]
+
+
+def label_statistics(label: Volume) -> LabelStatistics:
+    """Counts the integers of a label map and finds their centres, plane by plane.
+
+    Args:
+        label: Integers from 0 to 65535, (z, y, x).
+    """
+    array = label.array
+    size = int(array.max(initial=0)) + 1
+    voxels = np.zeros(size, dtype=np.int64)
+    # The centre is linear in the index, so sums of indices suffice: (z, y, x) in this order.
+    sums = np.zeros((3, size))
+    for z, plane in enumerate(array):
+        y, x = np.nonzero(plane)
+        values = plane[y, x]
+        counts = np.bincount(values, minlength=size)
+        voxels += counts
+        sums[0] += z * counts
+        sums[1] += np.bincount(values, weights=y, minlength=size)
+        sums[2] += np.bincount(values, weights=x, minlength=size)
+    voxels[0] = array.size - voxels.sum()
+    row = label.grid.matrix[0]
+    present = [int(value) for value in np.flatnonzero(voxels)]
+    return LabelStatistics(
+        {value: int(voxels[value]) for value in present},
+        {
+            value: float(row[:3] @ (sums[::-1, value] / voxels[value]) + row[3])
+            for value in present
+            if value != 0
+        },
+    )
+
+
+def check_image(image: Volume, name: str) -> Iterator[Finding]:
+    """NaN, infinity and constant images."""
+    lowest, highest, broken = np.inf, -np.inf, 0
+    for plane in image.array:
+        finite = np.isfinite(plane) if plane.dtype.kind == "f" else None
+        if finite is not None and not finite.all():
+            broken += int(plane.size - finite.sum())
+            plane = plane[finite]
+        if plane.size:
+            lowest, highest = min(lowest, float(plane.min())), max(highest, float(plane.max()))
+    if broken:
+        yield Finding("not_a_number", f"Expected numbers in {name}, but {broken} voxels are NaN or infinite.")
+    if highest <= lowest:
+        yield Finding("constant_image", f"Expected an image in {name}, but all its voxels are {lowest:g}.")
+
+
+def check_values(statistics: LabelStatistics, order: LabelOrder) -> None:
+    """Refuses integers that the order does not know.
+
+    Raises:
+        BadCase: There are such integers.
+    """
+    known = {0, order.ignore_label, *order.classes_of_value}
+    strange = {value: count for value, count in statistics.voxels.items() if value not in known}
+    if strange:
+        listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(strange.items())[:8])
+        raise BadCase(
+            "unknown_values",
+            f"Expected the integers of {order.name} ({_span(order)}) in the label map, but found {listed}.",
+        )
+
+
+def check_label(statistics: LabelStatistics, order: LabelOrder) -> Iterator[Finding]:
+    """Empty label maps, and left and right structures on the wrong side.
+
+    Of every pair that is there, the left structure should lie further to the patient's left. If most pairs disagree the
+    whole label map (or the patient axes in its header) is mirrored; if single ones do, these two names are swapped.
+    """
+    if not any(count for value, count in statistics.voxels.items() if value not in (0, order.ignore_label)):
+        yield Finding("empty_label", "Expected at least one class in the label map, but it is empty.")
+    right_way, wrong_way = 0, []
+    for left, right in order.left_right_pairs:
+        sides = [order.labels[name] for name in (left, right)]
+        centres = [statistics.left.get(value) if isinstance(value, int) else None for value in sides]
+        if centres[0] is None or centres[1] is None or abs(centres[0] - centres[1]) < _CLEARLY_APART:
+            continue
+        if centres[0] > centres[1]:
+            right_way += 1
+        else:
+            wrong_way.append(left)
+    if len(wrong_way) > right_way:
+        yield Finding(
+            "mirrored",
+            f"Expected left structures on the patient's left, but {len(wrong_way)} of {len(wrong_way) + right_way} "
+            f"pairs are the other way round ({', '.join(wrong_way[:4])}); the label map is mirrored.",
+        )
+    elif wrong_way:
+        yield Finding(
+            "pair_swapped", f"Expected left structures on the patient's left, but found {', '.join(wrong_way)} right."
+        )
+
+
+def check_grids(image: Grid, other: Grid, name: str) -> None:
+    """Refuses a label map or channel that does not lie on the image's grid.
+
+    Raises:
+        BadCase: They differ by more than rounding.
+    """
+    difference = image.difference(other)
+    if difference:
+        raise BadCase("grids_differ", f"Expected {name} on the grid of the image, but they have {difference}.")
+
+
+def replace_non_finite(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """NaN and infinity become the smallest finite value."""
+    finite = np.isfinite(array)
+    return np.where(finite, array, array[finite].min(initial=0) if finite.any() else 0)
+
+
+def _span(order: LabelOrder) -> str:
+    values = order.values
+    return f"{values[0]} to {values[-1]}" if len(values) > 1 else str(values[0])

@@ -1,0 +1,1 @@
+"""One module per published dataset (or per family of them), and one per generic layout."""

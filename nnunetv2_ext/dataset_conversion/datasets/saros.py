@@ -1,0 +1,64 @@
+"""SAROS: sparsely annotated body regions and body parts."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
+from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern
+from nnunetv2_ext.utilities.errors import UserError
+
+
+class _SAROS(DatasetConverter):
+    """SAROS, annotated on every fifth axial slice; the slices between are the ignore label.
+
+    Expects the folder that the authors' download script makes. The table ``Segmentation*Info*.csv`` (columns ``id`` and
+    ``split`` with ``fold-1`` to ``fold-5`` and ``test``) is optional; with it, its five folds are written and test cases
+    go to imagesTs::
+
+        Segmentation-Info_09-29-2023.csv
+        case_000/image.nii.gz
+        case_000/body-regions.nii.gz
+        case_000/body-parts.nii.gz
+    """
+
+    def cases(self) -> list[Case]:
+        """All cases with the authors' folds."""
+        splits = self._splits()
+        cases = []
+        for case in super().cases():
+            split = splits.get(case.identifier, "")
+            if split == "test":
+                case = replace(case, split="test")
+            elif split:
+                case = replace(case, fold=int(split.removeprefix("fold-")) - 1)
+            cases.append(case)
+        return cases
+
+    def _splits(self) -> dict[str, str]:
+        tables = sorted({*self.root.glob("Segmentation*Info*.csv"), *self.root.parent.glob("Segmentation*Info*.csv")})
+        if not tables:
+            return {}
+        with tables[-1].open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        splits = {row.get("id", ""): row.get("split", "") for row in rows}
+        unknown = sorted(set(splits.values()) - {"test", *(f"fold-{fold}" for fold in range(1, 6))})
+        if unknown or "" in splits:
+            raise UserError(
+                f"Expected the columns id and split (fold-1 to fold-5, test) in {tables[-1]}, but found "
+                f"{', '.join(rows[0]) if rows and not unknown else ', '.join(unknown)}."
+            )
+        return splits
+
+
+class SAROSBodyRegions(_SAROS):
+    __doc__ = _SAROS.__doc__
+    name, title, label_order = "saros", "SAROS_BodyRegions", "saros"
+    patterns = (FilePattern("{case}/image.nii.gz", "{case}/body-regions.nii.gz"),)
+
+
+class SAROSBodyParts(_SAROS):
+    __doc__ = _SAROS.__doc__
+    name, title, label_order = "saros_body_parts", "SAROS_BodyParts", "saros_body_parts"
+    patterns = (FilePattern("{case}/image.nii.gz", "{case}/body-parts.nii.gz"),)

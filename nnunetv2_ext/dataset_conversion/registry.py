@@ -1,0 +1,41 @@
+"""Which datasets can be converted: every class with a name in the modules of ``datasets/``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from functools import lru_cache
+
+from nnunetv2_ext.dataset_conversion import datasets
+from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
+from nnunetv2_ext.utilities.errors import UserError
+
+
+@lru_cache(maxsize=1)
+def converters() -> dict[str, type[DatasetConverter]]:
+    """Name on the command line -> converter, sorted by name."""
+    found: dict[str, type[DatasetConverter]] = {}
+    for module_info in pkgutil.iter_modules(datasets.__path__):
+        module = importlib.import_module(f"{datasets.__name__}.{module_info.name}")
+        for _, member in inspect.getmembers(module, inspect.isclass):
+            if issubclass(member, DatasetConverter) and member.__module__ == module.__name__ and hasattr(member, "name"):
+                found[member.name] = member
+    return dict(sorted(found.items()))
+
+
+def find_converter(name: str) -> type[DatasetConverter]:
+    """The converter of a name.
+
+    Raises:
+        UserError: There is none.
+    """
+    known = converters()
+    if name not in known:
+        raise UserError(f"Expected the name of a dataset, but {name!r} is none of {', '.join(known)}.")
+    return known[name]
+
+
+def description(converter: type[DatasetConverter]) -> str:
+    """What the converter expects: its docstring."""
+    return inspect.getdoc(converter) or ""
