@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,8 @@ import numpy as np
 
 from nnunetv2_ext.dataset_conversion import checks
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
-from nnunetv2_ext.dataset_conversion.findings import ERROR, BadCase, Finding, severity
+from nnunetv2_ext.dataset_conversion.duplicates import ImageFingerprint, image_fingerprint
+from nnunetv2_ext.dataset_conversion.findings import ERROR, BadCaseError, Finding, severity
 from nnunetv2_ext.dataset_conversion.layout import Case
 from nnunetv2_ext.dataset_conversion.volumes import (
     Array,
@@ -20,7 +22,6 @@ from nnunetv2_ext.dataset_conversion.volumes import (
     Volume,
     compact,
     crop,
-    fingerprint,
     oriented_lps,
     read_volume,
     resample_label,
@@ -52,7 +53,7 @@ class CaseRecord:
         spacing: mm (z, y, x).
         voxels: Class -> number of voxels.
         combinations: (indices of classes, voxels) for every combination of overlapping masks.
-        fingerprint: Hash of the voxels of the first channel, the same for the same image elsewhere.
+        fingerprint: What tells whether two cases show the same image.
         findings: Everything odd.
         failed: Whether it was not converted.
     """
@@ -68,7 +69,7 @@ class CaseRecord:
     spacing: list[float] = field(default_factory=list)
     voxels: dict[str, int] = field(default_factory=dict)
     combinations: list[tuple[Combination, int]] = field(default_factory=list)
-    fingerprint: str = ""
+    fingerprint: ImageFingerprint | None = None
     findings: list[Finding] = field(default_factory=list)
     failed: bool = False
 
@@ -77,7 +78,9 @@ class CaseRecord:
         """Reads what `to_json` wrote."""
         findings = [Finding(**entry) for entry in content.pop("findings")]
         combinations = [(tuple(indices), count) for indices, count in content.pop("combinations")]
-        return cls(**content, findings=findings, combinations=combinations)
+        seen = content.pop("fingerprint")
+        fingerprint = seen and ImageFingerprint(seen["voxel_hash"], tuple(seen["shape"]), tuple(seen["statistics"]))
+        return cls(**content, findings=findings, combinations=combinations, fingerprint=fingerprint)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
@@ -97,20 +100,32 @@ def planned_files(case: Case, channels: int) -> tuple[list[str], str | None]:
     return images, f"labels{part}/{case.identifier}{FILE_ENDING}" if has_label else None
 
 
-def convert_case(converter: DatasetConverter, case: Case, folder: Path) -> CaseRecord:
+@dataclass(frozen=True)
+class Job:
+    """One case to convert, and where to."""
+
+    converter: DatasetConverter
+    case: Case
+    folder: Path
+
+
+def convert_case(job: Job) -> CaseRecord:
     """Converts one case and leaves a record of it in the dataset's work folder.
 
     A case that cannot be converted leaves no files, only its record.
     """
+    converter, case, folder = job.converter, job.case, job.folder
+    if multiprocessing.parent_process() is not None:
+        _one_thread()
     record = CaseRecord(case.identifier, case.split, case.fold)
     record.sources = [str(path) for path in (*case.images, *([case.label] if case.label else []))]
     planned, planned_label = planned_files(case, len(converter.channels()))
     try:
         if case.problem:
-            raise BadCase("incomplete", case.problem)
+            raise BadCaseError("incomplete", case.problem)
         _Conversion(converter, case, folder, record).run(planned, planned_label)
     except UserError as error:
-        finding = error.finding if isinstance(error, BadCase) else Finding("unreadable", str(error))
+        finding = error.finding if isinstance(error, BadCaseError) else Finding("unreadable", str(error))
         record.findings.append(finding)
         record.failed = True
     if record.failed:
@@ -118,6 +133,26 @@ def convert_case(converter: DatasetConverter, case: Case, folder: Path) -> CaseR
             (folder / file).unlink(missing_ok=True)
     write_json(record.to_json(), folder / WORK / f"{case.identifier}.json")
     return record
+
+
+def _one_thread() -> None:
+    """Several processes with several threads each would get in each other's way."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Links a file, atomically; False on file systems without symbolic links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    link = target.with_name(f".{target.name}.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        link.symlink_to(source)
+    except OSError:
+        return False
+    os.replace(link, target)
+    return True
 
 
 def encoded_file(folder: Path, identifier: str) -> Path:
@@ -133,7 +168,7 @@ class _Conversion:
     def run(self, planned_images: Sequence[str], planned_label: str | None) -> None:
         images = self._read_images()
         first = images[0]
-        self.record.fingerprint = fingerprint(first)
+        self.record.fingerprint = image_fingerprint([image.array for image in images])
         label: Volume | None = None
         encoded: EncodedMasks | None = None
         if self.case.masks and not self._masks_exclude:
@@ -176,7 +211,7 @@ class _Conversion:
         for finding in self.record.findings:
             if levels[finding.kind] == ERROR:
                 self.record.findings.remove(finding)
-                raise BadCase(finding.kind, finding.message)
+                raise BadCaseError(finding.kind, finding.message)
 
     # Images --------------------------------------------------------------------------------------------------------
 
@@ -184,7 +219,7 @@ class _Conversion:
         images = self.converter.read_image(self.case)
         expected = self.converter.channels()
         if len(images) != len(expected):
-            raise BadCase(
+            raise BadCaseError(
                 "unreadable", f"Expected {len(expected)} channel(s) ({', '.join(expected)}), but found {len(images)}."
             )
         for image, channel in zip(images, expected, strict=True):
@@ -202,11 +237,8 @@ class _Conversion:
 
     def _write_image(self, image: Volume, target: Path) -> None:
         source = image.file
-        if source and source.name.endswith(FILE_ENDING) and not image.mended and not self.options.copy_images:
-            link = target.with_name(f".{target.name}.tmp")
-            link.unlink(missing_ok=True)
-            link.symlink_to(source.resolve())
-            os.replace(link, target)
+        as_it_is = source and source.name.endswith(FILE_ENDING) and not image.mended and not self.options.copy_images
+        if source and as_it_is and _linked(source.resolve(), target):
             self.record.linked = True
         else:
             write_volume(Volume(compact(image.array), image.grid), target)
@@ -218,7 +250,9 @@ class _Conversion:
         array = as_integers(label.array)
         if array.min(initial=0) < 0 or array.max(initial=0) > np.iinfo(np.uint16).max:
             bad = min(int(array.min()), 0) or int(array.max())
-            raise BadCase("unknown_values", f"Expected integers from 0 to 65535 in the label map, but found {bad}.")
+            raise BadCaseError(
+                "unknown_values", f"Expected integers from 0 to 65535 in the label map, but found {bad}."
+            )
         return self._on_grid(label.with_array(array.astype(np.uint16, copy=False)), image.grid, "the label map")
 
     def _on_grid(self, label: Volume, grid: Grid, name: str) -> Volume:
@@ -285,7 +319,9 @@ class _Conversion:
         if encoded is not None:
             return self._check_encoded(label, encoded)
         statistics = checks.label_statistics(label)
-        rewritten = {value: new for value, new in self.converter.rewrite_values.items() if value in statistics.voxels}
+        rewritten = {
+            value: new for value, new in self.converter.rewritten_values().items() if value in statistics.voxels
+        }
         if rewritten:
             table = np.arange(max(statistics.voxels) + 1, dtype=np.uint16)
             for value, new in rewritten.items():
@@ -297,10 +333,12 @@ class _Conversion:
         checks.check_values(statistics, order)
         self.record.findings.extend(checks.check_label(statistics, order))
         self.record.voxels = {
-            name: sum(statistics.voxels.get(value, 0) for value in ([integers] if isinstance(integers, int) else integers))
+            name: sum(
+                statistics.voxels.get(value, 0) for value in ([integers] if isinstance(integers, int) else integers)
+            )
             for name, integers in order.labels.items()
         }
-        return label.with_array(order.remap(label.array, to=order.consecutive()))
+        return label.with_array(order.remap(label.array, to=self.converter.target_order))
 
     def _check_encoded(self, label: Volume, encoded: EncodedMasks) -> Volume:
         by_code = checks.label_statistics(label)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nnunetv2_ext.dataset_conversion.findings import BadCase, Finding
+from nnunetv2_ext.dataset_conversion.findings import BadCaseError, Finding
 from nnunetv2_ext.dataset_conversion.volumes import Grid, Volume
 from nnunetv2_ext.labels.label_order import LabelOrder
 
@@ -53,11 +53,7 @@ def label_statistics(label: Volume) -> LabelStatistics:
     present = [int(value) for value in np.flatnonzero(voxels)]
     return LabelStatistics(
         {value: int(voxels[value]) for value in present},
-        {
-            value: float(row[:3] @ (sums[::-1, value] / voxels[value]) + row[3])
-            for value in present
-            if value != 0
-        },
+        {value: float(row[:3] @ (sums[::-1, value] / voxels[value]) + row[3]) for value in present if value != 0},
     )
 
 
@@ -81,13 +77,13 @@ def check_values(statistics: LabelStatistics, order: LabelOrder) -> None:
     """Refuses integers that the order does not know.
 
     Raises:
-        BadCase: There are such integers.
+        BadCaseError: There are such integers.
     """
     known = {0, order.ignore_label, *order.classes_of_value}
     strange = {value: count for value, count in statistics.voxels.items() if value not in known}
     if strange:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(strange.items())[:8])
-        raise BadCase(
+        raise BadCaseError(
             "unknown_values",
             f"Expected the integers of {order.name} ({_span(order)}) in the label map, but found {listed}.",
         )
@@ -127,11 +123,11 @@ def check_grids(image: Grid, other: Grid, name: str) -> None:
     """Refuses a label map or channel that does not lie on the image's grid.
 
     Raises:
-        BadCase: They differ by more than rounding.
+        BadCaseError: They differ by more than rounding.
     """
     difference = image.difference(other)
     if difference:
-        raise BadCase("grids_differ", f"Expected {name} on the grid of the image, but they have {difference}.")
+        raise BadCaseError("grids_differ", f"Expected {name} on the grid of the image, but they have {difference}.")
 
 
 def replace_non_finite(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -17,8 +17,8 @@ Everything else, from reading and checking to writing, is common to all. See doc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -88,9 +88,7 @@ class DatasetConverter:
     def __init__(self, source: Path | str, options: ConversionOptions | None = None) -> None:
         self.source = Path(source)
         self.options = options or ConversionOptions()
-        foreign = {
-            name: getattr(self.options, name) for name in ("order", "image", "label", "channel_names")
-        }
+        foreign = {name: getattr(self.options, name) for name in ("order", "image", "label", "channel_names")}
         given = [f"--{name}" for name, value in foreign.items() if value is not None]
         if given and not self.is_generic:
             raise UserError(f"Expected {', '.join(given)} with a generic layout, but {self.name} has its own.")
@@ -116,6 +114,15 @@ class DatasetConverter:
     def order(self) -> LabelOrder:
         """What the integers of the source's label maps mean; for masks, the names of the classes."""
         return LabelOrder.read(self.label_order)
+
+    @property
+    def target_order(self) -> LabelOrder:
+        """What the integers of the nnU-Net dataset mean: those of the source without gaps."""
+        return self.order.consecutive()
+
+    def rewritten_values(self) -> Mapping[int, int]:
+        """Integers of the label maps that stand for another class, or (0) for none."""
+        return self.rewrite_values
 
     def channels(self) -> tuple[str, ...]:
         """nnU-Net's channel names."""
@@ -150,6 +157,6 @@ class DatasetConverter:
         assert case.label is not None
         return read_volume(case.label)
 
-    def metadata(self) -> dict[str, Any]:
-        """Further entries for the dataset.json."""
+    def metadata(self, cases: Sequence[str]) -> dict[str, Any]:
+        """Further entries for the dataset.json, given the identifiers of its training cases."""
         return {}

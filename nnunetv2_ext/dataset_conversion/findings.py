@@ -45,7 +45,7 @@ KINDS: dict[str, Kind] = {
     "values_rewritten": Kind(NOTE, "integers without a class became another class or background, as documented"),
 }
 
-ACCEPTABLE = tuple(name for name, kind in KINDS.items() if kind.acceptable)
+ACCEPTABLE = tuple(name for name, kind in KINDS.items() if kind.acceptable or kind.severity == WARNING)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Finding:
     message: str
 
 
-class BadCase(UserError):
+class BadCaseError(UserError):
     """A case that cannot be converted."""
 
     def __init__(self, kind: str, message: str) -> None:

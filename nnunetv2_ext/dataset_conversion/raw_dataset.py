@@ -8,13 +8,10 @@ are fixed, duplicates are looked for, and dataset.json, splits and the conversio
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,23 +21,27 @@ from nnunetv2_ext.dataset_conversion.case_conversion import (
     FILE_ENDING,
     WORK,
     CaseRecord,
+    Job,
     convert_case,
     encoded_file,
     planned_files,
 )
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
+from nnunetv2_ext.dataset_conversion.duplicates import DuplicateGroup, find_duplicates
 from nnunetv2_ext.dataset_conversion.findings import ERROR, Finding, severity
 from nnunetv2_ext.dataset_conversion.layout import Case
+from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, stratified_splits
+from nnunetv2_ext.dataset_conversion.volumes import read_volume, write_volume
 from nnunetv2_ext.labels.atoms import AtomTable, Combination, EncodedMasks
 from nnunetv2_ext.labels.label_order import BACKGROUND, LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, write_json
+from nnunetv2_ext.utilities.parallel import parallel_map
 
 _logger = logging.getLogger(__name__)
 
 REPORT = "conversion_report.json"
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
-_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -96,41 +97,42 @@ def convert_dataset(
     if complete:
         _logger.info("Going on with %s: %d of %d cases are complete.", folder.name, len(complete), len(cases))
     records = dict(complete)
-    for record in _in_processes(
-        convert_case, [(converter, case, folder) for case in waiting], num_processes, "Converting", progress
+    jobs = [Job(converter, case, folder) for case in waiting]
+    for outcome in parallel_map(
+        convert_case, jobs, processes=num_processes, description="Converting", progress=progress, expected_errors=()
     ):
-        records[record.identifier] = record
+        assert outcome.result is not None
+        records[outcome.item.case.identifier] = outcome.result
     ordered = [records[case.identifier] for case in cases]
-    _find_duplicates(ordered, converter, folder)
+    groups = _find_duplicates(ordered, converter, folder)
     result = ConversionResult(folder, tuple(ordered))
-    if not any(record.split != "test" for record in result.converted):
-        reasons = result.failed[0].findings[-1].message if result.failed else "the source has no training cases"
+    if not result.converted:
         raise UserError(
-            f"Expected at least one training case of {converter.name}, but none could be converted; the first reason: "
-            f"{reasons}"
+            f"Expected at least one good case of {converter.name}, but none could be converted; the first reason: "
+            f"{result.failed[0].findings[-1].message}"
         )
     table = _fix_overlaps(converter, result.converted, folder, num_processes, progress)
-    _write_descriptions(converter, result, settings, table)
+    _write_descriptions(converter, result, settings, table, groups)
     shutil.rmtree(folder / WORK)
     return result
 
 
 def dataset_json(
-    converter: DatasetConverter, name: str, num_training: int, table: AtomTable | None = None
+    converter: DatasetConverter, name: str, training: Sequence[str], table: AtomTable | None = None
 ) -> dict[str, Any]:
     """The content of dataset.json.
 
     Args:
         converter: Knows classes, licence and citation.
         name: Folder name of the dataset.
-        num_training: Number of training cases.
+        training: Identifiers of the training cases.
         table: Label values of overlapping masks, where there are any.
     """
-    order = converter.order.consecutive()
+    order = converter.target_order
     content: dict[str, Any] = {
         "channel_names": {str(index): channel for index, channel in enumerate(converter.channels())},
         "labels": order.nnunet_labels(),
-        "numTraining": num_training,
+        "numTraining": len(training),
         "file_ending": FILE_ENDING,
         "name": name,
         "description": order.description,
@@ -143,7 +145,7 @@ def dataset_json(
         content["regions_class_order"] = table.regions_class_order()
     elif converter.options.regions:
         content["labels"], content["regions_class_order"] = region_labels(order)
-    return content | converter.metadata()
+    return content | converter.metadata(training)
 
 
 def region_labels(order: LabelOrder) -> tuple[dict[str, Any], list[int]]:
@@ -245,74 +247,31 @@ def _check_identifiers(cases: Sequence[Case], name: str) -> None:
         raise UserError(f"Expected one case of each name in {name}, but {', '.join(repeated[:5])} occur(s) repeatedly.")
 
 
-# Running -----------------------------------------------------------------------------------------------------------
-
-
-def _in_processes(
-    work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], num_processes: int, title: str, progress: bool
-) -> Iterator[Any]:
-    """Yields the results of ``work(*job)`` as they come; in this process where one is enough."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(jobs), desc=title, unit="case", disable=not progress) as bar:
-        if num_processes <= 1 or len(jobs) <= 1:
-            for job in jobs:
-                yield work(*job)
-                bar.update()
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(num_processes, mp_context=context, initializer=_limit_threads) as pool:
-            remaining = iter(jobs)
-            running: set[Future[Any]] = set()
-            try:
-                while True:
-                    # Few jobs at a time: results of thousands of cases never pile up, and Ctrl-C takes effect at once.
-                    for job in remaining:
-                        running.add(pool.submit(work, *job))
-                        if len(running) >= 2 * num_processes:
-                            break
-                    if not running:
-                        return
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
-                        bar.update()
-            except BrokenProcessPool:
-                raise UserError(
-                    "A worker process was killed, probably for want of memory; run the same command again with a "
-                    "smaller -np, complete cases are kept."
-                ) from None
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-
-def _limit_threads() -> None:
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-
-
 # After all cases ---------------------------------------------------------------------------------------------------
 
 
-def _find_duplicates(records: Sequence[CaseRecord], converter: DatasetConverter, folder: Path) -> None:
-    """Adds a finding to every case whose image an earlier case has; with ``--strict`` such a case is taken out."""
+def _find_duplicates(records: Sequence[CaseRecord], converter: DatasetConverter, folder: Path) -> list[DuplicateGroup]:
+    """Adds a finding to every case whose image an earlier case has; with ``--strict`` such a case is taken out.
+
+    Returns:
+        Groups of cases in the dataset that show the same image.
+    """
     options = converter.options
     is_error = severity("duplicate", strict=options.strict, accepted=options.accept) == ERROR
-    first: dict[str, CaseRecord] = {}
-    for record in records:
-        if record.failed:
-            continue
-        other = first.setdefault(record.fingerprint, record)
-        if other is record:
-            continue
-        message = f"Expected every image once, but {other.identifier} ({other.split}) has the same."
-        record.findings.append(Finding("duplicate", message))
-        if is_error:
-            record.failed = True
-            for file in (*record.images, *([record.label] if record.label else [])):
+    by_name = {record.identifier: record for record in records if not record.failed}
+    groups = find_duplicates(
+        {name: record.fingerprint for name, record in by_name.items() if record.fingerprint is not None}
+    )
+    for group in groups:
+        first, *others = (by_name[name] for name in by_name if name in group.cases)
+        how = "the same image" if group.identical else "the same image but for its header and value range"
+        for record in others:
+            message = f"Expected every image once, but {first.identifier} ({first.split}) has {how}."
+            record.findings.append(Finding("duplicate", message))
+            record.failed = is_error
+            for file in (*record.images, *([record.label] if record.label else [])) if is_error else ():
                 (folder / file).unlink(missing_ok=True)
+    return [] if is_error else groups
 
 
 def _fix_overlaps(
@@ -325,15 +284,24 @@ def _fix_overlaps(
     if not voxels:
         return None
     table = AtomTable(list(converter.order.labels), voxels)
-    jobs = [(folder, record, table) for record in records if record.overlaps]
-    for _ in _in_processes(_relabel, jobs, num_processes, "Fixing overlaps", progress):
-        pass
+    jobs = [_Relabelling(folder, record, table) for record in records if record.overlaps]
+    for outcome in parallel_map(
+        _relabel, jobs, processes=num_processes, description="Fixing overlaps", progress=progress
+    ):
+        if outcome.error:
+            raise UserError(outcome.error)
     return table
 
 
-def _relabel(folder: Path, record: CaseRecord, table: AtomTable) -> None:
-    from nnunetv2_ext.dataset_conversion.volumes import read_volume, write_volume
+@dataclass(frozen=True)
+class _Relabelling:
+    folder: Path
+    record: CaseRecord
+    table: AtomTable
 
+
+def _relabel(job: _Relabelling) -> None:
+    folder, record, table = job.folder, job.record, job.table
     volume = read_volume(encoded_file(folder, record.identifier))
     combinations = ((), *(combination for combination, _ in record.combinations))
     encoded = EncodedMasks(volume.array, combinations, (0, *(count for _, count in record.combinations)))
@@ -342,20 +310,25 @@ def _relabel(folder: Path, record: CaseRecord, table: AtomTable) -> None:
 
 
 def _write_descriptions(
-    converter: DatasetConverter, result: ConversionResult, settings: dict[str, Any], table: AtomTable | None
+    converter: DatasetConverter,
+    result: ConversionResult,
+    settings: dict[str, Any],
+    table: AtomTable | None,
+    groups: Sequence[DuplicateGroup],
 ) -> None:
     folder = result.folder
     training = [record for record in result.converted if record.split != "test"]
-    splits = _splits(training)
+    splits = _splits(training, groups)
     if splits:
-        write_json(splits, folder / "splits_final.json")
+        write_json(splits, folder / SPLITS_FILE)
         _offer_splits(splits, folder)
     write_json(_report(result, settings), folder / REPORT)
     # Last, because nnU-Net takes a folder with a dataset.json for complete.
-    write_json(dataset_json(converter, folder.name, len(training), table), folder / "dataset.json")
+    names = [record.identifier for record in training]
+    write_json(dataset_json(converter, folder.name, names, table), folder / "dataset.json")
 
 
-def _splits(training: Sequence[CaseRecord]) -> list[dict[str, list[str]]]:
+def _splits(training: Sequence[CaseRecord], groups: Sequence[DuplicateGroup]) -> Splits:
     """The source's own folds; where it has none but has duplicates, folds that keep these together; else nothing."""
     names = sorted(record.identifier for record in training)
     validation: list[set[str]] = []
@@ -367,22 +340,19 @@ def _splits(training: Sequence[CaseRecord]) -> list[dict[str, list[str]]]:
         validation = [folds[fold] for fold in sorted(folds)]
     elif any(record.split == "val" for record in training):
         validation = [{record.identifier for record in training if record.split == "val"}]
-    elif any(finding.kind == "duplicate" for record in training for finding in record.findings):
-        groups: dict[str, list[str]] = defaultdict(list)
-        for record in training:
-            groups[record.fingerprint].append(record.identifier)
-        ordered = sorted(groups.values())
-        if len(ordered) >= _FOLDS:
-            validation = [{name for group in ordered[fold::_FOLDS] for name in group} for fold in range(_FOLDS)]
+    elif groups:
+        known = set(names)
+        copies = [[case for case in group.cases if case in known] for group in groups]
+        return stratified_splits(dict.fromkeys(names, ""), copies)
     return [
         {"train": [name for name in names if name not in held_out], "val": sorted(held_out)} for held_out in validation
     ]
 
 
-def _offer_splits(splits: list[dict[str, list[str]]], folder: Path) -> None:
+def _offer_splits(splits: Splits, folder: Path) -> None:
     """Puts the splits where nnU-Net's trainer looks for them, unless there are some already."""
     preprocessed = os.environ.get("nnUNet_preprocessed", "").strip()
-    target = Path(preprocessed) / folder.name / "splits_final.json"
+    target = Path(preprocessed) / folder.name / SPLITS_FILE
     if preprocessed and not target.exists():
         write_json(splits, target)
         _logger.info("The splits of the source are in %s.", target)

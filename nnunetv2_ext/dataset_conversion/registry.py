@@ -19,7 +19,11 @@ def converters() -> dict[str, type[DatasetConverter]]:
     for module_info in pkgutil.iter_modules(datasets.__path__):
         module = importlib.import_module(f"{datasets.__name__}.{module_info.name}")
         for _, member in inspect.getmembers(module, inspect.isclass):
-            if issubclass(member, DatasetConverter) and member.__module__ == module.__name__ and hasattr(member, "name"):
+            if (
+                issubclass(member, DatasetConverter)
+                and member.__module__ == module.__name__
+                and hasattr(member, "name")
+            ):
                 found[member.name] = member
     return dict(sorted(found.items()))
 
@@ -36,6 +40,12 @@ def find_converter(name: str) -> type[DatasetConverter]:
     return known[name]
 
 
+def summary(converter: type[DatasetConverter]) -> str:
+    """One line: the first of the docstring."""
+    return (inspect.getdoc(converter) or "").splitlines()[0]
+
+
 def description(converter: type[DatasetConverter]) -> str:
-    """What the converter expects: its docstring."""
-    return inspect.getdoc(converter) or ""
+    """What the converter expects: its docstring, and that of the family it belongs to."""
+    family = converter.__mro__[: converter.__mro__.index(DatasetConverter)]
+    return "\n\n".join(inspect.cleandoc(member.__doc__) for member in family if member.__doc__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -200,16 +199,6 @@ def crop(volume: Volume, bounds: Sequence[tuple[int, int]]) -> Volume:
     return Volume(array, grid, None, volume.mended)
 
 
-def fingerprint(volume: Volume) -> str:
-    """SHA-256 of the voxels in a fixed orientation: equal for the same image in whatever file format or axis order."""
-    oriented = oriented_lps(volume).array
-    digest = hashlib.sha256(str(oriented.shape).encode())
-    for plane in oriented:
-        # Adding zero makes -0.0 and 0.0, which are equal, equal in their bytes too.
-        digest.update(np.ascontiguousarray(plane, dtype=np.float32) + np.float32(0))
-    return digest.hexdigest()
-
-
 def compact(array: Array) -> Array:
     """The same values in a type that NIfTI and SimpleITK know, integers where they are whole 16-bit numbers."""
     if array.dtype.kind == "b":
@@ -225,11 +214,12 @@ def compact(array: Array) -> Array:
 def _read_nifti(path: Path) -> tuple[Array, Grid, str]:
     import nibabel
     import SimpleITK as sitk
+    from nibabel.filebasedimages import ImageFileError
 
     try:
         image: Any = nibabel.load(path)
         array = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
         raise _unreadable(path, error) from None
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]

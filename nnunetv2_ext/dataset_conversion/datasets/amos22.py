@@ -30,17 +30,21 @@ class _AMOS22(DatasetConverter):
 
     def cases(self) -> list[Case]:
         """The cases of this modality."""
-        return [case for case in super().cases() if (int(case.identifier.removeprefix("amos_")) <= _LAST_CT) == self.is_ct]
+        return [
+            case for case in super().cases() if (int(case.identifier.removeprefix("amos_")) <= _LAST_CT) == self.is_ct
+        ]
 
 
 class AMOS22CT(_AMOS22):
-    __doc__ = f"CT cases of {_AMOS22.__doc__}"
+    """AMOS22, its CT cases."""
+
     name, title = "amos22_ct", "AMOS22_CT"
     is_ct = True
 
 
 class AMOS22MR(_AMOS22):
-    __doc__ = f"MR cases of {_AMOS22.__doc__}"
+    """AMOS22, its MR cases."""
+
     name, title = "amos22_mr", "AMOS22_MR"
     channel_names = ("MRI",)
     is_ct = False

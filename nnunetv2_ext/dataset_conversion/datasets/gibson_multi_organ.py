@@ -40,8 +40,12 @@ class GibsonMultiOrgan(DatasetConverter):
     label_grids_are_wrong = True
     rewrite_values = dict.fromkeys((2, 8, 9, 10, 12, 13), 0)
     patterns = (
-        FilePattern("RawData/Training/img/img{case}.nii.gz", "label_btcv_multiorgan/label{case}.nii.gz", "train", "btcv_{case}"),
-        FilePattern("RawData/Testing/img/img{case}.nii.gz", "label_btcv_multiorgan/label{case}.nii.gz", "train", "btcv_{case}"),
+        FilePattern(
+            "RawData/Training/img/img{case}.nii.gz", "label_btcv_multiorgan/label{case}.nii.gz", "train", "btcv_{case}"
+        ),
+        FilePattern(
+            "RawData/Testing/img/img{case}.nii.gz", "label_btcv_multiorgan/label{case}.nii.gz", "train", "btcv_{case}"
+        ),
         FilePattern("Pancreas-CT/PANCREAS_{case}", "label_tcia_multiorgan/label{case}.nii.gz", "train", "tcia_{case}"),
     )
 

@@ -19,8 +19,8 @@ class LabelMaps(DatasetConverter):
         images/{case}.nii.gz
         labels/{case}.nii.gz
 
-    ``--order`` says what the integers mean: the name of a label order, a JSON file like those in ``label_orders/``, or a
-    dataset.json. Without it, the first label map must carry its names in its header.
+    ``--order`` says what the integers mean: the name of a label order, a JSON file like those in ``label_orders/``, or
+    a dataset.json. Without it, the first label map must carry its names in its header.
     """
 
     name = "label_maps"
@@ -33,8 +33,8 @@ class LabelMaps(DatasetConverter):
         label = self.options.label or "labels/{case}.nii.gz"
         if "{case}" not in image or "{case}" not in label or "{class}" in label:
             raise UserError(
-                f"Expected {{case}} in --image and --label, and no {{class}}, but got {image!r} and {label!r}; masks per "
-                "class are the layout 'masks'."
+                f"Expected {{case}} in --image and --label, and no {{class}}, but got {image!r} and {label!r}; one "
+                "mask per class is the layout 'masks'."
             )
         return (FilePattern(image, label),)
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class LCTSC(DatasetConverter):
-    """LCTSC, Lung CT Segmentation Challenge 2017, from The Cancer Imaging Archive. Needs ``nnunetv2-ext[dicom]``.
+    """LCTSC, Lung CT Segmentation Challenge 2017, from The Cancer Imaging Archive (DICOM and RTSTRUCT).
 
-    Expects the folder of the NBIA data retriever. Each patient has one CT series and one RTSTRUCT with the contours
-    ``SpinalCord``, ``Lung_R``, ``Lung_L``, ``Heart`` and ``Esophagus``; where contours overlap, the later of these
-    wins. Patients with ``Test`` in their name are the test set::
+    Needs ``nnunetv2-ext[dicom]``. Expects the folder of the NBIA data retriever. Each patient has one CT series and one
+    RTSTRUCT with the contours ``SpinalCord``, ``Lung_R``, ``Lung_L``, ``Heart`` and ``Esophagus``; where contours
+    overlap, the later of these wins. Patients with ``Test`` in their name are the test set::
 
         LCTSC/LCTSC-Train-S1-001/<study>/<CT series>/*.dcm
         LCTSC/LCTSC-Train-S1-001/<study>/<RTSTRUCT series>/*.dcm

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern
 
@@ -22,7 +25,7 @@ class LUNA16Lobes(DatasetConverter):
     name = "luna16_lobes"
     title = "LUNA16_Lobes"
     label_order = "luna16_lobes"
-    rewrite_values = {1: 0, 512: 0, **{512 + lobe: lobe for lobe in range(4, 9)}}
+    rewrite_values: ClassVar[Mapping[int, int]] = {1: 0, 512: 0, **{512 + lobe: lobe for lobe in range(4, 9)}}
     patterns = (
         FilePattern("images/{case}.mhd", "annotations/{case}_LobeSegmentation.nrrd"),
         FilePattern("subset*/{case}.mhd", "annotations/{case}_LobeSegmentation.nrrd"),

@@ -19,9 +19,9 @@ class Masks(DatasetConverter):
         {case}/ct.nii.gz
         {case}/segmentations/{class}.nii.gz
 
-    The classes are those that have a mask in any case, sorted by name, or those of ``--order`` in its order. Where masks
-    overlap, every class becomes a region of the integers that it covers, so that nothing is lost (``--overlaps last``
-    lets the later class win instead).
+    The classes are those that have a mask in any case, sorted by name, or those of ``--order`` in its order.
+    Where masks overlap, every class becomes a region of the integers that it covers, so that nothing is lost
+    (``--overlaps last`` lets the later class win instead).
     """
 
     name = "masks"

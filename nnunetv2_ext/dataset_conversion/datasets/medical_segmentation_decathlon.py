@@ -48,54 +48,64 @@ class _DecathlonTask(DatasetConverter):
 
 
 class BrainTumour(_DecathlonTask):
-    __doc__ = _DecathlonTask.__doc__
+    """Medical Segmentation Decathlon, Task01_BrainTumour: glioma in four MR sequences."""
+
     name, title = "msd_brain_tumour", "MSD_BrainTumour"
     channel_names = ("FLAIR", "T1w", "T1gd", "T2w")
 
 
 class Heart(_DecathlonTask):
-    __doc__ = _DecathlonTask.__doc__
+    """Medical Segmentation Decathlon, Task02_Heart: left atrium in MR."""
+
     name, title = "msd_heart", "MSD_Heart"
     channel_names = ("MRI",)
 
 
 class Liver(_DecathlonTask):
-    __doc__ = _DecathlonTask.__doc__
+    """Medical Segmentation Decathlon, Task03_Liver: liver and tumours in CT."""
+
     name, title = "msd_liver", "MSD_Liver"
 
 
 class Hippocampus(_DecathlonTask):
-    __doc__ = _DecathlonTask.__doc__
+    """Medical Segmentation Decathlon, Task04_Hippocampus: hippocampus in MR."""
+
     name, title = "msd_hippocampus", "MSD_Hippocampus"
     channel_names = ("MRI",)
 
 
 class Prostate(_DecathlonTask):
-    __doc__ = _DecathlonTask.__doc__
+    """Medical Segmentation Decathlon, Task05_Prostate: prostate zones in two MR sequences."""
+
     name, title = "msd_prostate", "MSD_Prostate"
     channel_names = ("T2", "ADC")
 
 
 class Lung(_DecathlonTask):
-    __doc__ = _DecathlonTask.__doc__
+    """Medical Segmentation Decathlon, Task06_Lung: nodules in CT."""
+
     name, title = "msd_lung", "MSD_Lung"
 
 
 class Pancreas(_DecathlonTask):
-    __doc__ = _DecathlonTask.__doc__
+    """Medical Segmentation Decathlon, Task07_Pancreas: pancreas and tumours in CT."""
+
     name, title = "msd_pancreas", "MSD_Pancreas"
 
 
 class HepaticVessel(_DecathlonTask):
-    __doc__ = _DecathlonTask.__doc__
+    """Medical Segmentation Decathlon, Task08_HepaticVessel: vessels and tumours of the liver in CT."""
+
     name, title = "msd_hepatic_vessel", "MSD_HepaticVessel"
 
 
 class Spleen(_DecathlonTask):
-    __doc__ = _DecathlonTask.__doc__
+    """Medical Segmentation Decathlon, Task09_Spleen: spleen in CT."""
+
     name, title = "msd_spleen", "MSD_Spleen"
 
 
 class Colon(_DecathlonTask):
-    __doc__ = _DecathlonTask.__doc__
+    """Medical Segmentation Decathlon, Task10_Colon: colon cancer in CT."""
+
     name, title = "msd_colon", "MSD_Colon"

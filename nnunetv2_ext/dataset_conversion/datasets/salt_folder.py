@@ -2,12 +2,84 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.layout import FilePattern
 from nnunetv2_ext.labels.label_order import LabelOrder
+from nnunetv2_ext.labels.label_tree import BACKGROUND, SECTION, LabelTree
+from nnunetv2_ext.labels.partial_labels import SECTION as PARTIAL_LABELS
+from nnunetv2_ext.labels.salt_files import SaltLabels, read_salt_labels
 
-# What SALT writes where nobody annotated.
+# What SALT writes into voxels that nobody annotated.
 _IGNORE = 255
+
+
+class SaltFolder(DatasetConverter):
+    """Any dataset in the layout of SALT, with its label tree.
+
+    Expects the folder of one dataset; any of the three splits may be missing. The validation cases become the
+    validation set of the one fold that is written::
+
+        labels.txt           name of each label value, one per line from 0 on, "-" for none
+        tree-labels.txt      path of each label value in the label tree
+        train/images/{case}.nii.gz   train/labels/{case}.nii.gz
+        val/images/{case}.nii.gz     val/labels/{case}.nii.gz
+        test/images/{case}.nii.gz    test/labels/{case}.nii.gz
+
+    Label maps get the integers of the tree's nodes, and the dataset.json a ``label_tree`` and, as ``partial_labels``,
+    the nodes that the dataset annotates. Label values without a path become background, which in a label tree means
+    "none of the annotated nodes". 255 is the ignore label.
+    """
+
+    name = "salt"
+    title = "SALT"
+    patterns = (
+        FilePattern("train/images/{case}.nii.gz", "train/labels/{case}.nii.gz"),
+        FilePattern("val/images/{case}.nii.gz", "val/labels/{case}.nii.gz", "val"),
+        FilePattern("test/images/{case}.nii.gz", "test/labels/{case}.nii.gz", "test"),
+    )
+
+    @cached_property
+    def salt_labels(self) -> SaltLabels:
+        """The two text files."""
+        return read_salt_labels(self.root)
+
+    @cached_property
+    def tree(self) -> LabelTree:
+        """The dataset's own label tree."""
+        return self.salt_labels.tree()
+
+    @cached_property
+    def order(self) -> LabelOrder:
+        """Node -> the first label value of the source that stands for it."""
+        values: dict[str, int] = {}
+        for value, node in enumerate(self.salt_labels.nodes):
+            if node is not None and node != BACKGROUND:
+                values.setdefault(node, value)
+        return LabelOrder(self.root.name, values, ignore_label=_IGNORE)
+
+    @property
+    def target_order(self) -> LabelOrder:
+        """Every node of the tree with its integer."""
+        labels = {node: value for node, value in self.tree.to_labels().items() if node != BACKGROUND}
+        return LabelOrder(self.root.name, labels, ignore_label=len(self.tree))
+
+    def rewritten_values(self) -> Mapping[int, int]:
+        """Values without a node are none of the annotated nodes; values with the same node are the first of them."""
+        rewritten = {}
+        for value, (name, node) in enumerate(zip(self.salt_labels.names, self.salt_labels.nodes, strict=True)):
+            known = self.order.value(node) if node is not None and node in self.order.labels else 0
+            if value and name is not None and known != value:
+                rewritten[value] = known
+        return rewritten
+
+    def metadata(self, cases: Sequence[str]) -> dict[str, Any]:
+        """The tree, and which of its nodes are annotated."""
+        classes = [node for node in self.salt_labels.annotated if node != BACKGROUND]
+        return {
+            SECTION: self.tree.to_nested(),
+            PARTIAL_LABELS: {self.root.name: {"classes": classes, "cases": list(cases)}},
+        }

@@ -13,9 +13,9 @@ from nnunetv2_ext.utilities.errors import UserError
 class _SAROS(DatasetConverter):
     """SAROS, annotated on every fifth axial slice; the slices between are the ignore label.
 
-    Expects the folder that the authors' download script makes. The table ``Segmentation*Info*.csv`` (columns ``id`` and
-    ``split`` with ``fold-1`` to ``fold-5`` and ``test``) is optional; with it, its five folds are written and test cases
-    go to imagesTs::
+    Expects the folder that the authors' download script makes. The table ``Segmentation*Info*.csv`` (columns ``id``
+    and ``split`` with ``fold-1`` to ``fold-5`` and ``test``) is optional; with it, its five folds are written and test
+    cases go to imagesTs::
 
         Segmentation-Info_09-29-2023.csv
         case_000/image.nii.gz
@@ -53,12 +53,14 @@ class _SAROS(DatasetConverter):
 
 
 class SAROSBodyRegions(_SAROS):
-    __doc__ = _SAROS.__doc__
+    """SAROS, body regions."""
+
     name, title, label_order = "saros", "SAROS_BodyRegions", "saros"
     patterns = (FilePattern("{case}/image.nii.gz", "{case}/body-regions.nii.gz"),)
 
 
 class SAROSBodyParts(_SAROS):
-    __doc__ = _SAROS.__doc__
+    """SAROS, body parts."""
+
     name, title, label_order = "saros_body_parts", "SAROS_BodyParts", "saros_body_parts"
     patterns = (FilePattern("{case}/image.nii.gz", "{case}/body-parts.nii.gz"),)

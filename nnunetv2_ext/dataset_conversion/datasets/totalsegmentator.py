@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern, Split
@@ -16,10 +16,10 @@ _PATTERNS = (FilePattern("{case}/ct.nii.gz", "{case}/segmentations/{class}.nii.g
 class _TotalSegmentator(DatasetConverter):
     """TotalSegmentator.
 
-    Expects the folder of the Zenodo archive. meta.csv (separator ``;``, columns ``image_id`` and ``split``) is optional;
-    with it, test cases go to imagesTs and validation cases into the one fold that is written. Masks of classes that are
-    not in the label order are refused; where masks overlap, the class that comes later in the order wins, as in
-    TotalSegmentator's own conversion::
+    Expects the folder of the Zenodo archive. meta.csv (separator ``;``, columns ``image_id`` and ``split``) is
+    optional; with it, test cases go to imagesTs and validation cases into the one fold that is written. Masks of
+    classes that are not in the label order are refused; where masks overlap, the class that comes later in the order
+    wins, as in TotalSegmentator's own conversion::
 
         meta.csv
         s0001/ct.nii.gz           (mri.nii.gz in the MR dataset)
@@ -50,26 +50,27 @@ class _TotalSegmentator(DatasetConverter):
             rows = [row for row in csv.DictReader(file, delimiter=";") if row.get("image_id")]
         unknown = sorted({str(row.get("split")) for row in rows} - {"train", "val", "test"})
         if unknown:
-            raise UserError(f"Expected train, val or test in the column split of {path}, but found {', '.join(unknown)}.")
+            raise UserError(
+                f"Expected train, val or test in the column split of {path}, but found {', '.join(unknown)}."
+            )
         return {row["image_id"]: cast(Split, row["split"]) for row in rows}
-
-    def metadata(self) -> dict[str, Any]:
-        """Nothing beyond the label order."""
-        return {}
 
 
 class TotalSegmentatorV1(_TotalSegmentator):
-    __doc__ = _TotalSegmentator.__doc__
+    """TotalSegmentator v1: 104 structures in CT."""
+
     name, title, label_order = "totalsegmentator_v1", "TotalSegmentator_v1", "totalsegmentator_v1"
 
 
 class TotalSegmentatorV2(_TotalSegmentator):
-    __doc__ = _TotalSegmentator.__doc__
+    """TotalSegmentator v2: 117 structures in CT."""
+
     name, title, label_order = "totalsegmentator_v2", "TotalSegmentator_v2", "totalsegmentator_v2"
 
 
 class TotalSegmentatorMR(_TotalSegmentator):
-    __doc__ = _TotalSegmentator.__doc__
+    """TotalSegmentator MRI: 50 structures in MR."""
+
     name, title, label_order = "totalsegmentator_mr", "TotalSegmentator_MR", "totalsegmentator_mr"
     channel_names = ("MRI",)
     patterns = (FilePattern("{case}/mri.nii.gz", "{case}/segmentations/{class}.nii.gz"),)

@@ -17,8 +17,8 @@ def _part(folder: str, split: Split) -> FilePattern:
 class VerSe20(DatasetConverter):
     """VerSe20, vertebrae, in the subject-based layout of the authors' OSF record.
 
-    Expects the three archives side by side (``dataset-verse20training`` or ``dataset-01training``); the validation cases
-    become the validation set of the one fold that is written::
+    Expects the three archives side by side (``dataset-verse20training`` or ``dataset-01training``); the validation
+    cases become the validation set of the one fold that is written::
 
         dataset-01training/rawdata/sub-verse500/sub-verse500_dir-ax_ct.nii.gz
         dataset-01training/derivatives/sub-verse500/sub-verse500_dir-ax_seg-vert_msk.nii.gz

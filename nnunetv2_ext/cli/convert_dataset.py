@@ -1,0 +1,105 @@
+"""``nnUNetv2_ext_convert_dataset``: a published dataset becomes an nnU-Net raw dataset."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
+from nnunetv2_ext.utilities.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    from nnunetv2_ext.dataset_conversion.findings import ACCEPTABLE
+
+    parser = make_parser(
+        "nnUNetv2_ext_convert_dataset",
+        "Turns a published dataset, or any folder of images with label maps or masks, into an nnU-Net raw dataset. "
+        "Every case is checked; odd ones are listed in conversion_report.json. An interrupted conversion goes on "
+        "where it stopped when the same command is run again.",
+    )
+    parser.add_argument("dataset", nargs="?", metavar="NAME", help="which dataset, see --list")
+    parser.add_argument("-i", "--input", type=Path, metavar="SOURCE", help="folder (or datalist) of the dataset")
+    parser.add_argument("-d", "--dataset_id", type=int, metavar="ID", help="ID of the nnU-Net dataset, 1 to 999")
+    parser.add_argument("-n", "--dataset_name", help="name of the nnU-Net dataset; the dataset's own by default")
+    parser.add_argument(
+        "-np", "--num_processes", type=int, help="cases converted at a time; nnU-Net's default if unset"
+    )
+    parser.add_argument("--list", action="store_true", help="list the datasets; with NAME, the layout it expects")
+    parser.add_argument("--dry_run", action="store_true", help="only look for the cases and say what was found")
+    parser.add_argument("--overwrite", action="store_true", help="delete an existing dataset of this name first")
+    parser.add_argument("--copy_images", action="store_true", help="rewrite all images instead of linking")
+    parser.add_argument("--resample_labels", action="store_true", help="resample labels whose grid is not the image's")
+    parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
+    parser.add_argument(
+        "--accept",
+        nargs="+",
+        default=[],
+        choices=ACCEPTABLE,
+        metavar="FINDING",
+        help=f"convert cases with these findings all the same: {', '.join(ACCEPTABLE)}",
+    )
+    parser.add_argument(
+        "--regions", action="store_true", help="write organ-with-tumour classes where the field uses them"
+    )
+    parser.add_argument("--overlaps", choices=("regions", "last"), help="overlapping masks: regions, or the last wins")
+    parser.add_argument("--order", help="generic layouts: label order (name, JSON file or dataset.json)")
+    parser.add_argument("--image", help="generic layouts: where images are, as in 'images/{case}.nii.gz'")
+    parser.add_argument("--label", help="generic layouts: where labels are, as in '{case}/masks/{class}.nii.gz'")
+    parser.add_argument(
+        "--channels", nargs="+", metavar="CHANNEL", help="generic layouts: channel names, CT by default"
+    )
+    return run_command(parser, _run, argv)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from nnunetv2_ext.dataset_conversion.converter import ConversionOptions
+    from nnunetv2_ext.dataset_conversion.registry import converters, description, find_converter, summary
+
+    if arguments.list:
+        if arguments.dataset:
+            print(description(find_converter(arguments.dataset)))
+        else:
+            for name, known in converters().items():
+                print(f"{name:22} {summary(known)}")
+        return 0
+    if not arguments.dataset or not arguments.input:
+        raise UserError("Expected the NAME of a dataset and its folder with -i; see --list for the names.")
+    options = ConversionOptions(
+        order=arguments.order,
+        image=arguments.image,
+        label=arguments.label,
+        channel_names=tuple(arguments.channels) if arguments.channels else None,
+        resample_labels=arguments.resample_labels,
+        strict=arguments.strict,
+        accept=tuple(arguments.accept),
+        copy_images=arguments.copy_images,
+        regions=arguments.regions,
+        overlaps=arguments.overlaps,
+    )
+    converter = find_converter(arguments.dataset)(arguments.input, options)
+    if arguments.dry_run:
+        from nnunetv2_ext.dataset_conversion.summary import describe_cases
+
+        print(describe_cases(converter))
+        return 0
+    if arguments.dataset_id is None:
+        raise UserError("Expected the ID of the nnU-Net dataset with -d, for example -d 101.")
+    from nnunetv2_ext.dataset_conversion.raw_dataset import convert_dataset
+    from nnunetv2_ext.dataset_conversion.summary import describe_result
+    from nnunetv2_ext.utilities.parallel import default_processes
+    from nnunetv2_ext.utilities.paths import nnunet_folder, parse_new_dataset_name
+
+    name = parse_new_dataset_name(arguments.dataset_id, arguments.dataset_name or converter.title)
+    result = convert_dataset(
+        converter,
+        nnunet_folder("nnUNet_raw") / name,
+        num_processes=arguments.num_processes or default_processes(),
+        overwrite=arguments.overwrite,
+        progress=not arguments.quiet,
+    )
+    if not arguments.quiet or result.failed:
+        print(describe_result(result))
+    return EXIT_BATCH_HAD_FAILURES if result.failed else 0

@@ -1,0 +1,88 @@
+"""Folders of label maps in another label order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nnunetv2_ext.dataset_conversion.volumes import read_volume, write_volume
+from nnunetv2_ext.labels.label_order import LabelOrder
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import refuse_existing
+from nnunetv2_ext.utilities.parallel import parallel_map
+
+_logger = logging.getLogger(__name__)
+
+_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+@dataclass(frozen=True)
+class _Job:
+    file: Path
+    output: Path
+    source: LabelOrder | None
+    target: LabelOrder
+    drop: Collection[str] | Literal["all"]
+    overwrite: bool
+
+
+def remap_files(
+    source_folder: Path,
+    output: Path,
+    *,
+    source: str | None,
+    target: str,
+    drop: Collection[str] | Literal["all"] = (),
+    num_processes: int = 1,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, str]:
+    """Writes label maps in the integers of another order, as compressed NIfTI on their own grids.
+
+    Args:
+        source_folder: Folder of label maps, or one label map.
+        output: Folder for the results; they keep their names.
+        source: Order of the label maps (see `LabelOrder.read`); None to read it from each label map's header.
+        target: Order of the results.
+        drop: Classes that may become background; ``"all"`` for those that the target lacks.
+        num_processes: Files at a time.
+        overwrite: Replace existing files.
+        progress: Show a progress bar.
+
+    Returns:
+        File name -> reason, for the files that could not be translated.
+
+    Raises:
+        UserError: There are no label maps, or an order cannot be read.
+    """
+    files = [source_folder] if source_folder.is_file() else sorted(source_folder.glob("*"))
+    files = [file for file in files if file.name.endswith(_ENDINGS) and not file.name.startswith(".")]
+    if not files:
+        raise UserError(f"Expected label maps ({', '.join(_ENDINGS)}) in {source_folder}, but found none.")
+    if output.resolve() == (files[0].parent).resolve():
+        raise UserError(f"Expected another folder for the results than that of the label maps, but got {output} twice.")
+    old, new = LabelOrder.read(source) if source else None, LabelOrder.read(target)
+    missing = old.missing_in(new) if old else []
+    if old and missing and drop != "all":
+        _logger.info(
+            "%s cannot express %d class(es) of %s; label maps that have them are refused unless --drop names them: %s",
+            new.name,
+            len(missing),
+            old.name,
+            ", ".join(missing),
+        )
+    jobs = [_Job(file, output, old, new, drop, overwrite) for file in files]
+    outcomes = parallel_map(_remap, jobs, processes=num_processes, description="Remapping", progress=progress)
+    return {outcome.item.file.name: outcome.error for outcome in outcomes if outcome.error}
+
+
+def _remap(job: _Job) -> None:
+    ending = next(ending for ending in _ENDINGS if job.file.name.endswith(ending))
+    result = job.output / f"{job.file.name.removesuffix(ending).removesuffix('.seg')}.nii.gz"
+    refuse_existing(result, job.overwrite)
+    order = job.source or LabelOrder.read(job.file)
+    volume = read_volume(job.file)
+    write_volume(volume.with_array(order.remap(volume.array, to=job.target, drop=job.drop)), result)
