@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -313,3 +315,127 @@ def ct_file(tmp_path, make_ct) -> Path:
     folder.mkdir()
     SimpleITK.WriteImage(make_ct(), str(folder / "case_0000.nii.gz"))
     return folder / "case_0000.nii.gz"
+
+
+@pytest.fixture
+def write_v1(tmp_path):
+    """Writes weights as nnU-Net v1 does, with everything that such a file holds beside them."""
+
+    import numpy as np
+    import torch
+
+    def write(state, name="model_final_checkpoint.model", prefix="", zip_format=True, plans=None, stage=None):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = collections.OrderedDict((prefix + key, value) for key, value in state.items())
+        content = {
+            "epoch": 4000,
+            "state_dict": state,
+            "optimizer_state_dict": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.01}]},
+            "lr_scheduler_state_dict": None,
+            "plot_stuff": ([0.1, np.float64(0.2)], [np.float32(0.3)], [], [np.array([0.5, 0.6])]),
+            "best_stuff": (np.float64(0.7), None, np.float64(0.8)),
+            "amp_grad_scaler": {"scale": 65536.0},
+        }
+        torch.save(content, path, _use_new_zipfile_serialization=zip_format)
+        if plans is not None:
+            arguments = ("plans.pkl", 0, "out", "data", True, stage, True, False, True)
+            info = {"init": arguments, "name": "TrainerV1", "class": "<class 'TrainerV1'>", "plans": plans}
+            (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(info, protocol=2))
+        return path
+
+    return write
+
+
+def _plans_v1(pool, patch_size, spacing, stages=1, scheme="nonCT"):
+    import numpy as np
+
+    stage = {
+        "batch_size": 2,
+        "num_pool_per_axis": [5, 5, 5],
+        "patch_size": np.array(patch_size),
+        "median_patient_size_in_voxels": np.array([228, 228, 240]),
+        "current_spacing": np.array(spacing),
+        "original_spacing": np.array([3.0, 1.5, 1.5]),
+        "do_dummy_2D_data_aug": False,
+        "pool_op_kernel_sizes": pool,
+        "conv_kernel_sizes": [[3, 3, 3]] * (len(pool) + 1),
+    }
+    return {
+        "num_stages": stages,
+        "num_modalities": 1,
+        "modalities": {0: "CT"},
+        "normalization_schemes": collections.OrderedDict({0: scheme}),
+        "use_mask_for_norm": collections.OrderedDict({0: False}),
+        "dataset_properties": {
+            "all_sizes": [(10, 20, 30)],
+            "intensityproperties": collections.OrderedDict(
+                {
+                    0: {
+                        "median": np.float32(60),
+                        "mean": 63.43688,
+                        "sd": np.float64(175.48094),
+                        "mn": -1024,
+                        "mx": 3071,
+                        "percentile_99_5": 275.0,
+                        "percentile_00_5": -927.0,
+                    }
+                }
+            ),
+        },
+        "num_classes": 2,
+        "all_classes": np.arange(1, 3),
+        "base_num_features": 16,
+        "plans_per_stage": {index: dict(stage) for index in range(stages)},
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "data_identifier": "nnUNetData_plans_v2.1",
+        "conv_per_stage": 2,
+    }
+
+
+@pytest.fixture
+def plans_v1():
+    """``plans_v1(pool, patch_size, spacing)``: the plans that nnU-Net v1 pickles beside a checkpoint."""
+    return _plans_v1
+
+
+@pytest.fixture
+def published_names():
+    """Turns the state dict of an STUNet into one with the names of the published code."""
+
+    def rename(network):
+        renamed = {}
+        for name, tensor in network.state_dict().items():
+            for ours, theirs in (
+                ("encoder.stages", "conv_blocks_context"),
+                ("decoder.stages", "conv_blocks_localization"),
+                ("decoder.upsample_layers", "upsample_layers"),
+                ("decoder.seg_layers", "seg_outputs"),
+                ("shortcut", "conv3"),
+            ):
+                name = name.replace(ours, theirs)
+            renamed[name] = tensor
+        return renamed
+
+    return rename
+
+
+@pytest.fixture
+def tiny_stunet():
+    """``tiny_stunet(num_classes=3, **arguments)``: an STU-Net of three stages with seeded weights."""
+
+    def build(num_classes=3, **arguments):
+        import torch
+
+        from nnunetv2_ext.architectures.stunet import STUNet
+
+        torch.manual_seed(0)
+        defaults = {
+            "features_per_stage": [4, 6, 8],
+            "n_blocks_per_stage": [1, 2, 1],
+            "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+        }
+        return STUNet(1, num_classes, **{**defaults, **arguments}).eval()
+
+    return build

@@ -31,7 +31,8 @@ class Checkpoint:
         normalization: ``normalization_schemes``, ``use_mask_for_norm`` and
             ``foreground_intensity_properties_per_channel`` as in nnU-Net v2 plans; None where unknown.
         labels: ``labels`` of a dataset.json (with background; lists for regions); None where unknown.
-        plans: nnU-Net v2 plans whose configuration ``configuration`` names this very architecture; None where unknown.
+        plans: nnU-Net v2 plans whose configuration ``configuration`` names this very architecture: the file's own, or
+            the published ones of the format; None where there are neither.
         configuration: Name of the configuration, such as ``3d_fullres``.
         dataset_json: Content of the training dataset's dataset.json; None where unknown.
         trainer_name: The trainer that wrote the file; None where unknown.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ class RawCheckpoint:
         plans: nnU-Net v2 plans from the file, its folder or the caller.
         plans_v1: nnU-Net v1 plans from a pickle beside the file.
         stage: Stage of the v1 plans that the network was trained with; the last one where unknown.
+        dataset_v1: Name of the training dataset (``Task101_...``) where the v1 pickle tells it.
         configuration: Configuration of the v2 plans.
         dataset_json: dataset.json from the file or its folder.
     """
@@ -52,6 +54,7 @@ class RawCheckpoint:
     plans: dict[str, Any] | None = None
     plans_v1: dict[str, Any] | None = None
     stage: int | None = None
+    dataset_v1: str | None = None
     configuration: str | None = None
     dataset_json: dict[str, Any] | None = None
 
@@ -226,11 +229,14 @@ def _add_plans_beside(raw: RawCheckpoint) -> None:
         raise UserError(f"Expected nnU-Net v1 plans in {found}, but found none; remove the file or replace it.")
     raw.plans_v1 = dict(plans)
     raw.content.setdefault("trainer_name", content.get("name"))
-    raw.stage = _stage_of(content.get("init"), plans["plans_per_stage"])
+    _add_trainer_arguments(raw, content.get("init"))
 
 
-def _stage_of(init: Any, per_stage: Mapping[int, Any]) -> int | None:
-    """The trainers of nnU-Net v1 take the stage as their sixth argument."""
-    if isinstance(init, Sequence) and len(init) > 5 and isinstance(init[5], int) and init[5] in per_stage:
-        return init[5]
-    return None
+def _add_trainer_arguments(raw: RawCheckpoint, init: Any) -> None:
+    """The trainers of nnU-Net v1 take the dataset's folder as their fourth and the stage as their sixth argument."""
+    if not isinstance(init, Sequence) or raw.plans_v1 is None or len(init) < 6:
+        return
+    if isinstance(init[3], str):
+        raw.dataset_v1 = re.split(r"[/\\]", init[3].rstrip("/\\"))[-1]
+    if isinstance(init[5], int) and init[5] in raw.plans_v1["plans_per_stage"]:
+        raw.stage = init[5]

@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint
+from nnunetv2_ext.checkpoints.dataset_json import dataset_json_of, labels_of, with_labels
 from nnunetv2_ext.checkpoints.formats import FORMATS
 from nnunetv2_ext.checkpoints.formats.base import Translation
 from nnunetv2_ext.checkpoints.plans_v1 import normalization_from_v1, plans_from_v1
@@ -20,8 +21,9 @@ from nnunetv2_ext.checkpoints.raw import (
     open_checkpoint,
     resolve_configuration,
 )
-from nnunetv2_ext.labels.channels import BACKGROUND, channel_names
+from nnunetv2_ext.labels.channels import channel_names
 from nnunetv2_ext.labels.label_order import LabelOrder
+from nnunetv2_ext.resources import resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path, read_json
 
@@ -142,24 +144,33 @@ def _add_plans(checkpoint: Checkpoint, raw: RawCheckpoint, translation: Translat
         # Trainers may build another network than the plans name; here the plans say what the weights are.
         checkpoint.plans["configurations"][checkpoint.configuration]["architecture"] = entry
         configuration = resolve_configuration(raw.plans, checkpoint.configuration)
-        checkpoint.normalization = {
-            "normalization_schemes": configuration.get("normalization_schemes"),
-            "use_mask_for_norm": configuration.get("use_mask_for_norm"),
-            "foreground_intensity_properties_per_channel": raw.plans.get("foreground_intensity_properties_per_channel"),
-        }
+        checkpoint.normalization = _normalization(raw.plans, configuration)
         return
     if raw.plans_v1 is not None:
         checkpoint.plans, checkpoint.configuration = plans_from_v1(raw.plans_v1, raw.stage, entry)
+        checkpoint.plans["dataset_name"] = raw.dataset_v1 or checkpoint.format
         checkpoint.normalization = normalization_from_v1(raw.plans_v1)
         return
     checkpoint.configuration = "2d" if translation.architecture.dimensions == 2 else "3d_fullres"
-    if translation.normalization_schemes is not None:
-        schemes = translation.normalization_schemes
-        checkpoint.normalization = {
-            "normalization_schemes": schemes,
-            "use_mask_for_norm": [False] * len(schemes),
-            "foreground_intensity_properties_per_channel": None,
+    if translation.plans_template is not None and checkpoint.configuration == "3d_fullres":
+        template = read_json(resource_folder("plans") / f"{translation.plans_template}.json")
+        published = template["configurations"][checkpoint.configuration]
+        published["architecture"] = entry
+        # Named after the pretraining, as the plans of a trained model are.
+        checkpoint.plans = {
+            **template,
+            "dataset_name": translation.plans_template,
+            "plans_name": translation.plans_template,
         }
+        checkpoint.normalization = _normalization(checkpoint.plans, published)
+
+
+def _normalization(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "normalization_schemes": configuration.get("normalization_schemes"),
+        "use_mask_for_norm": configuration.get("use_mask_for_norm"),
+        "foreground_intensity_properties_per_channel": plans.get("foreground_intensity_properties_per_channel"),
+    }
 
 
 def _add_labels(
@@ -168,8 +179,7 @@ def _add_labels(
     checkpoint.dataset_json = deepcopy(raw.dataset_json)
     if labels is not None:
         checkpoint.labels = dict(labels)
-        if checkpoint.dataset_json is not None:
-            checkpoint.dataset_json["labels"] = checkpoint.labels
+        checkpoint.dataset_json = None if raw.dataset_json is None else with_labels(raw.dataset_json, labels)
     elif raw.dataset_json is not None:
         checkpoint.labels = raw.dataset_json.get("labels")
     elif isinstance(raw.content.get("labels"), Mapping):
@@ -186,20 +196,5 @@ def _add_labels(
 def _add_published_labels(checkpoint: Checkpoint, label_order: str) -> None:
     """Labels, and for networks of several sources the whole dataset.json, from a label order of the package."""
     order = LabelOrder.read(label_order)
-    if not order.sources:
-        checkpoint.labels = {BACKGROUND: 0, **order.labels}
-        return
-    # nnU-Net takes a list of at least two integers for a region, hence [3, 3] for a single one.
-    regions = {name: list(v) if isinstance(v, tuple) else [v, v] for name, v in order.labels.items()}
-    checkpoint.labels = {BACKGROUND: 0, **regions}
-    checkpoint.dataset_json = {
-        "channel_names": {"0": order.modality},
-        "labels": checkpoint.labels,
-        # The integer that a class paints when nnU-Net merges all outputs; a tumour comes after its organ.
-        "regions_class_order": list(range(1, len(regions) + 1)),
-        "numTraining": 0,
-        "file_ending": ".nii.gz",
-        "partial_labels": {
-            source: {"classes": list(classes), "cases": []} for source, classes in order.sources.items()
-        },
-    }
+    checkpoint.labels = labels_of(order)
+    checkpoint.dataset_json = dataset_json_of(order, checkpoint.input_channels)

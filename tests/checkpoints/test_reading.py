@@ -15,30 +15,6 @@ from nnunetv2_ext.checkpoints import read_checkpoint, write_safetensors
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import write_json
 
-PUBLISHED_NAMES = {"encoder.stages": "conv_blocks_context", "decoder.stages": "conv_blocks_localization"}
-
-
-def published_names(network):
-    """The state dict of an STUNet under the names of the published code."""
-    state = {}
-    for name, tensor in network.state_dict().items():
-        for ours, theirs in PUBLISHED_NAMES.items():
-            name = name.replace(ours, theirs)
-        name = name.replace("decoder.upsample_layers", "upsample_layers").replace("decoder.seg_layers", "seg_outputs")
-        state[name.replace("shortcut", "conv3")] = tensor
-    return state
-
-
-def tiny_stunet(num_classes=3, **arguments):
-    torch.manual_seed(0)
-    arguments = {
-        "features_per_stage": [4, 6, 8],
-        "n_blocks_per_stage": [1, 2, 1],
-        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-        **arguments,
-    }
-    return STUNet(1, num_classes, **arguments).eval()
-
 
 def plans_v2(architecture, **configuration):
     entry = {"patch_size": [8, 16, 16], "spacing": [3.0, 1.0, 1.0], "normalization_schemes": ["CTNormalization"]}
@@ -136,7 +112,7 @@ def test_old_resenc_files_name_the_last_head_differently(reference_network, writ
         reference.assert_outputs(checkpoint.build_network(deep_supervision=True)(reference.image))
 
 
-def test_strides_normalisation_and_patch_come_from_the_pickle_beside_the_file(write_v1, plans_v1):
+def test_the_pickle_beside_the_file_gives_strides_and_plans(write_v1, plans_v1, published_names, tiny_stunet):
     pool = [[1, 2, 2], [2, 2, 2]]
     network = tiny_stunet()
     path = write_v1(published_names(network), plans=plans_v1(pool, [8, 16, 16], [1.5, 1.5, 1.5]))
@@ -159,7 +135,7 @@ def test_strides_normalisation_and_patch_come_from_the_pickle_beside_the_file(wr
     assert checkpoint.inference_allowed_mirroring_axes == (0, 1, 2)
 
 
-def test_the_stage_of_a_cascade_comes_from_the_trainers_arguments(write_v1, plans_v1):
+def test_the_stage_of_a_cascade_comes_from_the_trainers_arguments(write_v1, plans_v1, published_names, tiny_stunet):
     plans = plans_v1([[1, 2, 2], [2, 2, 2]], [8, 16, 16], [1.5, 1.5, 1.5], stages=2)
     plans["plans_per_stage"][0]["current_spacing"] = np.array([4.0, 4.0, 4.0])
     state = published_names(tiny_stunet())
@@ -169,7 +145,9 @@ def test_the_stage_of_a_cascade_comes_from_the_trainers_arguments(write_v1, plan
     assert fullres.plans["configurations"]["3d_fullres"]["spacing"] == [1.5, 1.5, 1.5]
 
 
-def test_a_model_folder_of_nnunet_v1_keeps_its_plans_above_the_fold(write_v1, plans_v1, tmp_path):
+def test_a_model_folder_of_nnunet_v1_has_its_plans_above_the_fold(
+    write_v1, plans_v1, tmp_path, published_names, tiny_stunet
+):
     write_v1(published_names(tiny_stunet()), name="model/fold_1/model_final_checkpoint.model")
     plans = plans_v1([[1, 2, 2], [2, 2, 2]], [8, 16, 16], [1.5, 1.5, 1.5])
     (tmp_path / "model" / "plans.pkl").write_bytes(pickle.dumps(plans))
@@ -181,7 +159,7 @@ def test_a_model_folder_of_nnunet_v1_keeps_its_plans_above_the_fold(write_v1, pl
 
 
 @pytest.mark.parametrize("size", STUNET_SIZES)
-def test_published_sizes_are_recognised(size):
+def test_published_sizes_are_recognised(size, published_names):
     from nnunetv2_ext.checkpoints.formats.stunet_v1 import FORMAT
     from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 
@@ -204,7 +182,7 @@ def test_published_sizes_are_recognised(size):
     assert translation.architecture.arguments["strides"][-1] == [1, 1, 2]
 
 
-def test_labels_of_the_published_stunet_are_lexicographic(write_v1):
+def test_labels_of_the_published_stunet_are_lexicographic(write_v1, published_names, tiny_stunet):
     network = tiny_stunet(105, features_per_stage=[2] * 6, n_blocks_per_stage=1, strides=[[1, 1, 1]] + [[2, 2, 2]] * 5)
     checkpoint = read_checkpoint(write_v1(published_names(network), name="small_ep4k.model"))
     names = checkpoint.class_names
@@ -260,7 +238,7 @@ def test_a_stock_unet_is_recognised_without_any_plans(tmp_path):
 
 
 @pytest.mark.parametrize("plans_entry", [UNET_ENTRY, STUNET_ENTRY])
-def test_an_stunet_trained_on_plans_of_another_network_is_still_an_stunet(tmp_path, plans_entry):
+def test_an_stunet_trained_on_plans_of_another_network_is_still_an_stunet(tmp_path, plans_entry, tiny_stunet):
     network = tiny_stunet()
     path = write_v2(tmp_path / "c.pth", network, plans_v2(plans_entry), trainer="STUNetTrainer_small")
     checkpoint = read_checkpoint(path)
@@ -271,7 +249,7 @@ def test_an_stunet_trained_on_plans_of_another_network_is_still_an_stunet(tmp_pa
         torch.testing.assert_close(checkpoint.build_network()(image), network(image))
 
 
-def test_weights_of_the_published_fork_for_nnunet_v2_are_read(tmp_path):
+def test_weights_of_the_published_fork_for_nnunet_v2_are_read(tmp_path, published_names, tiny_stunet):
     network = tiny_stunet()
     path = write_v2(tmp_path / "c.pth", network, plans_v2(UNET_ENTRY), trainer="STUNetTrainer_base")
     content = torch.load(path, weights_only=False)
@@ -302,7 +280,7 @@ def test_configurations_that_inherit_are_resolved(tmp_path):
 
 
 @pytest.mark.parametrize("entry", [UNET_ENTRY, STUNET_ENTRY])
-def test_safetensors_hold_all_that_a_checkpoint_knows(tmp_path, entry):
+def test_safetensors_hold_all_that_a_checkpoint_knows(tmp_path, entry, tiny_stunet):
     network = stock_unet() if entry is UNET_ENTRY else tiny_stunet()
     original = read_checkpoint(write_v2(tmp_path / "c.pth", network, plans_v2(entry)))
     write_safetensors(original, tmp_path / "c.safetensors")
@@ -316,7 +294,7 @@ def test_safetensors_hold_all_that_a_checkpoint_knows(tmp_path, entry):
         assert torch.equal(tensor, original.network_state[name])
 
 
-def test_2d_networks_are_read(write_v1, plans_v1):
+def test_2d_networks_are_read(write_v1, plans_v1, published_names, tiny_stunet):
     network = tiny_stunet(strides=[[1, 1], [2, 2], [1, 2]])
     with pytest.raises(UserError, match="2D STU-Net"):
         read_checkpoint(write_v1(published_names(network)))
@@ -337,7 +315,7 @@ class RunsACommand:
         return os.system, (f"touch {self.marker}",)
 
 
-def test_code_in_a_checkpoint_or_in_the_pickle_beside_it_does_not_run(write_v1, plans_v1, tmp_path):
+def test_code_in_a_checkpoint_or_its_pickle_does_not_run(write_v1, plans_v1, tmp_path, published_names, tiny_stunet):
     marker = tmp_path / "executed"
     state = published_names(tiny_stunet())
     path = write_v1({**state, "evil": RunsACommand(marker)}, name="evil.model")
@@ -368,7 +346,7 @@ def test_plans_with_foreign_classes_are_refused(tmp_path, damage):
         read_checkpoint(path)
 
 
-def test_a_foreign_module_is_refused_before_it_is_imported(tmp_path, monkeypatch):
+def test_a_foreign_module_is_refused_before_it_is_imported(tmp_path, monkeypatch, tiny_stunet):
     marker = tmp_path / "executed"
     (tmp_path / "evil_module.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Net: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -381,7 +359,7 @@ def test_a_foreign_module_is_refused_before_it_is_imported(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("kept", [0.0, 0.4, 0.95])
 @pytest.mark.parametrize("suffix", [".model", ".safetensors"])
-def test_truncated_files_are_refused(tmp_path, write_v1, kept, suffix):
+def test_truncated_files_are_refused(tmp_path, write_v1, kept, suffix, published_names, tiny_stunet):
     path = write_v1(published_names(tiny_stunet()))
     if suffix == ".safetensors":
         checkpoint = read_checkpoint(path)
@@ -412,7 +390,7 @@ def test_unknown_weights_and_missing_files_are_refused(tmp_path):
         read_checkpoint(tmp_path / "x.model.pkl")
 
 
-def test_incomplete_weights_are_refused(tmp_path, write_v1):
+def test_incomplete_weights_are_refused(tmp_path, write_v1, published_names, tiny_stunet):
     state = published_names(tiny_stunet())
     for name in ("conv_blocks_localization.1.0.conv2.weight", "seg_outputs.0.weight"):
         with pytest.raises(UserError, match=r"missing|incomplete"):

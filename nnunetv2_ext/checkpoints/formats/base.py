@@ -24,7 +24,6 @@ class Translation:
         input_channels: Image channels.
         num_classes: Output channels.
         label_order: Shipped label order that the outputs of the published network follow, if they do.
-        normalization_schemes: nnU-Net v2 names for each channel where the format prescribes them.
         plans_template: Shipped plan template of the published setting.
         notes: Sentences for the user about what the format implies.
     """
@@ -34,7 +33,6 @@ class Translation:
     input_channels: int
     num_classes: int
     label_order: str | None = None
-    normalization_schemes: list[str] | None = None
     plans_template: str | None = None
     notes: list[str] = field(default_factory=list)
 

@@ -83,7 +83,6 @@ def multitalent(translation: Translation, template: str) -> Translation:
     """Adds what is known of the published MultiTalent networks, which are told by their 47 outputs."""
     if translation.num_classes == MULTITALENT_OUTPUTS:
         translation.label_order = "multitalent"
-        translation.normalization_schemes = ["CTNormalization"]
         translation.plans_template = template
     return translation
 

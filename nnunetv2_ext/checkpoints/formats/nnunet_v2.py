@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.checkpoints.checkpoint import match_state
@@ -31,7 +32,7 @@ def _translate(raw: RawCheckpoint) -> Translation:
         for name, tensor in raw.state.items()
         if not (name.startswith("decoder.encoder.") or ".all_modules." in name)
     }
-    raw = RawCheckpoint(raw.path, state, raw.content, raw.plans, None, None, raw.configuration, raw.dataset_json)
+    raw = replace(raw, state=state)
     if isinstance(raw.content.get("architecture"), Mapping):
         return _from_architecture(raw, Architecture.from_plans(raw.content))
     if raw.state.keys() >= _STUNET_NAMES:

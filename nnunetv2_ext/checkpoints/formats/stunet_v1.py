@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNet, strides_that_fit, stunet_strides
 from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, rename
@@ -31,20 +33,11 @@ def _recognises(raw: RawCheckpoint) -> bool:
 
 
 def _translate(raw: RawCheckpoint) -> Translation:
-    renamed = RawCheckpoint(
-        raw.path,
-        rename(raw.state, _RULES, str(raw.path)),
-        raw.content,
-        raw.plans,
-        raw.plans_v1,
-        raw.stage,
-        raw.configuration,
-    )
+    renamed = replace(raw, state=rename(raw.state, _RULES, str(raw.path)))
     translation = stunet_from_names(renamed)
     translation.plans_template = "stunet_totalsegmentator"
     if translation.num_classes == _PUBLISHED_OUTPUTS:
         translation.label_order = "stunet_totalsegmentator"
-        translation.normalization_schemes = ["ZScoreNormalization"] * translation.input_channels
     if raw.plans is None:
         translation.notes.append(
             "The network was trained with nnU-Net v1, which normalised images after resampling and averaged "

@@ -1,0 +1,224 @@
+"""Writes the folder of a trained nnU-Net v2 model from a checkpoint of any format."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nnunetv2_ext
+from nnunetv2_ext.checkpoints.checkpoint import Checkpoint
+from nnunetv2_ext.checkpoints.dataset_json import with_labels
+from nnunetv2_ext.checkpoints.plans_v1 import CONFIGURATION_DEFAULTS
+from nnunetv2_ext.checkpoints.raw import resolve_configuration
+from nnunetv2_ext.labels.channels import BACKGROUND, channel_names, has_regions
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_json, sha256_of, write_json
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_NAME = "checkpoint_final.pth"
+PROVENANCE_NAME = "provenance.json"
+
+
+def write_model_folder(
+    checkpoint: Checkpoint,
+    results: Path | str,
+    dataset: str,
+    *,
+    configuration: str | None = None,
+    fold: int | str = 0,
+    trainer: str | None = None,
+    plans_name: str | None = None,
+    source: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes ``<results>/<dataset>/<trainer>__<plans>__<configuration>`` so that stock nnU-Net predicts with it.
+
+    The folder holds plans.json, dataset.json, ``fold_x/checkpoint_final.pth`` (readable with
+    ``torch.load(weights_only=True)``) and provenance.json (file name, SHA-256, format). It appears complete or not at
+    all. A fold joins an existing folder of the same plans and labels.
+
+    Args:
+        checkpoint: From `read_checkpoint`.
+        results: nnU-Net's results folder.
+        dataset: ``DatasetXXX_Name``.
+        configuration: Name of the configuration; the checkpoint's by default.
+        fold: Fold of the checkpoint: a number or ``"all"``.
+        trainer: Trainer in the folder's name, which builds the network; `Checkpoint.fitting_trainer` by default.
+        plans_name: Name of the plans; the checkpoint's by default.
+        source: Where the file was published, for provenance.json.
+        overwrite: Replace an existing model folder, all its folds included.
+
+    Returns:
+        The model folder.
+
+    Raises:
+        UserError: Plans or labels are unknown or do not fit; the model or this fold of it exists.
+    """
+    if not re.fullmatch(r"Dataset\d{3}_[A-Za-z0-9_\-]+", dataset):
+        raise UserError(f"Expected a dataset name such as Dataset101_TotalSegmentator, but got {dataset!r}.")
+    plans, configuration = plans_for_model_folder(checkpoint, dataset, configuration, plans_name)
+    dataset_json = dataset_json_for_model_folder(checkpoint)
+    trainer = trainer or checkpoint.fitting_trainer
+    folder = Path(results) / dataset / f"{trainer}__{plans['plans_name']}__{configuration}"
+    joins = folder.exists() and not overwrite
+    if joins:
+        _check_fold_can_join(folder, fold, plans, dataset_json)
+    content = {
+        # With every name of every tensor: stock nnU-Net loads strictly.
+        "network_weights": checkpoint.build_network().state_dict(),
+        "trainer_name": trainer,
+        "init_args": {"plans": plans, "configuration": configuration, "fold": fold, "dataset_json": dataset_json},
+        "inference_allowed_mirroring_axes": checkpoint.inference_allowed_mirroring_axes,
+    }
+    record = {
+        "source": source or checkpoint.path.name,
+        "sha256": sha256_of(checkpoint.path),
+        "format": checkpoint.format,
+        "network": str(checkpoint.architecture),
+        "imported_with": f"nnunetv2-ext {nnunetv2_ext.__version__}",
+        "notes": checkpoint.notes,
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+        new = Path(name) / folder.name
+        (new / f"fold_{fold}").mkdir(parents=True)
+        torch.save(content, new / f"fold_{fold}" / CHECKPOINT_NAME)
+        if joins:
+            provenance = read_json(folder / PROVENANCE_NAME)
+            provenance["folds"][str(fold)] = record
+            (new / f"fold_{fold}").rename(folder / f"fold_{fold}")
+            write_json(provenance, folder / PROVENANCE_NAME)
+        else:
+            write_json(plans, new / "plans.json")
+            write_json(dataset_json, new / "dataset.json")
+            write_json({"folds": {str(fold): record}}, new / PROVENANCE_NAME)
+            if folder.exists():
+                shutil.move(folder, Path(name) / "replaced")
+            new.rename(folder)
+    return folder
+
+
+def plans_for_model_folder(
+    checkpoint: Checkpoint, dataset: str, configuration: str | None = None, plans_name: str | None = None
+) -> tuple[dict[str, Any], str]:
+    """The checkpoint's plans with all that a model folder needs, and the name of the configuration.
+
+    Raises:
+        UserError: The plans or the configuration are unknown, or CT intensity statistics are missing.
+    """
+    if checkpoint.plans is None:
+        raise UserError(
+            f"The plans of {checkpoint.path} are not known; put its plans beside it or name a plan template or a plans "
+            "file with --plans."
+        )
+    configuration = configuration or checkpoint.configuration
+    plans = deepcopy(checkpoint.plans)
+    entry = resolve_configuration(plans, configuration)
+    if len(entry["patch_size"]) != checkpoint.architecture.dimensions:
+        raise UserError(
+            f"The network is {checkpoint.architecture.dimensions}D, but the configuration {configuration} has the "
+            f"patch size {entry['patch_size']}; choose another with -c."
+        )
+    if not entry.get("spacing"):
+        raise UserError(
+            f"The configuration {configuration} of the plans leaves the spacing open, but a trained network has one; "
+            "name plans that state it with --plans."
+        )
+    for key in ("normalization_schemes", "use_mask_for_norm"):
+        # Plan templates may state one value for all channels.
+        if len(entry.get(key) or ()) == 1:
+            entry[key] = entry[key] * checkpoint.input_channels
+    # Trainers that obey plans build what these weights are.
+    entry["architecture"] = checkpoint.architecture.to_plans()
+    plans["plans_name"] = plans_name or plans.get("plans_name") or "nnUNetPlans"
+    entry = {
+        **CONFIGURATION_DEFAULTS,
+        "data_identifier": f"{plans['plans_name']}_{configuration}",
+        "median_image_size_in_voxels": [float(edge) for edge in entry["patch_size"]],
+        "use_mask_for_norm": [False] * len(entry["normalization_schemes"]),
+        **entry,
+    }
+    plans["configurations"] = {configuration: entry}
+    plans["dataset_name"] = dataset
+    axes_left_out = 3 - len(entry["patch_size"])
+    defaults = {
+        "original_median_spacing_after_transp": [1.0] * axes_left_out + list(entry["spacing"]),
+        "original_median_shape_after_transp": [1] * axes_left_out + list(entry["patch_size"]),
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {},
+    }
+    plans = {**defaults, **plans}
+    statistics = plans["foreground_intensity_properties_per_channel"]
+    for channel, scheme in enumerate(entry["normalization_schemes"]):
+        if scheme == "CTNormalization" and str(channel) not in statistics:
+            raise UserError(
+                f"CT normalisation of channel {channel} needs the intensity statistics of the pretraining, which the "
+                "plans do not have; name plans that do with --plans."
+            )
+    for name in ("description", "source"):
+        plans.pop(name, None)
+    return plans, configuration
+
+
+def dataset_json_for_model_folder(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The checkpoint's dataset.json, or one made from its labels; unknown classes are numbered.
+
+    Raises:
+        UserError: Softmax labels are not consecutive.
+    """
+    labels = checkpoint.labels
+    if labels is None:
+        logger.warning(
+            "The classes of %s are not known by name and are called class_1 ... class_%d; name them with --labels.",
+            checkpoint.path.name,
+            checkpoint.num_classes - 1,
+        )
+        labels = {BACKGROUND: 0, **{f"class_{index}": index for index in range(1, checkpoint.num_classes)}}
+    if not has_regions(labels):
+        values = [labels[name] for name in channel_names(labels)]
+        if values != list(range(len(values))):
+            raise UserError(
+                f"Expected consecutive integers for the {len(values)} outputs of a softmax network, but the labels go "
+                f"up to {max(values)}; give the labels in the order of the network's outputs."
+            )
+    if checkpoint.dataset_json is not None:
+        return {"file_ending": ".nii.gz", "numTraining": 0, **checkpoint.dataset_json}
+    schemes = (checkpoint.normalization or {}).get("normalization_schemes") or []
+    return with_labels(
+        {
+            "channel_names": {
+                str(channel): "CT" if schemes[channel : channel + 1] == ["CTNormalization"] else f"channel_{channel}"
+                for channel in range(checkpoint.input_channels)
+            },
+            "labels": {},
+            "numTraining": 0,
+            "file_ending": ".nii.gz",
+        },
+        labels,
+    )
+
+
+def _check_fold_can_join(folder: Path, fold: int | str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
+    if (folder / f"fold_{fold}").exists():
+        raise UserError(
+            f"{folder / f'fold_{fold}'} exists already; choose another fold (-f) or dataset name, or pass --overwrite."
+        )
+    same = (folder / PROVENANCE_NAME).is_file() and (
+        read_json(folder / "plans.json") == plans and read_json(folder / "dataset.json") == dataset_json
+    )
+    if not same:
+        raise UserError(
+            f"{folder} exists already and holds another model; choose another dataset name or pass --overwrite."
+        )

@@ -1,0 +1,216 @@
+"""transfer_weights: what is loaded, adapted and reinitialised, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES, STUNet
+from nnunetv2_ext.checkpoints import Checkpoint, transfer_weights
+from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.checkpoints.formats.base import unet_arguments
+from nnunetv2_ext.utilities.errors import UserError
+
+SOURCE_LABELS = {"background": 0, "liver": 1, "spleen": 2, "aorta": 3}
+STUNET_PATH = "nnunetv2_ext.architectures.stunet.STUNet"
+TINY = {"features_per_stage": [4, 6], "n_blocks_per_stage": [2, 1], "strides": [[1, 1, 1], [1, 2, 2]]}
+UNET = {
+    "n_stages": 3,
+    "features_per_stage": [4, 6, 8],
+    "kernel_sizes": [[3, 3, 3]] * 3,
+    "strides": [[1, 1, 1], [1, 2, 2], [1, 2, 2]],
+    "n_conv_per_stage": [1, 1, 1],
+    "n_conv_per_stage_decoder": [1, 1],
+}
+
+
+def stunet(input_channels=1, num_classes=4, seed=0, **arguments):
+    torch.manual_seed(seed)
+    return STUNet(input_channels, num_classes, deep_supervision=True, **{**TINY, **arguments}).eval()
+
+
+def checkpoint_of(network, architecture=None, labels=SOURCE_LABELS):
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items() if ".all_modules." not in name}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("decoder.encoder.")}
+    return Checkpoint(
+        path=Path("base_ep4k.model"),
+        format="stunet_v1",
+        network_state=state,
+        architecture=architecture or Architecture(STUNET_PATH, TINY),
+        input_channels=1,
+        num_classes=network.decoder.seg_layers[0].weight.shape[0],
+        labels=labels,
+    )
+
+
+def unet(num_classes, input_channels=1, seed=0):
+    torch.manual_seed(seed)
+    architecture = unet_arguments(
+        3, True, class_path="dynamic_network_architectures.architectures.unet.PlainConvUNet", **UNET
+    )
+    return architecture.build(input_channels, num_classes, deep_supervision=True).eval(), architecture
+
+
+def outputs(network, image):
+    with torch.no_grad():
+        return network(image)
+
+
+@pytest.mark.parametrize("kind", ["stunet", "unet"])
+def test_heads_of_classes_with_the_same_name_compute_what_they_did(kind):
+    """Other classes, another order: the logits of shared classes are those of the checkpoint, at every level."""
+    if kind == "stunet":
+        source, target, architecture = stunet(), stunet(num_classes=3, seed=1), None
+    else:
+        (source, architecture), (target, _) = unet(4), unet(3, seed=1)
+    fresh = target.decoder.seg_layers[0].weight.detach().clone()
+    report = transfer_weights(
+        target, checkpoint_of(source, architecture), target_classes={"background": 0, "tumour": 2, "spleen": 1}
+    )
+    image = torch.randn(1, 1, 4, 8, 8)
+    for found, expected in zip(outputs(target, image), outputs(source, image), strict=True):
+        torch.testing.assert_close(found[:, [0, 1]], expected[:, [0, 2]])
+    assert torch.equal(target.decoder.seg_layers[0].weight[2], fresh[2])
+    assert report.transferred_classes == {"background": "background", "spleen": "spleen"}
+    assert report.reinitialised_classes == {"tumour": "not in the checkpoint"}
+    assert set(report.names("adapted")) == {
+        f"decoder.seg_layers.{level}.{part}"
+        for level in range(len(target.decoder.seg_layers))
+        for part in ("weight", "bias")
+    }
+
+
+def test_identical_classes_load_the_whole_network():
+    source, target = stunet(), stunet(seed=1)
+    report = transfer_weights(target, checkpoint_of(source), target_classes=SOURCE_LABELS)
+    assert len(report.names("loaded")) == len(target.state_dict())
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[name])
+
+
+@pytest.mark.parametrize("kind", ["stunet", "unet"])
+def test_one_input_channel_spreads_over_several(kind):
+    """A network that sees the same image three times computes what the checkpoint computed on it once."""
+    if kind == "stunet":
+        source, target, architecture = stunet(), stunet(input_channels=3, seed=1), None
+    else:
+        (source, architecture), (target, _) = unet(4), unet(4, input_channels=3, seed=1)
+    report = transfer_weights(target, checkpoint_of(source, architecture), target_classes=SOURCE_LABELS)
+    image = torch.randn(1, 1, 4, 8, 8)
+    for found, expected in zip(outputs(target, image.repeat(1, 3, 1, 1, 1)), outputs(source, image), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert len(report.names("adapted")) == (2 if kind == "stunet" else 1)
+    assert "input channels 1 -> 3, weights repeated and divided by 3" in str(report)
+
+
+def test_regions_have_no_background_channel():
+    source, target = stunet(), stunet(num_classes=2, seed=1)
+    transfer_weights(target, checkpoint_of(source), target_classes={"background": 0, "aorta": [1, 2], "liver": [2, 2]})
+    for ours, theirs in zip(target.decoder.seg_layers, source.decoder.seg_layers, strict=True):
+        assert torch.equal(ours.weight, theirs.weight[[3, 1]])
+        assert torch.equal(ours.bias, theirs.bias[[3, 1]])
+
+
+def test_a_mapping_names_structures_that_are_called_differently():
+    source, target = stunet(), stunet(num_classes=2, seed=1)
+    report = transfer_weights(
+        target,
+        checkpoint_of(source, labels=None),
+        source_classes=list(SOURCE_LABELS),
+        target_classes=["background", "Leber"],
+        class_mapping={"Leber": "liver"},
+    )
+    assert torch.equal(target.decoder.seg_layers[0].weight[1], source.decoder.seg_layers[0].weight[1])
+    assert "Leber (from liver)" in str(report)
+    with pytest.raises(UserError, match="Milz"):
+        transfer_weights(
+            target, checkpoint_of(source), target_classes=["background", "x"], class_mapping={"Milz": "spleen"}
+        )
+
+
+@pytest.mark.parametrize(
+    ("labels", "target_classes", "reason"),
+    [
+        (None, SOURCE_LABELS, "checkpoint's class names are not known"),
+        (SOURCE_LABELS, None, "network's class names are not known"),
+        (SOURCE_LABELS, ["a", "b", "c", "d"], "no class is in the checkpoint"),
+    ],
+)
+def test_heads_without_known_classes_are_reinitialised_and_the_report_says_why(labels, target_classes, reason):
+    source, target = stunet(), stunet(seed=1)
+    fresh = [head.weight.detach().clone() for head in target.decoder.seg_layers]
+    report = transfer_weights(target, checkpoint_of(source, labels=labels), target_classes=target_classes)
+    assert all(torch.equal(a, b.weight) for a, b in zip(fresh, target.decoder.seg_layers, strict=True))
+    assert len(report.names("reinitialised")) == 2
+    assert len(report.tensors) == len(target.state_dict())
+    assert reason in str(report)
+    features = target.forward_features(torch.ones(1, 1, 2, 4, 4))
+    for found, expected in zip(features, source.forward_features(torch.ones(1, 1, 2, 4, 4)), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_wrappers_are_seen_through():
+    source, target = stunet(), stunet(seed=1)
+    transfer_weights(torch.compile(target, backend="eager"), checkpoint_of(source), target_classes=SOURCE_LABELS)
+    assert torch.equal(target.encoder.stages[0][0].conv1.weight, source.encoder.stages[0][0].conv1.weight)
+
+
+def published(size, dimensions=3):
+    entry = STUNET_SIZES[size]
+    strides = [list(stride)[3 - dimensions :] for stride in PUBLISHED_STRIDES]
+    return {
+        "features_per_stage": list(entry.features_per_stage),
+        "n_blocks_per_stage": list(entry.n_blocks_per_stage),
+        "strides": strides,
+    }
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (("S", 3), ["3D STU-Net B (features 32..512)", "3D STU-Net S (features 16..256)", "STUNetTrainer_base_ft"]),
+        (("B", 2), ["3D STU-Net B", "2D STU-Net B", "3D configuration"]),
+        ("unet", ["3D STU-Net B", "3D PlainConvUNet (features 4..8)", "STUNetTrainer_base_ft"]),
+    ],
+)
+def test_a_wrong_network_is_an_error_that_names_both_sides_and_changes_nothing(network, words):
+    with torch.device("meta"):
+        source = STUNet(1, 4, **published("B"))
+    checkpoint = checkpoint_of(source, Architecture(STUNET_PATH, published("B")))
+    target = unet(4)[0] if network == "unet" else STUNet(1, 4, **published(*network))
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(UserError) as error:
+        transfer_weights(target, checkpoint, target_classes=SOURCE_LABELS)
+    for word in words:
+        assert word in str(error.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+
+
+def test_networks_with_the_same_description_name_the_first_difference():
+    (source, architecture), target = unet(4), None
+    entry = {**architecture.arguments, "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]]}
+    target = Architecture(architecture.class_path, entry, architecture.import_arguments).build(1, 4, True)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(UserError, match=r"\(4, 1, 3, 3, 3\) in the checkpoint, \(4, 1, 1, 3, 3\) in the network"):
+        transfer_weights(target, checkpoint_of(source, architecture))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+
+
+def test_wrong_numbers_of_names_or_channels_are_refused_before_anything_is_written():
+    source, target = stunet(), stunet(seed=1)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(UserError, match="Expected 4 class names"):
+        transfer_weights(target, checkpoint_of(source), target_classes=["background", "liver"])
+    with pytest.raises(UserError, match="Expected 4 names"):
+        transfer_weights(target, checkpoint_of(source), target_classes=SOURCE_LABELS, source_classes=["liver"])
+    with pytest.raises(UserError, match="2 input channels"):
+        transfer_weights(stunet(input_channels=3), checkpoint_of(stunet(input_channels=2)))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+
+
+def test_other_strides_are_noted():
+    source, target = stunet(), stunet(seed=1, strides=[[1, 1, 1], [2, 2, 2]])
+    report = transfer_weights(target, checkpoint_of(source), target_classes=SOURCE_LABELS)
+    assert "strides [[1, 1, 1], [1, 2, 2]], this network has [[1, 1, 1], [2, 2, 2]]" in str(report)

@@ -1,0 +1,113 @@
+"""nnUNetv2_ext_import_weights: arguments, the printed command, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nnunetv2_ext.cli.import_weights import main
+
+LABELS = {"background": 0, "liver": 1, "spleen": 2}
+
+
+@pytest.fixture
+def bare_file(write_v1, published_names, tiny_stunet):
+    return write_v1(published_names(tiny_stunet()), name="tiny_ep4k.model")
+
+
+def test_it_prints_the_stock_command_that_runs_the_model(bare_file, nnunet_folders, tmp_path, capsys):
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": LABELS}))
+    code = main([str(bare_file), "-d", "Dataset101_Tiny", "-f", "all", "--labels", str(tmp_path / "dataset.json")])
+    assert code == 0
+    assert (
+        "nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -d Dataset101_Tiny -tr nnUNetTrainer "
+        "-p stunet_totalsegmentator -c 3d_fullres -f all"
+    ) in capsys.readouterr().out
+    folder = nnunet_folders / "nnUNet_results/Dataset101_Tiny/nnUNetTrainer__stunet_totalsegmentator__3d_fullres"
+    assert (folder / "fold_all" / "checkpoint_final.pth").is_file()
+    assert json.loads((folder / "dataset.json").read_text())["labels"] == LABELS
+
+
+def test_results_folder_and_plan_template_can_be_chosen(bare_file, tmp_path, capsys):
+    arguments = [str(bare_file), "-d", "Dataset101_Tiny", "-results", str(tmp_path / "models")]
+    assert main([*arguments, "--plans", "multitalent_stunet"]) == 0
+    plans = tmp_path / "models/Dataset101_Tiny/nnUNetTrainer__multitalent_stunet__3d_fullres/plans.json"
+    architecture = json.loads(plans.read_text())["configurations"]["3d_fullres"]["architecture"]
+    assert architecture["arch_kwargs"]["features_per_stage"] == [4, 6, 8]
+    assert f"export nnUNet_results={tmp_path / 'models'}" in capsys.readouterr().out
+
+
+def test_published_sizes_get_the_trainer_of_their_name(write_v1, published_names, tiny_stunet, tmp_path, capsys):
+    from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES
+
+    size = STUNET_SIZES["S"]
+    network = tiny_stunet(
+        105,
+        features_per_stage=size.features_per_stage,
+        n_blocks_per_stage=size.n_blocks_per_stage,
+        strides=PUBLISHED_STRIDES,
+    )
+    path = write_v1(published_names(network), name="small_ep4k.model")
+    assert main([str(path), "-d", "Dataset101_TotalSegmentator", "-results", str(tmp_path / "models")]) == 0
+    assert "-tr STUNetTrainer_small -p stunet_totalsegmentator -c 3d_fullres -f 0" in capsys.readouterr().out
+    folder = tmp_path / "models/Dataset101_TotalSegmentator/STUNetTrainer_small__stunet_totalsegmentator__3d_fullres"
+    labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    assert len(labels) == 105
+    assert labels["adrenal_gland_left"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["-f", "x"], "'all' as fold"),
+        (["--plans", "no_such_template"], "no_such_template"),
+        (["--labels", "no_such_order"], "no_such_order"),
+        (["--labels", "totalsegmentator_v2"], "118 outputs"),
+        (["-d", "Tiny"], "Dataset101"),
+        (["-c", "2d"], "2d"),
+    ],
+)
+def test_wrong_arguments_end_with_one_sentence_and_write_nothing(bare_file, tmp_path, capsys, change, words):
+    results = tmp_path / "models"
+    assert main([str(bare_file), "-d", "Dataset101_Tiny", "-results", str(results), *change]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+    assert not results.exists()
+
+
+def test_existing_models_and_missing_variables_are_refused(bare_file, tmp_path, capsys, monkeypatch):
+    arguments = [str(bare_file), "-d", "Dataset101_Tiny", "-results", str(tmp_path / "models")]
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    assert main(arguments[:3]) == 2
+    assert "nnUNet_results is not set" in capsys.readouterr().err
+
+
+def test_damaged_files_are_refused(bare_file, tmp_path, capsys):
+    bare_file.write_bytes(bare_file.read_bytes()[:1000])
+    assert main([str(bare_file), "-d", "Dataset101_Tiny", "-results", str(tmp_path / "models")]) == 2
+    assert "truncated" in capsys.readouterr().err or "not a checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from nnunetv2_ext.cli.import_weights import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    )
+    start = time.perf_counter()
+    outcome = subprocess.run(
+        [sys.executable, "-c", code + "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert time.perf_counter() - start < 60
