@@ -38,6 +38,7 @@ class Checkpoint:
         trainer_name: The trainer that wrote the file; None where unknown.
         inference_allowed_mirroring_axes: Axes that were mirrored in training, None for no mirroring.
         plans_template: Name of the shipped plan template with the published setting of this format, if there is one.
+        preprocessing_profile: How the published inference prepares images, where nnU-Net's plans cannot say it.
         notes: Sentences for the user about what the format implies.
     """
 
@@ -55,6 +56,7 @@ class Checkpoint:
     trainer_name: str | None = None
     inference_allowed_mirroring_axes: tuple[int, ...] | None = None
     plans_template: str | None = None
+    preprocessing_profile: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

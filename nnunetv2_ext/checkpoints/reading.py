@@ -39,8 +39,9 @@ def read_checkpoint(
     """Reads a checkpoint of any supported format; nothing in the file is executed.
 
     Formats (`nnunetv2_ext.checkpoints.formats.FORMATS`): nnU-Net v2 ``.pth`` and model folders; STU-Net ``.model``
-    with or without the ``.model.pkl`` beside it; MultiTalent's U-Net and ResEnc (nnU-Net v1); ``.safetensors``. Sizes
-    are inferred from the tensors, strides from the plans beside the file, else from the published default.
+    with or without the ``.model.pkl`` beside it; MultiTalent's U-Net and ResEnc (nnU-Net v1); ``model.pt`` of MONAI
+    bundles; ``.safetensors``. Sizes are inferred from the tensors, strides from the plans beside the file, else from
+    the published default.
 
     Args:
         path: File, fold folder or model folder.
@@ -85,6 +86,7 @@ def read_checkpoint(
         num_classes=translation.num_classes,
         trainer_name=raw.content.get("trainer_name"),
         plans_template=translation.plans_template,
+        preprocessing_profile=translation.preprocessing_profile,
         notes=translation.notes,
         inference_allowed_mirroring_axes=_mirroring_axes(raw, translation),
     )

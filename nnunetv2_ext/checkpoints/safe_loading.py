@@ -75,6 +75,7 @@ def load_torch_file(path: Path | str, map_location: Any = "cpu", mmap: bool = Fa
     path = Path(path)
     if not path.is_file():
         raise UserError(f"Expected a checkpoint file at {path}, but there is none.")
+    _refuse_torchscript(path)
     allowed: list[Any] = [(value, ".".join(key)) for key, value in _numpy_globals().items()]
     with torch.serialization.safe_globals(allowed):
         try:
@@ -87,6 +88,19 @@ def load_torch_file(path: Path | str, map_location: Any = "cpu", mmap: bool = Fa
             raise UserError(
                 f"{path} is truncated or is not a checkpoint ({_first_line(error)}); copy or download it again."
             ) from None
+
+
+def _refuse_torchscript(path: Path) -> None:
+    """TorchScript archives are programs: reading them means running what they hold."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        is_program = any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+    if is_program:
+        raise UserError(
+            f"{path} is a TorchScript program, not weights alone; give the file of weights beside it (model.pt of a "
+            "MONAI bundle)."
+        )
 
 
 def load_pickle_file(path: Path | str) -> Any:

@@ -25,6 +25,7 @@ class Translation:
         num_classes: Output channels.
         label_order: Shipped label order that the outputs of the published network follow, if they do.
         plans_template: Shipped plan template of the published setting.
+        preprocessing_profile: How the published inference prepares images, where nnU-Net's plans cannot say it.
         notes: Sentences for the user about what the format implies.
     """
 
@@ -34,6 +35,7 @@ class Translation:
     num_classes: int
     label_order: str | None = None
     plans_template: str | None = None
+    preprocessing_profile: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
 
