@@ -71,36 +71,24 @@ def threads_instead_of_processes(monkeypatch):
     _use_threads(monkeypatch)
 
 
-@pytest.fixture(scope="session")
-def _tiny_folders(tmp_path_factory):
-    """A raw dataset of six 24^3 images with two spheres, planned and preprocessed once per test session."""
+def _prepare(root, dataset, dataset_json, label_maps):
+    """Writes 24^3 images of these label maps as a raw dataset under ``root``, plans and preprocesses it."""
     import numpy as np
     import SimpleITK as sitk
 
-    root = tmp_path_factory.mktemp("tiny")
-    raw = root / "nnUNet_raw" / TINY_DATASET
+    raw = root / "nnUNet_raw" / dataset
     (raw / "imagesTr").mkdir(parents=True)
     (raw / "labelsTr").mkdir()
-    grid = np.stack(np.meshgrid(*[np.arange(24)] * 3, indexing="ij"), -1)
-    rng = np.random.default_rng(0)
-    for index in range(6):
-        label = np.zeros((24, 24, 24), np.uint8)
-        for value in (1, 2):
-            center = rng.integers(7, 17, 3)
-            label[np.linalg.norm(grid - center, axis=-1) < 5] = value
-        image = label * 100.0 + rng.normal(0, 10, label.shape)
+    rng = np.random.default_rng(1)
+    for case, label_map in label_maps.items():
+        image = label_map * 100.0 + rng.normal(0, 10, label_map.shape)
         for array, path in (
-            (image.astype(np.float32), raw / "imagesTr" / f"case_{index}_0000.nii.gz"),
-            (label, raw / "labelsTr" / f"case_{index}.nii.gz"),
+            (image.astype(np.float32), raw / "imagesTr" / f"{case}_0000.nii.gz"),
+            (label_map, raw / "labelsTr" / f"{case}.nii.gz"),
         ):
             sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
-    dataset_json = {
-        "channel_names": {"0": "CT"},
-        "labels": {"background": 0, "liver": 1, "spleen": 2},
-        "numTraining": 6,
-        "file_ending": ".nii.gz",
-    }
-    (raw / "dataset.json").write_text(json.dumps(dataset_json))
+    dataset_json = {"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", **dataset_json}
+    (raw / "dataset.json").write_text(json.dumps({**dataset_json, "numTraining": len(label_maps)}))
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             patch.setenv(variable, str(root / variable))
@@ -113,21 +101,109 @@ def _tiny_folders(tmp_path_factory):
             preprocess,
         )
 
-        extract_fingerprints([7], num_processes=1)
-        plan_experiments([7])
-        preprocess([7], configurations=["3d_fullres"], num_processes=[1])
+        number = int(dataset[7:10])
+        extract_fingerprints([number], num_processes=1)
+        plan_experiments([number])
+        _narrow(root / "nnUNet_preprocessed" / dataset / "nnUNetPlans.json")
+        preprocess([number], configurations=["3d_fullres"], num_processes=[1])
     return root
+
+
+def _narrow(plans_file):
+    """Makes the planned U-Net a few channels wide."""
+    plans = json.loads(plans_file.read_text())
+    for configuration in plans["configurations"].values():
+        arguments = configuration["architecture"]["arch_kwargs"]
+        arguments["features_per_stage"] = [4 + 2 * stage for stage in range(len(arguments["features_per_stage"]))]
+    plans_file.write_text(json.dumps(plans))
+
+
+def _spheres(values, rng):
+    """A 24^3 label map with one sphere per value, later ones over earlier ones."""
+    import numpy as np
+
+    grid = np.stack(np.meshgrid(*[np.arange(24)] * 3, indexing="ij"), -1)
+    label_map = np.zeros((24, 24, 24), np.uint8)
+    for value in values:
+        label_map[np.linalg.norm(grid - rng.integers(7, 17, 3), axis=-1) < 5] = value
+    return label_map
+
+
+def _enter(folders, dataset, tmp_path, monkeypatch):
+    """Points nnU-Net's variables to a prepared dataset; results and what is preprocessed go to a fresh folder."""
+    monkeypatch.setenv("nnUNet_raw", str(folders / "nnUNet_raw"))
+    shutil.copytree(folders / "nnUNet_preprocessed", tmp_path / "nnUNet_preprocessed")
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "nnUNet_preprocessed"))
+    (tmp_path / "nnUNet_results").mkdir()
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "nnUNet_results"))
+    return dataset
+
+
+@pytest.fixture(scope="session")
+def _tiny_folders(tmp_path_factory):
+    """A raw dataset of six 24^3 images with two spheres, planned and preprocessed once per test session."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return _prepare(
+        tmp_path_factory.mktemp("tiny"),
+        TINY_DATASET,
+        {"labels": {"background": 0, "liver": 1, "spleen": 2}},
+        {f"case_{index}": _spheres((1, 2), rng) for index in range(6)},
+    )
 
 
 @pytest.fixture
 def tiny_dataset(_tiny_folders, tmp_path, monkeypatch):
     """nnU-Net's folders with the planned and preprocessed `TINY_DATASET`; results go to a fresh folder."""
-    monkeypatch.setenv("nnUNet_raw", str(_tiny_folders / "nnUNet_raw"))
-    shutil.copytree(_tiny_folders / "nnUNet_preprocessed", tmp_path / "nnUNet_preprocessed")
-    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "nnUNet_preprocessed"))
-    (tmp_path / "nnUNet_results").mkdir()
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "nnUNet_results"))
-    return TINY_DATASET
+    return _enter(_tiny_folders, TINY_DATASET, tmp_path, monkeypatch)
+
+
+TINY_COLLECTION = "Dataset008_TinyCollection"
+
+
+@pytest.fixture(scope="session")
+def _tiny_collection_folders(tmp_path_factory):
+    """Two sources: A annotates a liver and the tumour inside it, B a spleen and, except in B_1, a kidney."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    cases = {"A": [f"A_{index}" for index in range(4)], "B": [f"B_{index}" for index in range(3)]}
+    label_maps = {case: _spheres((1, 2), rng) for case in cases["A"]}
+    label_maps.update({case: _spheres((3,) if case == "B_1" else (3, 4), rng) for case in cases["B"]})
+    root = _prepare(
+        tmp_path_factory.mktemp("tiny_collection"),
+        TINY_COLLECTION,
+        {
+            "labels": {
+                "background": 0,
+                "A/liver": [1, 2],
+                "A/tumour": [2, 2],
+                "B/spleen": [3, 3],
+                "B/kidney": [4, 4],
+            },
+            "regions_class_order": [1, 2, 3, 4],
+            "partial_labels": {
+                "A": {"classes": ["A/liver", "A/tumour"], "cases": cases["A"]},
+                "B": {
+                    "classes": ["B/spleen", "B/kidney"],
+                    "cases": cases["B"],
+                    "exceptions": {"B_1": ["B/kidney"]},
+                },
+            },
+        },
+        label_maps,
+    )
+    validation = ["A_0", "B_0", "B_1"]
+    splits = [{"train": [case for case in label_maps if case not in validation], "val": validation}]
+    (root / "nnUNet_preprocessed" / TINY_COLLECTION / "splits_final.json").write_text(json.dumps(splits))
+    return root
+
+
+@pytest.fixture
+def tiny_collection(_tiny_collection_folders, tmp_path, monkeypatch):
+    """nnU-Net's folders with the planned and preprocessed `TINY_COLLECTION`; results go to a fresh folder."""
+    return _enter(_tiny_collection_folders, TINY_COLLECTION, tmp_path, monkeypatch)
 
 
 # Tiny trained models and images for the tests of prediction.

@@ -8,7 +8,6 @@ Stock nnU-Net reads and writes a dozen arrays of the size of all logits, and its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
+from nnunetv2_ext.training.loss.annotated_channels import annotated_samples, channel_runs, look_up
 from nnunetv2_ext.training.loss.ranks import sum_over_ranks
-
-# One class of a 64^3 patch in float32 is 1 MB and stays in a core's cache; an accelerator rather wants few launches.
-_BUFFER_VOXELS_CPU = 2**18
-_BUFFER_VOXELS_ACCELERATOR = 2**23
 
 # Rows of the table of sums that ranks exchange.
 _CROSS_ENTROPY, _INTERSECTION, _PREDICTED, _REFERENCE, _IMAGES = range(5)
@@ -182,9 +178,9 @@ class _PartialLabelFunction(torch.autograd.Function):
         sum_dtype = torch.float32 if logits.device.type == "mps" else torch.float64
         sums = torch.zeros(5, len(classes), dtype=sum_dtype, device=logits.device)
         sums[_IMAGES] = annotated.sum(0)
-        for sample in _samples(label_map, annotated, settings.ignore_label, dtype):
-            for channels in _channel_runs(annotated[sample.index], flat_logits):
-                sign = _look_up(signs[channels], sample.labels)
+        for sample in annotated_samples(label_map, annotated, settings.ignore_label, dtype):
+            for channels in channel_runs(annotated[sample.index], flat_logits):
+                sign = look_up(signs[channels], sample.labels)
                 wrongness = flat_logits[sample.index, channels].to(dtype) * sign
                 cross_entropy = nn.functional.softplus(wrongness)
                 error = wrongness.sigmoid_()  # 1 - p inside the class, p outside
@@ -227,9 +223,9 @@ class _PartialLabelFunction(torch.autograd.Function):
 
         flat_logits = logits.flatten(2)
         gradient = torch.empty_like(flat_logits) if ctx.annotated.all() else torch.zeros_like(flat_logits)
-        for sample in _samples(label_map, ctx.annotated, ctx.settings.ignore_label, dtype):
-            for channels in _channel_runs(ctx.annotated[sample.index], flat_logits):
-                sign = _look_up(signs[channels], sample.labels)
+        for sample in annotated_samples(label_map, ctx.annotated, ctx.settings.ignore_label, dtype):
+            for channels in channel_runs(ctx.annotated[sample.index], flat_logits):
+                sign = look_up(signs[channels], sample.labels)
                 error = (flat_logits[sample.index, channels].to(dtype) * sign).sigmoid_()
                 slope = torch.addcmul(weight_at_zero[channels], weight_slope[channels], sign)
                 slope.addcmul_(slope, error, value=-1)
@@ -241,51 +237,3 @@ class _PartialLabelFunction(torch.autograd.Function):
                 else:
                     gradient[sample.index, channels] = slope.mul_(error)
         return gradient.view_as(logits), None, None, None, None, None
-
-
-class _Sample:
-    """What the classes of one image share.
-
-    Attributes:
-        index: Position in the batch.
-        labels: Int64 (voxels,), indices into the table of signs.
-        valid: 1 where the voxel counts and 0 where it is ignored, (voxels,); `None` when nothing can be ignored.
-        voxels: Number of voxels that count, at least 1.
-    """
-
-    def __init__(self, index: int, label_map: Tensor, ignore_label: int | None, dtype: torch.dtype) -> None:
-        self.index = index
-        self.labels = label_map[index].flatten().long()
-        self.valid: Tensor | None = None
-        self.voxels: Tensor | int = max(1, self.labels.numel())
-        if ignore_label is not None:
-            self.valid = (self.labels != ignore_label).to(dtype)
-            self.voxels = self.valid.sum().clamp_min(1)
-
-
-def _samples(
-    label_map: Tensor, annotated: Bool[Tensor, "batch channels"], ignore_label: int | None, dtype: torch.dtype
-) -> Iterator[_Sample]:
-    """The images that annotate at least one class, one after the other so that only one is held."""
-    for index in annotated.any(1).nonzero().flatten().tolist():
-        yield _Sample(index, label_map, ignore_label, dtype)
-
-
-def _channel_runs(
-    annotated: Bool[Tensor, " channels"], logits: Float[Tensor, "batch channels voxels"]
-) -> Iterator[slice]:
-    """Neighbouring annotated channels, as many at once as fit in the buffer, so that small levels need few steps."""
-    buffer = _BUFFER_VOXELS_CPU if logits.device.type == "cpu" else _BUFFER_VOXELS_ACCELERATOR
-    longest = max(1, buffer // max(1, logits.shape[2]))
-    edges = np.flatnonzero(np.diff(annotated.numpy().astype(np.int8), prepend=0, append=0))
-    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        for first in range(start, stop, longest):
-            yield slice(first, min(first + longest, stop))
-
-
-def _look_up(
-    table: Float[Tensor, "channels values"], labels: Int[Tensor, " voxels"]
-) -> Float[Tensor, "channels voxels"]:
-    if len(table) == 1:  # much faster on CPU than along the second axis
-        return table[0].index_select(0, labels)[None]
-    return table.index_select(1, labels)

@@ -5,9 +5,10 @@ The loss is nnU-Net's own for the target dataset: Dice and cross-entropy, or Dic
 
 from __future__ import annotations
 
+from nnunetv2_ext.training.trainers.swinunetr import SwinUNETRSettings
 from nnunetv2_ext.training.trainers.warmup import WarmUpTrainer
 
-__all__ = ["FineTuneTrainer", "FineTuneTrainer_resenc", "FineTuneTrainer_unet"]
+__all__ = ["FineTuneTrainer", "FineTuneTrainer_resenc", "FineTuneTrainer_swinunetr", "FineTuneTrainer_unet"]
 
 
 class FineTuneTrainer(WarmUpTrainer):
@@ -20,3 +21,7 @@ class FineTuneTrainer_unet(FineTuneTrainer):
 
 class FineTuneTrainer_resenc(FineTuneTrainer):
     """MultiTalent's residual-encoder U-Net (plans made from its checkpoint name the network)."""
+
+
+class FineTuneTrainer_swinunetr(SwinUNETRSettings, FineTuneTrainer):
+    """MONAI's SwinUNETR, with AdamW in all phases (needs the extra ``monai``)."""

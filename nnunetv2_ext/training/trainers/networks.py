@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from torch import nn
 
+from nnunetv2_ext.utilities.errors import UserError
+
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
@@ -44,7 +46,15 @@ def scales_from_strides(strides: Sequence[Sequence[int]]) -> list[list[float]]:
 
 @dataclass(frozen=True)
 class FromPlans:
-    """The network that the plans file names, with the arguments given there."""
+    """The network that the plans file names, with the arguments given there; its heads can be evaluated one by one.
+
+    Attributes:
+        network_class: Dotted path of a class to build instead of the one that the plans name, with their arguments.
+        plans_for: How the name of the plans' class has to end for its arguments to fit ``network_class``.
+    """
+
+    network_class: str | None = None
+    plans_for: str = ""
 
     def build(
         self,
@@ -57,15 +67,22 @@ class FromPlans:
         """Builds the network; see `NetworkEntry.build`.
 
         Raises:
-            UserError: The plans name a class outside the packages that hold networks.
+            UserError: The plans name a class outside the packages that hold networks, or one with other arguments than
+                ``network_class`` takes.
         """
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
+        from nnunetv2_ext.architectures.unet import with_selectable_heads
         from nnunetv2_ext.utilities.class_paths import check_class_path
 
-        check_class_path(configuration_manager.network_arch_class_name)
+        planned: str = check_class_path(configuration_manager.network_arch_class_name)
+        if not planned.endswith(self.plans_for):
+            raise UserError(
+                f"This trainer expects plans for a {self.plans_for}, but {plans_manager.plans_name!r} are for "
+                f"{planned}; train with other plans (-p), or with a trainer for these."
+            )
         network: nn.Module = get_network_from_plans(
-            configuration_manager.network_arch_class_name,
+            with_selectable_heads(self.network_class or planned),
             configuration_manager.network_arch_init_kwargs,
             configuration_manager.network_arch_init_kwargs_req_import,
             num_input_channels,
@@ -147,3 +164,68 @@ class STUNetFromPlans:
                 f"has stride {fitting[stage]} instead of {strides[stage]}."
             )
         return fitting, notes
+
+
+#: nnU-Net's default U-Net, from plans made for it.
+PLAIN_UNET = FromPlans("nnunetv2_ext.architectures.unet.PlainConvUNet", plans_for="PlainConvUNet")
+
+#: The residual encoder of the published MultiTalent, from its own plans or those of nnU-Net's ResEnc presets.
+MULTITALENT_RESENC = FromPlans(
+    "nnunetv2_ext.architectures.resenc.StridedSkipResidualEncoderUNet", plans_for="ResidualEncoderUNet"
+)
+
+
+@dataclass(frozen=True)
+class SwinUNETRForPlans:
+    """MONAI's SwinUNETR in its default topology; the plans only say whether images have two or three dimensions.
+
+    Attributes:
+        feature_size: Channels of the first stage, a multiple of 12.
+        activation_checkpointing: Recompute the transformer's activations in the backward pass.
+    """
+
+    feature_size: int = 48
+    activation_checkpointing: bool = True
+
+    def build(
+        self,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        deep_supervision: bool,
+    ) -> nn.Module:
+        """Builds the network; see `NetworkEntry.build`. There is no deep supervision.
+
+        Raises:
+            UserError: MONAI is not installed, or the patch size of the plans does not suit the network.
+        """
+        patch_size = configuration_manager.patch_size
+        if any(extent % 32 for extent in patch_size):
+            raise UserError(
+                f"SwinUNETR expects a patch size of multiples of 32, but the plans have {list(patch_size)}; change "
+                "patch_size in a copy of the plans and train with it (-p)."
+            )
+        try:
+            from nnunetv2_ext.architectures.swinunetr import SwinUNETR
+        except ModuleNotFoundError as error:
+            if error.name != "monai":
+                raise
+            raise UserError(
+                "SwinUNETR expects MONAI, but it is not installed; run: pip install 'nnunetv2-ext[monai]'."
+            ) from None
+        return SwinUNETR(
+            num_input_channels,
+            num_output_channels,
+            feature_size=self.feature_size,
+            dimensions=len(patch_size),
+            activation_checkpointing=self.activation_checkpointing,
+        )
+
+    def deep_supervision_scales(self, configuration_manager: ConfigurationManager) -> list[list[float]]:
+        """One output, as large as the patch."""
+        return [[1.0] * len(configuration_manager.patch_size)]
+
+    def notes(self, configuration_manager: ConfigurationManager) -> list[str]:
+        """Says that the network of the plans is not used."""
+        return [f"SwinUNETR ignores the network of the plans ({configuration_manager.network_arch_class_name})."]

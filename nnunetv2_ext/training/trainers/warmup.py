@@ -50,6 +50,16 @@ class WarmUpTrainer(ExtTrainer):
         """Gives the optimiser and the frozen parameters the state they have in ``epoch``."""
         self._enter_phase(self.schedule.phase(max(epoch, 0)))
 
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser of the last two phases: nnU-Net's own."""
+        return torch.optim.SGD(
+            self.bare_network.parameters(),
+            lr=self.initial_lr,
+            weight_decay=self.weight_decay,
+            momentum=0.99,
+            nesterov=True,
+        )
+
     def _enter_phase(self, phase: Phase) -> None:
         if phase == self._phase:
             return
@@ -69,13 +79,7 @@ class WarmUpTrainer(ExtTrainer):
                 heads, lr=self.schedule.heads_lr, weight_decay=self.weight_decay, amsgrad=True
             )
         else:
-            self.optimizer = torch.optim.SGD(
-                self.bare_network.parameters(),
-                lr=self.initial_lr,
-                weight_decay=self.weight_decay,
-                momentum=0.99,
-                nesterov=True,
-            )
+            self.optimizer = self.make_optimizer()
         if isinstance(self.network, DistributedDataParallel):
             # The wrapper decides at construction which gradients it waits for.
             self.network = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)

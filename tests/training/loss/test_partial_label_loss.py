@@ -89,7 +89,7 @@ def test_gradcheck():
 
 
 def test_runs_of_several_channels_equal_single_ones(monkeypatch):
-    import nnunetv2_ext.training.loss.partial_label_loss as module
+    import nnunetv2_ext.training.loss.annotated_channels as module
 
     logits, label_map, annotated, regions = random_case(2, 2, 9, 5, (4, 4, 4), True, 0.8)
     results = []

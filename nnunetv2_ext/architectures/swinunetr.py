@@ -1,0 +1,67 @@
+"""MONAI's SwinUNETR with the face that trainers and predictors of this package expect.
+
+Hatamizadeh et al., "Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors in MRI Images", 2022,
+https://arxiv.org/abs/2201.01266. The network is MONAI's; only the output layer is named like nnU-Net's heads.
+
+Needs the extra ``monai``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
+from jaxtyping import Float
+from monai.networks import nets
+from torch import Tensor, nn
+
+from nnunetv2_ext.architectures.segmentation_heads import SelectableHeads
+
+
+class _Heads(nn.Module):
+    """What nnU-Net asks of a decoder: its heads, and whether all levels are returned (there is only one)."""
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.seg_layers = nn.ModuleList([head])
+        self.deep_supervision = False
+
+
+class SwinUNETR(SelectableHeads, nets.SwinUNETR):
+    """SwinUNETR whose output layer is ``decoder.seg_layers.0``; all other names are MONAI's.
+
+    Args:
+        input_channels: Image channels.
+        num_classes: Output channels.
+        feature_size: Channels of the first stage, a multiple of 12.
+        dimensions: 2 or 3.
+        activation_checkpointing: Recompute the transformer's activations in the backward pass.
+        **further: As for ``monai.networks.nets.SwinUNETR``.
+
+    Images must have sides that are multiples of 32.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        *,
+        feature_size: int = 48,
+        dimensions: int = 3,
+        activation_checkpointing: bool = True,
+        **further: Any,
+    ):
+        super().__init__(
+            in_channels=input_channels,
+            out_channels=num_classes,
+            feature_size=feature_size,
+            spatial_dims=dimensions,
+            use_checkpoint=activation_checkpointing,
+            **further,
+        )
+        self.out = nn.Identity()
+        self.decoder = _Heads(convert_dim_to_conv_op(dimensions)(feature_size, num_classes, 1))
+
+    def forward_features(self, image: Float[Tensor, "batch channels *spatial"]) -> list[Tensor]:
+        """See `SelectableHeads.forward_features`; one level, ``(batch, feature_size, *spatial)``."""
+        return [nets.SwinUNETR.forward(self, image)]
