@@ -1,9 +1,9 @@
 """MONAI's SegResNet and UNet with the face that trainers and predictors of this package expect.
 
 The networks are MONAI's own classes. What is added is the face: nnU-Net's constructor arguments, and a ``decoder`` with
-the switch for deep supervision, which both networks lack. Images come in nnU-Net's order of axes (z, y, x); weights of
-MONAI's bundles, trained in (x, y, z), have the last three axes of every convolution reversed when they are imported
-(`nnunetv2_ext.checkpoints.formats.monai_bundle`).
+the switch for deep supervision, of which both networks have one level. Images come in nnU-Net's order of axes
+(z, y, x); weights of MONAI's bundles, trained in (x, y, z), have the last three axes of every convolution reversed when
+they are imported (`nnunetv2_ext.checkpoints.formats.monai_bundle`).
 
 Sources: Myronenko, "3D MRI brain tumor segmentation using autoencoder regularization", 2018,
 https://arxiv.org/abs/1810.11654 (SegResNet); Kerfoot et al., "Left-Ventricle Quantification Using Residual U-Net",
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from monai.networks import nets
 from torch import Tensor, nn
 
-from nnunetv2_ext.architectures.segmentation_heads import SelectableHeads
+from nnunetv2_ext.architectures.segmentation_heads import SegmentationOutput, SelectableHeads
 
 
 class SegResNet(SelectableHeads, nets.SegResNet):
@@ -34,11 +34,8 @@ class SegResNet(SelectableHeads, nets.SegResNet):
         blocks_up: Residual blocks of each decoder stage.
         dropout_prob: Dropout after the first convolution.
         spatial_dims: 2 or 3.
-        deep_supervision: Only False: there is one output.
+        deep_supervision: Whether the output comes as a list of levels; there is one level.
         **further: As for ``monai.networks.nets.SegResNet``.
-
-    Raises:
-        ValueError: Deep supervision is asked for.
     """
 
     def __init__(
@@ -54,7 +51,6 @@ class SegResNet(SelectableHeads, nets.SegResNet):
         deep_supervision: bool = False,
         **further: Any,
     ) -> None:
-        _refuse_deep_supervision(deep_supervision, "SegResNet")
         super().__init__(
             spatial_dims=spatial_dims,
             init_filters=init_filters,
@@ -67,7 +63,7 @@ class SegResNet(SelectableHeads, nets.SegResNet):
         )
         norm, activation, last = self.get_submodule("conv_final").children()
         self.conv_final = nn.Sequential(norm, activation)
-        self.decoder = _OneLevel(last.get_submodule("conv"))
+        self.decoder = _OneLevel(last.get_submodule("conv"), deep_supervision)
 
     def forward_features(self, image: Float[Tensor, "batch channels *spatial"]) -> list[Tensor]:
         """See `SelectableHeads.forward_features`; one level, ``(batch, init_filters, *spatial)``."""
@@ -87,11 +83,8 @@ class UNet(nets.UNet):
         num_res_units: Convolutions of each residual unit.
         norm: Normalisation, as MONAI names it.
         spatial_dims: 2 or 3.
-        deep_supervision: Only False: there is one output.
+        deep_supervision: Whether the output comes as a list of levels; there is one level.
         **further: As for ``monai.networks.nets.UNet``.
-
-    Raises:
-        ValueError: Deep supervision is asked for.
     """
 
     def __init__(
@@ -107,7 +100,6 @@ class UNet(nets.UNet):
         deep_supervision: bool = False,
         **further: Any,
     ) -> None:
-        _refuse_deep_supervision(deep_supervision, "UNet")
         super().__init__(
             spatial_dims=spatial_dims,
             in_channels=input_channels,
@@ -118,22 +110,19 @@ class UNet(nets.UNet):
             norm=norm,
             **further,
         )
-        self.decoder = _OneLevel(None)
+        self.decoder = _OneLevel(None, deep_supervision)
+
+    def forward(self, image: Float[Tensor, "batch channels *spatial"]) -> SegmentationOutput:
+        """Raw logits ``(batch, classes, *spatial)``; with deep supervision a list with this one level."""
+        output = super().forward(image)
+        return [output] if self.decoder.deep_supervision else output
 
 
 class _OneLevel(nn.Module):
     """What nnU-Net asks of a decoder: whether all levels are returned (there is only one), and heads if there are."""
 
-    def __init__(self, head: nn.Module | None) -> None:
+    def __init__(self, head: nn.Module | None, deep_supervision: bool) -> None:
         super().__init__()
         if head is not None:
             self.seg_layers = nn.ModuleList([head])
-        self.deep_supervision = False
-
-
-def _refuse_deep_supervision(deep_supervision: bool, name: str) -> None:
-    if deep_supervision:
-        raise ValueError(
-            f"{name} has one output and cannot be trained with deep supervision; use SegResNetTrainer or "
-            "MonaiUNetTrainer, which do without."
-        )
+        self.deep_supervision = deep_supervision

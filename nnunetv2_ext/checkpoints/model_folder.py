@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_NAME = "checkpoint_final.pth"
 PROVENANCE_NAME = "provenance.json"
+#: How the published inference prepares images, where nnU-Net's plans cannot say it; read by nnUNetv2_ext_predict.
+PROFILE_NAME = "preprocessing_profile.json"
 
 
 def write_model_folder(
@@ -100,6 +102,8 @@ def write_model_folder(
             write_json(plans, new / "plans.json")
             write_json(dataset_json, new / "dataset.json")
             write_json({"folds": {str(fold): record}}, new / PROVENANCE_NAME)
+            if checkpoint.preprocessing_profile is not None:
+                write_json(checkpoint.preprocessing_profile, new / PROFILE_NAME)
             if folder.exists():
                 shutil.move(folder, Path(name) / "replaced")
             new.rename(folder)

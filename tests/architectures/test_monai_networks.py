@@ -46,7 +46,10 @@ def test_unet_is_monais():
 
 
 @pytest.mark.parametrize(("network", "arguments"), [(SegResNet, SEGRESNET), (UNet, UNET)])
-def test_has_one_level(network, arguments):
-    assert network(1, 2, deep_supervision=False, **arguments).decoder.deep_supervision is False
-    with pytest.raises(ValueError, match="deep supervision"):
-        network(1, 2, deep_supervision=True, **arguments)
+def test_the_switch_of_deep_supervision_makes_a_list_of_one_level(network, arguments):
+    module = network(1, 2, deep_supervision=True, **arguments).eval()
+    image = torch.randn(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        (level,) = module(image)
+        module.decoder.deep_supervision = False
+        torch.testing.assert_close(module(image), level)

@@ -99,7 +99,6 @@ def _segresnet(raw: RawCheckpoint) -> Translation:
     translation = Translation(state, architecture, input_channels=stem[1], num_classes=classes)
     is_low_resolution = "lowres" in raw.path.name
     translation.plans_template = f"wholebody_ct_segresnet_{'3mm' if is_low_resolution else '1p5mm'}"
-    translation.normalization_schemes = ["ZScoreNormalization"] * stem[1]
     translation.preprocessing_profile = {
         **_WHOLE_BODY_PROFILE,
         "spacing": [3.0 if is_low_resolution else 1.5] * 3,
@@ -136,7 +135,6 @@ def _unet(raw: RawCheckpoint) -> Translation:
     classes = raw.shape("model.2.0.conv.weight")[1]
     translation = Translation(permute_axes(raw.state), architecture, input_channels=first[1], num_classes=classes)
     translation.plans_template = "spleen_ct_unet"
-    translation.normalization_schemes = ["CTNormalization"] * first[1]
     translation.preprocessing_profile = dict(_SPLEEN_PROFILE)
     if classes == 2:
         translation.label_order = "monai_spleen"
