@@ -133,7 +133,7 @@ def check_grids(image: Grid, other: Grid, name: str) -> None:
 def replace_non_finite(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """NaN and infinity become the smallest finite value."""
     finite = np.isfinite(array)
-    return np.where(finite, array, array[finite].min(initial=0) if finite.any() else 0)
+    return np.where(finite, array, array[finite].min() if finite.any() else 0)
 
 
 def _span(order: LabelOrder) -> str:

@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 _ROUNDING = 5e-3
 # Slices of a DICOM series may lie this far (mm) from equal distances before one is taken to be missing.
 _SLICE_TOLERANCE = 0.1
+# DICOM tag Image Position (Patient).
+_POSITION = "0020|0032"
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,15 @@ def read_dicom_series(folder: Path) -> Volume:
         raise UserError(f"Expected a DICOM image series of several slices below {folder}, but found none.")
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(best)
+    reader.MetaDataDictionaryArrayUpdateOn()
     image = _sitk(reader.Execute, Path(best[0]).parent)
-    deviation = "ITK_non_uniform_sampling_deviation"
-    if image.HasMetaDataKey(deviation) and float(image.GetMetaData(deviation)) > _SLICE_TOLERANCE:
+    # ITK notes uneven distances in a form that Python cannot read, so they are worked out here.
+    positions = [[float(part) for part in reader.GetMetaData(n, _POSITION).split("\\")] for n in range(len(best))]
+    distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    if np.ptp(distances) > _SLICE_TOLERANCE:
         raise UserError(
-            f"Expected slices at equal distances in {Path(best[0]).parent}, but they deviate by "
-            f"{float(image.GetMetaData(deviation)):.1f} mm; a slice is probably missing, download the series again."
+            f"Expected slices at equal distances in {Path(best[0]).parent}, but they are {distances.min():.2f} to "
+            f"{distances.max():.2f} mm apart; a slice is probably missing, download the series again."
         )
     return Volume(sitk.GetArrayFromImage(image), _grid_of(image))
 
