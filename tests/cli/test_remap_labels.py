@@ -1,0 +1,35 @@
+import numpy as np
+import SimpleITK as sitk
+
+from nnunetv2_ext.cli.remap_labels import main
+from nnunetv2_ext.labels import LabelOrder
+
+
+def _save(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(np.array(values, np.uint8).reshape(1, 1, -1)), str(path))
+
+
+def _run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_remaps_a_folder_and_lists_what_it_cannot(tmp_path, capsys):
+    v2, stunet = LabelOrder.read("totalsegmentator_v2"), LabelOrder.read("stunet_totalsegmentator")
+    _save(tmp_path / "in/a.nii.gz", [0, v2.value("liver"), v2.value("spleen")])
+    _save(tmp_path / "in/b.nii.gz", [0, v2.value("liver"), v2.value("skull")])
+    command = ("-i", tmp_path / "in", "-o", tmp_path / "out", "--from", "totalsegmentator_v2", "-np", 1, "--quiet")
+    assert _run(*command, "--to", "stunet_totalsegmentator") == 1
+    assert (
+        "b.nii.gz: Expected classes of stunet_totalsegmentator, but the label map has skull" in capsys.readouterr().out
+    )
+    assert _run(*command, "--to", "stunet_totalsegmentator", "--drop", "skull", "--overwrite") == 0
+    for name, expected in (("a", ["liver", "spleen"]), ("b", ["liver"])):
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"out/{name}.nii.gz"))).ravel()
+        assert [int(value) for value in array if value] == [stunet.value(organ) for organ in expected]
+
+
+def test_a_wrong_order_is_explained(tmp_path, capsys):
+    _save(tmp_path / "in/a.nii.gz", [0, 1])
+    assert _run("-i", tmp_path / "in", "-o", tmp_path / "out", "--from", "nobody", "--to", "word") == 2
+    assert "'nobody' is none" in capsys.readouterr().err
