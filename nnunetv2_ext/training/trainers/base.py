@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +31,9 @@ HYPER_PARAMETERS = (
     "save_every",
 )
 """The class attributes that `ExtTrainer` copies onto every instance; `nnUNetv2_ext_train` sets the same names."""
+
+SETTINGS_VARIABLE = "nnUNetv2_ext_settings"
+"""Environment variable; a JSON object with values for `HYPER_PARAMETERS`, for use with stock ``nnUNetv2_train``."""
 
 ALLOW_FRESH_START = "nnUNetv2_ext_allow_fresh_start"
 """Environment variable; ``1`` makes ``--c`` start a new training where there is nothing to continue."""
@@ -83,8 +87,11 @@ class ExtTrainer(nnUNetTrainer):
         continuing = bool(plans.get("continue_training", False))
         super().__init__(plans, configuration, fold, dataset_json, device)
         # nnUNetTrainer.__init__ has just written its own defaults onto the instance.
+        settings = settings_from_environment()
         for name in HYPER_PARAMETERS:
-            setattr(self, name, getattr(type(self), name))
+            setattr(self, name, settings.get(name, getattr(type(self), name)))
+        if settings:
+            self.print_to_log_file(f"Settings from the environment variable {SETTINGS_VARIABLE}: {settings}")
         self.logger.local_logger = PlainNumbersLogger()
         if continuing:
             self._require_checkpoint()
@@ -184,6 +191,25 @@ class ExtTrainer(nnUNetTrainer):
             f"--c expects a checkpoint in {folder}, but there is none; leave --c out to start a new training, or set "
             f"{ALLOW_FRESH_START}=1 to continue where possible and start anew elsewhere."
         )
+
+
+def settings_from_environment() -> dict[str, Any]:
+    """Hyper-parameters that the user set in the environment.
+
+    Raises:
+        UserError: The variable does not hold a JSON object, or names something else than `HYPER_PARAMETERS`.
+    """
+    text = os.environ.get(SETTINGS_VARIABLE, "").strip() or "{}"
+    try:
+        settings = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"Expected a JSON object in the variable {SETTINGS_VARIABLE}, but {error}: {text}") from None
+    if not isinstance(settings, dict) or not set(settings) <= set(HYPER_PARAMETERS):
+        raise UserError(
+            f"Expected a JSON object with some of {', '.join(HYPER_PARAMETERS)} in the variable {SETTINGS_VARIABLE}, but "
+            f"got {text}."
+        )
+    return settings
 
 
 class PlainNumbersLogger(LocalLogger):

@@ -9,7 +9,13 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer, run_training
-from nnunetv2_ext.training.trainers.base import ALLOW_FRESH_START, HYPER_PARAMETERS, ExtTrainer
+from nnunetv2_ext.training.trainers.base import (
+    ALLOW_FRESH_START,
+    HYPER_PARAMETERS,
+    SETTINGS_VARIABLE,
+    ExtTrainer,
+    settings_from_environment,
+)
 from nnunetv2_ext.utilities.errors import UserError
 
 SHORT = TrainingOptions(
@@ -43,6 +49,19 @@ def test_options_reach_the_trainer(tiny_dataset):
     assert trainer.batch_size == 3
     group = trainer.optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.1)
+
+
+def test_settings_reach_the_trainer_of_the_stock_command(tiny_dataset, monkeypatch):
+    monkeypatch.setenv(SETTINGS_VARIABLE, '{"num_epochs": 3, "initial_lr": 0.25}')
+    trainer = make_trainer(run_of(tiny_dataset, "STUNetTrainer_small", options=TrainingOptions()))
+    assert (trainer.num_epochs, trainer.initial_lr, trainer.weight_decay) == (3, 0.25, 3e-5)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"epochs": 3}'])
+def test_wrong_settings_are_refused(monkeypatch, text):
+    monkeypatch.setenv(SETTINGS_VARIABLE, text)
+    with pytest.raises(UserError, match="JSON object"):
+        settings_from_environment()
 
 
 def test_options_that_the_trainer_lacks_are_refused(tiny_dataset):
