@@ -1,4 +1,8 @@
-"""Stock nnU-Net commands, in processes of their own, on a real CT: the plugin is found without any variable set by hand."""
+"""Stock nnU-Net commands in processes of their own, on a real CT.
+
+The plugin is found without any variable set by hand. One epoch of two iterations says nothing about accuracy; the point
+is that every step accepts what the step before it wrote.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
+
+from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES, STUNet
+from nnunetv2_ext.labels.label_order import LabelOrder
 
 DATASET = "Dataset061_RealCT"
 SHORT = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
@@ -47,7 +55,11 @@ def real_dataset(real_ct_folder, nnunet_folders):
         planes = slice(index * 22, index * 22 + 22)
         sitk.WriteImage(image[:, :, planes], str(raw / "imagesTr" / f"slab_{index}_0000.nii.gz"))
         sitk.WriteImage(consecutive[:, :, planes], str(raw / "labelsTr" / f"slab_{index}.nii.gz"))
-    names = {"background": 0, **{f"structure_{value}": index for index, value in enumerate(present) if value}}
+    order = LabelOrder.read("totalsegmentator_v2")
+    names = {
+        "background": 0,
+        **{next(iter(order.classes_of_value[value])): index for index, value in enumerate(present) if value},
+    }
     (raw / "dataset.json").write_text(
         json.dumps({"channel_names": {"0": "CT"}, "labels": names, "numTraining": 5, "file_ending": ".nii.gz"})
     )
@@ -72,3 +84,47 @@ def test_plan_train_and_predict_with_stock_commands(real_dataset, nnunet_folders
         assert prediction.GetSize() == image.GetSize()
         assert prediction.GetDirection() == image.GetDirection()
         assert sitk.GetArrayViewFromImage(prediction).max() <= 61
+
+
+def write_published_checkpoint(path: Path) -> None:
+    """A STU-Net S with random weights in the layout of ``small_ep4k.model``."""
+    size = STUNET_SIZES["S"]
+    network = STUNet(
+        1,
+        105,
+        features_per_stage=size.features_per_stage,
+        n_blocks_per_stage=size.n_blocks_per_stage,
+        strides=PUBLISHED_STRIDES,
+    )
+    renamed = {}
+    for name, value in network.state_dict().items():
+        for ours, published in (
+            ("encoder.stages", "conv_blocks_context"),
+            ("decoder.stages", "conv_blocks_localization"),
+            ("decoder.upsample_layers", "upsample_layers"),
+            ("decoder.seg_layers", "seg_outputs"),
+            ("shortcut", "conv3"),
+        ):
+            name = name.replace(ours, published)
+        renamed[name] = value
+    torch.save({"epoch": 4000, "state_dict": renamed, "plot_stuff": [np.zeros(3)], "best_stuff": None}, path)
+
+
+@pytest.mark.slow
+def test_import_and_fine_tune_a_published_checkpoint(real_dataset, nnunet_folders):
+    checkpoint = nnunet_folders / "small_ep4k.model"
+    write_published_checkpoint(checkpoint)
+    printed = run("nnUNetv2_ext_import_weights", str(checkpoint), "-d", "Dataset101_TotalSegmentator")
+    assert "nnUNetv2_predict" in printed
+    model = nnunet_folders / "nnUNet_results" / "Dataset101_TotalSegmentator"
+    assert next(model.glob("STUNetTrainer_small__*__3d_fullres/fold_0/checkpoint_final.pth")).is_file()
+
+    run(
+        "nnUNetv2_ext_finetune", "61", "3d_fullres", "0", "-pretrained_weights", str(checkpoint), "-device", "cpu",
+        "--num_epochs", "1", "--iterations_per_epoch", "1", "--val_iterations_per_epoch", "1", "--num_workers", "0",
+        "--batch_size", "1", "-np", "1",
+    )  # fmt: skip
+    (folder,) = (nnunet_folders / "nnUNet_results" / DATASET).glob("STUNetTrainer_small_ft__*__3d_fullres/fold_0")
+    assert (folder / "validation" / "summary.json").is_file()
+    log = next(folder.glob("training_log_*.txt")).read_text()
+    assert "classes with pretrained heads: adrenal_gland_left" in log

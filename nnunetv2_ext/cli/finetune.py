@@ -34,9 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.training.finetuning import finetune
-    from nnunetv2_ext.training.trainers.base import ALLOW_FRESH_START
 
     if arguments.c_or_start:
+        # Only here: the trainers bring torch and nnU-Net along.
+        from nnunetv2_ext.training.trainers.base import ALLOW_FRESH_START
+
         os.environ[ALLOW_FRESH_START] = "1"
     finetune(
         dataset=arguments.dataset_name_or_id,

@@ -206,8 +206,8 @@ def settings_from_environment() -> dict[str, Any]:
         raise UserError(f"Expected a JSON object in the variable {SETTINGS_VARIABLE}, but {error}: {text}") from None
     if not isinstance(settings, dict) or not set(settings) <= set(HYPER_PARAMETERS):
         raise UserError(
-            f"Expected a JSON object with some of {', '.join(HYPER_PARAMETERS)} in the variable {SETTINGS_VARIABLE}, but "
-            f"got {text}."
+            f"Expected a JSON object with some of {', '.join(HYPER_PARAMETERS)} in the variable {SETTINGS_VARIABLE}, "
+            f"but got {text}."
         )
     return settings
 

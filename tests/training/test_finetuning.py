@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunetv2_ext.architectures.stunet import STUNET_SIZES
+from nnunetv2_ext.checkpoints import read_checkpoint
+from nnunetv2_ext.training import finetuning
+from nnunetv2_ext.training.finetuning import ensure_plans, finetune, plans_name_for, trainer_for
+from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer
+from nnunetv2_ext.utilities.errors import UserError
+
+ONE_STEP = TrainingOptions(
+    num_epochs=1, iterations_per_epoch=1, val_iterations_per_epoch=1, batch_size=1, num_workers=0, initial_lr=0.0
+)
+
+
+@pytest.fixture
+def pretrained(tiny_dataset, tmp_path):
+    """A checkpoint of STUNetTrainer_small on the tiny dataset, with its plans beside it as nnU-Net leaves them."""
+    trainer = make_trainer(TrainingRun(tiny_dataset, "3d_fullres", 0, "STUNetTrainer_small", device="cpu"))
+    trainer.initialize()
+    file = Path(trainer.output_folder) / "checkpoint_final.pth"
+    trainer.save_checkpoint(str(file))
+    folder = file.parents[1]
+    (folder / "plans.json").write_text(json.dumps(trainer.plans_manager.plans))
+    (folder / "dataset.json").write_text(json.dumps(trainer.dataset_json))
+    return file
+
+
+def test_the_fitting_trainer_is_picked(pretrained):
+    checkpoint = read_checkpoint(pretrained)
+    assert checkpoint.architecture.stunet_size == "S"
+    assert trainer_for(checkpoint) == f"STUNetTrainer_{STUNET_SIZES['S'].name}_ft"
+    assert trainer_for(checkpoint, warm_up=True) == "STUNetTrainer_small_ft_warmup"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("threads_instead_of_processes")
+@pytest.mark.parametrize("source", ["file", "model folder"])
+def test_fine_tuning_starts_from_the_pretrained_weights(pretrained, tiny_dataset, source, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    path = pretrained if source == "file" else pretrained.parents[1]
+    finetune(
+        dataset="7",
+        configuration="3d_fullres",
+        fold=0,
+        pretrained_weights=str(path),
+        device="cpu",
+        num_processes=1,
+        options=ONE_STEP,
+    )
+    (folder,) = Path(os.environ["nnUNet_results"]).glob("*/STUNetTrainer_small_ft__*/fold_0")
+    # At a learning rate of zero what is written equals what was transferred; all classes have the same names here.
+    before = read_checkpoint(pretrained).network_state
+    after = read_checkpoint(folder / "checkpoint_final.pth").network_state
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    options = json.loads((folder / "training_options.json").read_text())
+    assert options[0]["pretrained_weights"] == str(path)
+    assert options[0]["options"]["batch_size"] == 1
+
+
+def test_plans_of_the_pretraining_are_kept(pretrained, tiny_dataset):
+    checkpoint = read_checkpoint(pretrained)
+    file = ensure_plans(checkpoint, tiny_dataset, "3d_fullres", plans_name_for(checkpoint))
+    made = json.loads(file.read_text())["configurations"]["3d_fullres"]
+    original = checkpoint.plans["configurations"]["3d_fullres"]
+    for key in ("patch_size", "spacing", "normalization_schemes"):
+        assert made[key] == original[key]
+    # A second call uses what is there.
+    stamp = file.stat().st_mtime_ns
+    assert ensure_plans(checkpoint, tiny_dataset, "3d_fullres", plans_name_for(checkpoint)).stat().st_mtime_ns == stamp
+
+
+def test_wrong_size_names_both_sides(pretrained, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(finetuning, "ensure_preprocessed", lambda *arguments: None)
+    with pytest.raises(UserError, match=r"STU-Net S .*STU-Net B .*STUNetTrainer_small_ft"):
+        finetune(
+            dataset="7",
+            configuration="3d_fullres",
+            fold=0,
+            pretrained_weights=str(pretrained),
+            trainer="STUNetTrainer_base_ft",
+            plans="nnUNetPlans",
+            device="cpu",
+        )
