@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nnunetv2_ext.inference.resampled_axis import ResampledAxis, Tile, resampled_axes
+from nnunetv2_ext.inference.resampled_axis import Axes, Tile, resampled_axes
 from nnunetv2_ext.utilities.errors import UserError
 
 # Output voxels per axis of a tile, and the fewest and most input voxels it may cover. Large enough to hide the cost of
@@ -34,8 +34,6 @@ _TILE = {"cpu": (20, 4, 16), "cuda": (48, 8, 32)}
 
 # Classes of a tile that are interpolated together: what fits into the second-level cache.
 _CLASSES_AT_ONCE = 32
-
-_Axes = tuple[ResampledAxis, ResampledAxis, ResampledAxis]
 
 
 def resample_argmax(
@@ -70,7 +68,7 @@ def resample_argmax(
         [0, 2, 2, 2]
     """
     axes = _axes_of(logits, shape, nearest_axis)
-    return argmax_along_axes(logits, axes, num_threads=num_threads)
+    return argmax_along_axes(logits, axes, num_threads)
 
 
 def resample_threshold(
@@ -103,7 +101,7 @@ def resample_threshold(
         ValueError: There is not one label per region, or a shape is wrong.
     """
     axes = _axes_of(logits, shape, nearest_axis)
-    return threshold_along_axes(logits, axes, regions_class_order, threshold=threshold, num_threads=num_threads)
+    return threshold_along_axes(logits, axes, regions_class_order, threshold, num_threads)
 
 
 def resample_masks(
@@ -153,6 +151,37 @@ def resample_probabilities(
         Float32, on the device of the logits. Only the chosen classes are held at the full shape.
     """
     axes = _axes_of(logits, shape, nearest_axis)
+    return probabilities_along_axes(logits, axes, has_regions, classes, num_threads)
+
+
+def argmax_along_axes(
+    logits: Float[Tensor, "classes z y x"], axes: Axes, num_threads: int | None = None
+) -> Int[Tensor, "Z Y X"]:
+    """`resample_argmax` for axes that were laid out beforehand, such as the part of a volume that is known so far."""
+    return _label_map(logits, axes, _LargestLogit(len(logits), logits.device), num_threads)
+
+
+def threshold_along_axes(
+    logits: Float[Tensor, "regions z y x"],
+    axes: Axes,
+    regions_class_order: Sequence[int],
+    threshold: float = 0.0,
+    num_threads: int | None = None,
+) -> Int[Tensor, "Z Y X"]:
+    """`resample_threshold` for axes that were laid out beforehand."""
+    if len(regions_class_order) != len(logits):
+        raise ValueError(f"Expected a label for each of {len(logits)} regions, but got {list(regions_class_order)}.")
+    return _label_map(logits, axes, _LastAboveThreshold(regions_class_order, threshold, logits.device), num_threads)
+
+
+def probabilities_along_axes(
+    logits: Float[Tensor, "classes z y x"],
+    axes: Axes,
+    has_regions: bool,
+    classes: Sequence[int] | None = None,
+    num_threads: int | None = None,
+) -> Float[Tensor, "chosen Z Y X"]:
+    """`resample_probabilities` for axes that were laid out beforehand."""
     chosen = torch.tensor(range(len(logits)) if classes is None else list(classes), device=logits.device)
     result = torch.empty((len(chosen), *(axis.new_size for axis in axes)), device=logits.device)
 
@@ -168,28 +197,7 @@ def resample_probabilities(
     return result
 
 
-def argmax_along_axes(
-    logits: Float[Tensor, "classes z y x"], axes: _Axes, *, num_threads: int | None = None
-) -> Int[Tensor, "Z Y X"]:
-    """`resample_argmax` for axes that were laid out beforehand, such as the part of a volume that is known so far."""
-    return _label_map(logits, axes, _LargestLogit(len(logits), logits.device), num_threads)
-
-
-def threshold_along_axes(
-    logits: Float[Tensor, "regions z y x"],
-    axes: _Axes,
-    regions_class_order: Sequence[int],
-    *,
-    threshold: float = 0.0,
-    num_threads: int | None = None,
-) -> Int[Tensor, "Z Y X"]:
-    """`resample_threshold` for axes that were laid out beforehand."""
-    if len(regions_class_order) != len(logits):
-        raise ValueError(f"Expected a label for each of {len(logits)} regions, but got {list(regions_class_order)}.")
-    return _label_map(logits, axes, _LastAboveThreshold(regions_class_order, threshold, logits.device), num_threads)
-
-
-def _axes_of(logits: Tensor, shape: Sequence[int], nearest_axis: int | None) -> _Axes:
+def _axes_of(logits: Tensor, shape: Sequence[int], nearest_axis: int | None) -> Axes:
     if logits.ndim != 4 or len(logits) == 0:
         raise ValueError(f"Expected logits (classes, z, y, x), but got the shape {tuple(logits.shape)}.")
     return resampled_axes(logits.shape[1:], shape, nearest_axis)
@@ -281,7 +289,7 @@ class _LastAboveThreshold:
 
 
 def _label_map(
-    logits: Float[Tensor, "classes z y x"], axes: _Axes, rule: _Rule, num_threads: int | None
+    logits: Float[Tensor, "classes z y x"], axes: Axes, rule: _Rule, num_threads: int | None
 ) -> Int[Tensor, "Z Y X"]:
     labels = torch.empty([axis.new_size for axis in axes], dtype=rule.dtype, device=logits.device)
     classes_at_once = _CLASSES_AT_ONCE if logits.device.type == "cpu" else len(logits)
@@ -347,7 +355,7 @@ class _Beam:
 
 
 def _for_each_beam(
-    logits: Float[Tensor, "classes z y x"], axes: _Axes, visit: Callable[[_Beam], None], num_threads: int | None
+    logits: Float[Tensor, "classes z y x"], axes: Axes, visit: Callable[[_Beam], None], num_threads: int | None
 ) -> None:
     """Calls ``visit`` for every beam of tiles, in parallel on a CPU."""
     device = logits.device

@@ -104,9 +104,11 @@ class ResampledAxis:
         return tiles
 
 
-def resampled_axes(
-    shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None
-) -> tuple[ResampledAxis, ResampledAxis, ResampledAxis]:
+#: The axes z, y and x of a volume.
+Axes = tuple[ResampledAxis, ResampledAxis, ResampledAxis]
+
+
+def resampled_axes(shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None) -> Axes:
     """The three axes of a volume, all linear but ``nearest_axis``.
 
     Raises:

@@ -1,0 +1,216 @@
+"""Streaming against nnU-Net's own sliding window with the same tiny networks."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnunetv2_ext.inference.sliding_window import StreamingSlidingWindow
+
+
+def tiny_network(classes, dimensions=3, seed=0):
+    torch.manual_seed(seed)
+    convolution = torch.nn.Conv3d if dimensions == 3 else torch.nn.Conv2d
+    return torch.nn.Sequential(
+        convolution(2, 4, 3, padding=1), torch.nn.LeakyReLU(), convolution(4, classes, 3, padding=1)
+    ).eval()
+
+
+def stock_logits(network, classes, image, patch_size, step_size=0.5, mirror_axes=None):
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        tile_step_size=step_size,
+        use_mirroring=mirror_axes is not None,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
+    predictor.network = network
+    predictor.configuration_manager = SimpleNamespace(patch_size=list(patch_size))
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=classes)
+    predictor.allowed_mirroring_axes = mirror_axes
+    return predictor.predict_sliding_window_return_logits(image)
+
+
+def exact_logits(network, classes, image, patch_size, step_size=0.5):
+    """Every window added up in float64, written as the formula says it: sum(g * f) / sum(g)."""
+    from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+
+    gaussian = compute_gaussian(tuple(patch_size), 1 / 8, 10, torch.float16, torch.device("cpu")).double()
+    total = torch.zeros((classes, *image.shape[1:]), dtype=torch.float64)
+    weight = torch.zeros(image.shape[1:], dtype=torch.float64)
+    steps = compute_steps_for_sliding_window(image.shape[1:], patch_size, step_size)
+    with torch.no_grad():
+        for position in np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3):
+            z, y, x = (slice(a, a + p) for a, p in zip(position.tolist(), patch_size, strict=True))
+            total[:, z, y, x] += network(image[:, z, y, x][None])[0].double() * gaussian
+            weight[z, y, x] += gaussian
+    return total / weight
+
+
+def check_like_stock(logits, stock, window):
+    """Equal to half precision where half precision can hold the weights.
+
+    At the corners of the image a window's Gaussian falls to 6e-8, the smallest half-precision number: there nnU-Net's
+    weighted sums, and so its logits, are rounded to integers. That is not to be imitated.
+    """
+    one_window = window._gaussian()
+    plan = window.plan(logits.shape[1:])
+    total = torch.zeros(plan.padded_shape)
+    for z, y, x in itertools.product(*plan.starts):
+        depth, height, width = plan.patch_size
+        total[z : z + depth, y : y + height, x : x + width] += one_window
+    heavy = total[plan.inside] > 0.02
+    assert heavy.float().mean() > 0.5
+    torch.testing.assert_close(logits[:, heavy], stock[:, heavy], atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(logits, stock, atol=0.6, rtol=0.1)
+
+
+def random_image(shape, seed=0):
+    return torch.randn((2, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+def check_order(slabs, size, axis):
+    """The slabs cover all planes, each once, in order."""
+    stops = [0]
+    for slab in slabs:
+        assert slab.axis == axis
+        assert slab.start == stops[-1] < slab.stop
+        assert slab.logits.shape[axis + 1] == slab.stop - slab.start
+        stops.append(slab.stop)
+    assert stops[-1] == size
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch_size", "step_size", "axis"),
+    [
+        ((37, 24, 29), (12, 16, 14), 0.5, None),
+        ((37, 24, 29), (12, 16, 14), 0.5, 1),
+        ((27, 24, 29), (12, 16, 14), 0.8, 2),
+        ((27, 24, 29), (12, 24, 14), 1.0, None),
+        ((9, 40, 13), (12, 16, 14), 0.5, None),
+        ((9, 30, 13), (12, 16, 14), 0.5, 0),
+        ((1, 20, 11), (12, 16, 14), 0.5, None),
+        ((21, 9, 23), (12, 16, 12), 0.3, None),
+    ],
+)
+def test_equals_nnunet(shape, patch_size, step_size, axis):
+    network, image = tiny_network(5), random_image(shape)
+    window = StreamingSlidingWindow(network, 5, patch_size, step_size, axis=axis)
+    check_order(window.slabs(image), shape[window.plan(shape).axis], window.plan(shape).axis)
+    logits = window.logits(image)
+    stock = stock_logits(network, 5, image, patch_size, step_size).float()
+    assert logits.shape == stock.shape
+    check_like_stock(logits, stock, window)
+
+
+@pytest.mark.parametrize("step_size", [0.3, 0.5, 0.8])
+def test_sums_are_exact_to_float32(step_size):
+    network, image = tiny_network(4), random_image((37, 24, 29))
+    exact = exact_logits(network, 4, image, (12, 16, 14), step_size)
+    streamed = StreamingSlidingWindow(network, 4, (12, 16, 14), step_size).logits(image)
+    torch.testing.assert_close(streamed.double(), exact, atol=2e-6, rtol=1e-5)
+    stock = stock_logits(network, 4, image, (12, 16, 14), step_size).double()
+    assert (streamed - exact).abs().max() < 0.05 * (stock - exact).abs().max()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.tuples(*[st.integers(1, 20)] * 3),
+    st.tuples(*[st.integers(1, 8)] * 3),
+    st.sampled_from([0.25, 0.5, 0.7, 1.0]),
+    st.sampled_from([None, 0, 1, 2]),
+    st.integers(1, 5),
+)
+def test_a_network_that_copies_gives_the_image_back(shape, patch_size, step_size, axis, windows_per_batch):
+    image = random_image(shape)
+    window = StreamingSlidingWindow(
+        lambda x: x, 2, patch_size, step_size, axis=axis, windows_per_batch=windows_per_batch
+    )
+    plan = window.plan(shape)
+    seen = []
+    torch.testing.assert_close(window.logits(image, progress=seen.append), image, atol=1e-5, rtol=1e-5)
+    assert sum(seen) == plan.num_windows
+    assert (
+        np.prod(plan.buffer_shape) * plan.padded_shape[plan.axis]
+        == np.prod(plan.padded_shape) * plan.patch_size[plan.axis]
+    )
+
+
+@pytest.mark.parametrize("mirror_axes", [(0, 1, 2), (1,)])
+def test_folds_and_mirroring_are_the_networks_business(mirror_axes):
+    from nnunetv2_ext.inference.model import WindowNetwork
+
+    network, image = tiny_network(3), random_image((20, 17, 19))
+    window = StreamingSlidingWindow(WindowNetwork([network], mirror_axes), 3, (12, 16, 14))
+    stock = stock_logits(network, 3, image, (12, 16, 14), mirror_axes=mirror_axes).float()
+    check_like_stock(window.logits(image), stock, window)
+
+
+@pytest.mark.parametrize("shape", [(7, 24, 29), (1, 24, 29), (3, 10, 29)])
+def test_slice_by_slice_equals_nnunet(shape):
+    network, image = tiny_network(5, dimensions=2), random_image(shape)
+    window = StreamingSlidingWindow(network, 5, (16, 14), windows_per_batch=3)
+    assert window.plan(shape).patch_size == (1, 16, 14)
+    assert shape[0] == 1 or window.plan(shape).axis == 0
+    stock = stock_logits(network, 5, image, (16, 14)).float()
+    check_like_stock(window.logits(image), stock, window)
+
+
+def test_the_axis_that_needs_the_least_memory():
+    window = StreamingSlidingWindow(lambda x: x, 1, (16, 16, 16))
+    assert window.plan((64, 100, 80)).axis == 1
+    assert window.plan((100, 100, 100)).axis == 0
+    assert window.plan((16, 20, 300)).buffer_shape == (16, 20, 16)
+    assert StreamingSlidingWindow(lambda x: x, 1, (32, 8, 16)).plan((64, 64, 64)).axis == 1
+
+
+def test_windows_without_content_are_skipped():
+    calls = []
+
+    def network(windows):
+        calls.append(len(windows))
+        return torch.cat([windows, windows], 1)
+
+    image = torch.zeros(1, 40, 20, 20)
+    image[:, 30:33] = 1
+    window = StreamingSlidingWindow(network, 2, (8, 20, 20), fill=torch.tensor([3.0, -4.0]))
+    seen = []
+    logits = window.logits(image, image[0] > 0, progress=seen.append)
+    starts = window.plan((40, 20, 20)).starts[0]
+    busy = [start for start in starts if start < 33 and start + 8 > 30]
+    assert 0 < len(busy) == sum(calls) < len(starts)
+    assert sum(seen) == len(starts)
+    covered = torch.zeros(40, dtype=torch.bool)
+    for start in busy:
+        covered[start : start + 8] = True
+    assert (logits[0, ~covered] == 3).all()
+    assert (logits[1, ~covered] == -4).all()
+    torch.testing.assert_close(logits[:, covered], image[:, covered].repeat(2, 1, 1, 1))
+
+
+def test_nothing_to_see_at_all():
+    window = StreamingSlidingWindow(lambda x: pytest.fail("the network was called"), 3, (8, 8, 8))
+    logits = window.logits(torch.zeros(1, 9, 9, 9), torch.zeros(9, 9, 9, dtype=torch.bool))
+    assert torch.equal(logits.argmax(0), torch.zeros(9, 9, 9, dtype=torch.long))
+
+
+def test_the_caller_keeps_its_gradient_mode():
+    window = StreamingSlidingWindow(tiny_network(2), 2, (8, 8, 8))
+    for slab in window.slabs(random_image((16, 8, 8))):
+        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled()
+        assert not slab.logits.requires_grad
+
+
+@pytest.mark.parametrize("wrong", [{"patch_size": (8,)}, {"step_size": 0.0}, {"windows_per_batch": 0}])
+def test_wrong_arguments(wrong):
+    with pytest.raises(ValueError, match="Expected a patch size"):
+        StreamingSlidingWindow(lambda x: x, 1, **{"patch_size": (8, 8, 8), **wrong})
