@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nnunetv2_ext.dataset_conversion.duplicates import ImageFingerprint, image_fingerprint
 from nnunetv2_ext.dataset_conversion.merge_inputs import InputCase
+from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.image_files import read_image
 from nnunetv2_ext.utilities.label_counts import count_label_values
@@ -106,8 +107,10 @@ def _translate(
 ) -> tuple[npt.NDArray[np.unsignedinteger[Any]], dict[int, int]]:
     """The label map with merged values, and how many voxels each of them has."""
     number_of_values = max(job.value_table) + 1
-    if np.issubdtype(label_map.dtype, np.floating):
-        label_map = _whole_numbers(label_map, job.case)
+    try:
+        label_map = as_integers(label_map)
+    except UserError as error:
+        raise UserError(f"Case {job.case.own_name!r} of {job.case.source}, {job.case.label}: {error}") from None
     inside = (label_map >= 0) & (label_map < number_of_values)
     strange = {int(value) for value in np.unique(label_map[~inside])}
     if not strange:
@@ -128,15 +131,6 @@ def _translate(
         if merged:
             voxels[merged] = voxels.get(merged, 0) + int(counts[value])
     return table[label_map], voxels
-
-
-def _whole_numbers(label_map: npt.NDArray[Any], case: InputCase) -> npt.NDArray[np.int32]:
-    if not np.isfinite(label_map).all() or (label_map != np.rint(label_map)).any():
-        raise UserError(
-            f"Case {case.own_name!r} of {case.source}: expected whole numbers in the label map {case.label}, but found "
-            "fractions or NaN; it may have been resampled with interpolation."
-        )
-    return np.clip(label_map, -(2**31), 2**31 - 128).astype(np.int32)
 
 
 def _place(file: Path, image: SimpleITK.Image, stem: Path, job: MergeJob) -> str:

@@ -275,7 +275,7 @@ REFUSED = {
         lambda a, b: _spoil_label(b, "img0002", lambda label: label.astype(np.int16) - 1),
         r"label value\(s\) -1",
     ),
-    "fractions": (lambda a, b: _spoil_label(b, "img0002", lambda label: label * 0.5), "expected whole numbers"),
+    "fractions": (lambda a, b: _spoil_label(b, "img0002", lambda label: label * 0.5), "Expected whole numbers"),
     "grid": (lambda a, b: _spoil_label(b, "img0002", lambda label: label[1:]), "expected .* to have the size"),
     "truncated": (lambda a, b: _cut(b / "imagesTr" / "img0003_0000.nii.gz"), "img0003_0000.nii.gz cannot be read"),
     "no background": (lambda a, b: _change_json(b, labels={"spleen": 1}), '"background": 0'),

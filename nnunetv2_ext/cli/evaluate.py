@@ -1,0 +1,68 @@
+"""``nnUNetv2_ext_evaluate``: score label maps against references."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
+from nnunetv2_ext.utilities.parallel import default_processes
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command."""
+    return run_command(_parser(), _run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "nnUNetv2_ext_evaluate",
+        "Score predicted label maps: Dice, precision, recall, HD95, surface distances and volumes per case, class and "
+        "source. A class is scored only where it is annotated.",
+    )
+    parser.add_argument("-gt", required=True, metavar="DIR", help="folder of reference label maps, such as labelsTr")
+    parser.add_argument("-pred", required=True, metavar="DIR", help="folder of predictions")
+    parser.add_argument("-o", metavar="DIR", help="where results go (default: the folder of the predictions)")
+    meaning = parser.add_mutually_exclusive_group()
+    meaning.add_argument("-djfile", metavar="FILE", help="dataset.json of the references (default: beside them)")
+    meaning.add_argument("--order", metavar="NAME", help="label order of references and predictions")
+    meaning.add_argument(
+        "--mapping", metavar="NAME", help="score predictions of another label order, such as TotalSegmentator's"
+    )
+    parser.add_argument("--pred_order", metavar="NAME", help="label order of the predictions, where they do not say")
+    parser.add_argument("--chill", action="store_true", help="do not mind references without a prediction")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+    parser.add_argument("-np", type=int, default=default_processes(), metavar="N", help="number of processes")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from nnunetv2_ext.evaluation.evaluate import check_output_folder, evaluate_folder, write_evaluation
+
+    folder = Path(arguments.o or arguments.pred)
+    check_output_folder(folder, arguments.overwrite)
+    evaluation = evaluate_folder(
+        arguments.gt,
+        arguments.pred,
+        dataset_json=arguments.djfile,
+        order=arguments.order,
+        mapping=arguments.mapping,
+        prediction_order=arguments.pred_order,
+        chill=arguments.chill,
+        processes=arguments.np,
+        progress=not arguments.quiet,
+    )
+    write_evaluation(evaluation, folder, f"Evaluation of {Path(arguments.pred).resolve().name}", arguments.overwrite)
+    logger.info(
+        "Scored %d cases: mean Dice %.4f; see %s.",
+        len(evaluation.cases),
+        evaluation.summary["foreground_mean"]["Dice"],
+        folder / "evaluation.html",
+    )
+    for problem in evaluation.problems:
+        logger.error("Not scored: %s", problem)
+    return EXIT_BATCH_HAD_FAILURES if evaluation.problems else 0

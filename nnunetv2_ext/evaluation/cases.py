@@ -1,0 +1,202 @@
+"""Pairs reference label maps with predictions, and scores one pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunetv2_ext.evaluation.classes import References, find_name, match_classes, read_prediction_order
+from nnunetv2_ext.evaluation.metrics import ScoredClass, evaluate_label_map
+from nnunetv2_ext.inference.inputs import image_ending
+from nnunetv2_ext.inference.output_maps import file_name
+from nnunetv2_ext.labels.atoms import encode_masks
+from nnunetv2_ext.labels.label_order import as_integers
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.image_files import read_image
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One case to be scored.
+
+    Attributes:
+        case: Identifier.
+        source: The source that it belongs to; empty where the references are no collection.
+        reference: Label map.
+        prediction: Label map; or the folder of one mask per class.
+        classes: What is scored.
+        masks: Class name -> mask file, where the prediction is a folder of masks.
+        ignore_label: Value in the reference that counts for nothing.
+    """
+
+    case: str
+    source: str
+    reference: Path
+    prediction: Path
+    classes: tuple[ScoredClass, ...]
+    masks: Mapping[str, Path]
+    ignore_label: int | None
+
+
+def label_map_files(folder: Path) -> dict[str, Path]:
+    """Case -> label map, of the files directly in a folder.
+
+    Raises:
+        UserError: The folder does not exist.
+    """
+    if not folder.is_dir():
+        raise UserError(f"Expected a folder of label maps, but {folder} is none.")
+    endings = ((file, image_ending(file)) for file in sorted(folder.iterdir()) if file.is_file())
+    return {file.name[: -len(ending)]: file for file, ending in endings if ending}
+
+
+class PredictionFolder:
+    """Predictions in any of the forms that ``nnUNetv2_predict`` and ``nnUNetv2_ext_predict`` write.
+
+    One label map per case; one per case in a folder per source; or a folder per case with one mask per class.
+
+    Args:
+        folder: The predictions.
+        references: What is to be scored.
+        order: Name of the label order of the label maps; by default what the folder says.
+    """
+
+    def __init__(self, folder: Path, references: References, order: str | None = None) -> None:
+        self.folder = folder
+        self._references = references
+        self._order = order
+        self._files = {folder: label_map_files(folder)}
+        self._classes: dict[Path, tuple[ScoredClass, ...]] = {}
+
+    def has(self, case: str) -> bool:
+        """Whether there is anything predicted for a case."""
+        partial_labels = self._references.partial_labels
+        source = partial_labels.source_of(case) if partial_labels else ""
+        folders = [self.folder, self.folder / file_name(source)] if source else [self.folder]
+        return (self.folder / case).is_dir() or any(case in self._label_maps(folder) for folder in folders)
+
+    def job(self, case: str, reference: Path) -> EvaluationJob:
+        """What to do for a case.
+
+        Raises:
+            UserError: There is no prediction, or none of a class that the case annotates.
+        """
+        partial_labels = self._references.partial_labels
+        source = partial_labels.source_of(case) if partial_labels else ""
+        masks: Mapping[str, Path] = {}
+        folder = self.folder
+        if source and case not in self._label_maps(folder):
+            folder = folder / file_name(source)
+        if case in self._label_maps(folder):
+            prediction = self._label_maps(folder)[case]
+            classes = self._classes_in(folder)
+        else:
+            prediction = self.folder / case
+            classes, masks = self._classes_with_masks(prediction)
+        if partial_labels:
+            annotated = dict(zip(partial_labels.class_names, partial_labels.annotated(case), strict=True))
+            classes = tuple(scored for scored in classes if annotated[scored.name])
+            masks = {name: file for name, file in masks.items() if annotated[name]}
+        if not classes:
+            raise UserError(f"{prediction} has none of the classes that case {case!r} annotates.")
+        return EvaluationJob(
+            case, source, reference, prediction, classes, masks, ignore_label=self._references.ignore_label
+        )
+
+    def _label_maps(self, folder: Path) -> Mapping[str, Path]:
+        if folder not in self._files:
+            self._files[folder] = label_map_files(folder) if folder.is_dir() else {}
+        return self._files[folder]
+
+    def _classes_in(self, folder: Path) -> tuple[ScoredClass, ...]:
+        if folder not in self._classes:
+            order = read_prediction_order(folder, self._references.default_order, self._order)
+            self._classes[folder] = tuple(match_classes(self._references.classes, order))
+        return self._classes[folder]
+
+    def _classes_with_masks(self, folder: Path) -> tuple[tuple[ScoredClass, ...], dict[str, Path]]:
+        if not folder.is_dir():
+            raise UserError(f"Expected a prediction {folder.name}.nii.gz in {folder.parent}, but found none.")
+        files = {
+            str(file.relative_to(folder))[: -len(ending)]: file
+            for file in sorted(folder.rglob("*"))
+            if file.is_file() and (ending := image_ending(file))
+        }
+        masks: dict[str, Path] = {}
+        classes = []
+        for reference in self._references.classes:
+            if len(reference.predicted_as) == 1:
+                path = "/".join(map(file_name, reference.predicted_as[0].split("/")))
+                found = find_name(path, files)
+                if found is not None:
+                    masks[reference.name] = files[found]
+                    classes.append(ScoredClass(reference.name, reference.key, reference.values, ()))
+        return tuple(classes), masks
+
+
+def evaluate_case(job: EvaluationJob) -> dict[str, dict[str, float]]:
+    """Scores one case; see `evaluate_label_map` for what comes out.
+
+    Raises:
+        UserError: A file cannot be read, or prediction and reference do not lie on one grid.
+    """
+    import SimpleITK
+
+    # One process per core already; SimpleITK's own threads would only compete.
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    reference = read_image(job.reference)
+    classes: Sequence[ScoredClass] = job.classes
+    if job.masks:
+        names = list(job.masks)
+        encoded = encode_masks(_array(job.masks[name], reference, job) for name in names)
+        prediction: npt.NDArray[np.integer[Any]] = encoded.label_map
+        # In atoms, a class is every value whose combination contains it.
+        atoms = {
+            name: tuple(value for value, combination in enumerate(encoded.combinations) if index in combination)
+            for index, name in enumerate(names)
+        }
+        classes = [replace(scored, prediction=atoms[scored.name]) for scored in classes]
+    else:
+        prediction = _array(job.prediction, reference, job)
+    label_map = _whole_numbers(SimpleITK.GetArrayViewFromImage(reference), job.reference)
+    return evaluate_label_map(label_map, prediction, reference.GetSpacing()[::-1], classes, job.ignore_label)
+
+
+def _array(file: Path, reference: SimpleITK.Image, job: EvaluationJob) -> npt.NDArray[np.integer[Any]]:
+    """Reads a prediction and checks that it lies on the grid of its reference."""
+    import SimpleITK
+
+    image = read_image(file)
+    spacing = np.array(reference.GetSpacing())
+    for what, found, expected, tolerance in (
+        ("size", image.GetSize(), reference.GetSize(), 0.0),
+        ("spacing", image.GetSpacing(), reference.GetSpacing(), 1e-3 * spacing),
+        # A tenth of a voxel: headers round, resampling to another grid shifts by more.
+        ("origin", image.GetOrigin(), reference.GetOrigin(), 0.1 * spacing.min()),
+        ("direction", image.GetDirection(), reference.GetDirection(), 1e-3),
+    ):
+        if len(found) != len(expected) or (np.abs(np.subtract(found, expected)) > tolerance).any():
+            raise UserError(
+                f"Case {job.case!r}: expected {file} to have the {what} {_rounded(expected)} (x, y, z) of its "
+                f"reference {job.reference}, but found {_rounded(found)}; predict on the image that was annotated."
+            )
+    return _whole_numbers(SimpleITK.GetArrayFromImage(image), file)
+
+
+def _whole_numbers(array: npt.NDArray[Any], file: Path) -> npt.NDArray[np.integer[Any]]:
+    try:
+        return as_integers(array)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _rounded(numbers: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(float(number), 4) for number in numbers)

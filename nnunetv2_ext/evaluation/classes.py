@@ -1,0 +1,219 @@
+"""Which classes are scored, and which integers they have in references and in predictions.
+
+Names decide, integers follow: references and predictions may use different orders.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_ext.evaluation.metrics import ScoredClass
+from nnunetv2_ext.labels.label_mapping import LabelMapping
+from nnunetv2_ext.labels.label_order import LabelOrder
+from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReferenceClass:
+    """A class to be scored, as the references define it.
+
+    Attributes:
+        name: Its name.
+        key: Key in summary.json.
+        values: Its label values in the references.
+        predicted_as: Names of the classes whose union it is compared with in the predictions.
+    """
+
+    name: str
+    key: str
+    values: tuple[int, ...]
+    predicted_as: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class References:
+    """What the label maps of the reference folder mean.
+
+    Attributes:
+        classes: What is scored.
+        ignore_label: Value of voxels that count for nothing, or ``None``.
+        partial_labels: Which case annotates which class; ``None`` where every case annotates all.
+        default_order: The order that predictions have unless something else is known.
+    """
+
+    classes: tuple[ReferenceClass, ...]
+    ignore_label: int | None
+    partial_labels: PartialLabels | None
+    default_order: LabelOrder
+
+
+def find_dataset_json(folder: Path) -> Path | None:
+    """The dataset.json that describes a folder of label maps: in it or beside it (labelsTr, gt_segmentations)."""
+    return next((file for file in (folder / "dataset.json", folder.parent / "dataset.json") if file.is_file()), None)
+
+
+def read_references(
+    folder: Path, *, dataset_json: Path | None = None, order: str | None = None, mapping: str | None = None
+) -> References:
+    """Finds out what the references mean.
+
+    Args:
+        folder: The reference label maps.
+        dataset_json: File that describes them; by default the one in or beside the folder.
+        order: Label order that describes them instead.
+        mapping: Name of a direct-inference table that says what is compared with what.
+
+    Raises:
+        UserError: Nothing describes the references, or the description contradicts itself.
+    """
+    if order is not None:
+        return _from_order(LabelOrder.read(order))
+    dataset_json = dataset_json or find_dataset_json(folder)
+    content = read_json(dataset_json) if dataset_json else None
+    if mapping is not None:
+        return _from_mapping(LabelMapping.read(mapping), content, dataset_json)
+    if content is None or dataset_json is None:
+        raise UserError(
+            f"Expected a dataset.json in or beside {folder}, but found none; say what the label values mean with "
+            "-djfile, --order or --mapping."
+        )
+    return _from_dataset_json(content, dataset_json)
+
+
+def read_prediction_order(folder: Path, fallback: LabelOrder, named: str | None = None) -> LabelOrder:
+    """What the label maps of a prediction folder mean.
+
+    Args:
+        folder: The predictions; a dataset.json (nnU-Net writes one there) or labels.json in it is taken at its word.
+        fallback: Used where the folder says nothing.
+        named: A label order that is used instead.
+    """
+    if named is not None:
+        return LabelOrder.read(named)
+    file = folder / "dataset.json"
+    if file.is_file():
+        return LabelOrder.from_dataset_json(read_json(file), file)
+    file = folder / "labels.json"
+    if file.is_file():
+        return LabelOrder.from_dataset_json({"name": folder.name, **read_json(file)}, file)
+    logger.info("Nothing in %s says what its label values mean; they are read in the order %s.", folder, fallback.name)
+    return fallback
+
+
+def match_classes(classes: Sequence[ReferenceClass], predictions: LabelOrder) -> list[ScoredClass]:
+    """Gives every reference class its label values in the predictions; classes that they do not have are left out.
+
+    A predicted class also counts where a class drawn on top of it hides it: in a label map whose liver is 1 and whose
+    tumour is 2, the liver is 1 and 2 if the references say that it contains the tumour.
+    """
+    own: dict[str, tuple[int, ...]] = {}
+    for reference in classes:
+        found = [_find(predictions, name) for name in reference.predicted_as]
+        if None not in found:
+            values = {value for name in found if name is not None for value in _integers(predictions.labels[name])}
+            own[reference.name] = tuple(sorted(values))
+    scored = []
+    for reference in classes:
+        if reference.name not in own:
+            continue
+        inner = (other for other in classes if other.name in own and set(other.values) < set(reference.values))
+        values = {value for other in inner for value in own[other.name]} | set(own[reference.name])
+        scored.append(ScoredClass(reference.name, reference.key, reference.values, tuple(sorted(values))))
+    if not scored:
+        wanted = sorted({name for reference in classes for name in reference.predicted_as})
+        raise UserError(
+            f"Expected predictions with classes such as {', '.join(wanted[:5])}, but {predictions.name} has "
+            f"{', '.join(list(predictions.names)[:5])}; name their order with --pred_order."
+        )
+    return scored
+
+
+def find_name(wanted: str, names: Iterable[str]) -> str | None:
+    """``wanted`` itself, or the only name that is equal to it but for the source in front (``<source>/<class>``)."""
+    names = list(names)
+    if wanted in names:
+        return wanted
+    alike = [name for name in names if name.rpartition("/")[2] == wanted.rpartition("/")[2]]
+    # Two sources that annotate the same structure are two classes; only a name without source may stand for either.
+    alike = [name for name in alike if "/" not in name or "/" not in wanted]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _find(order: LabelOrder, name: str) -> str | None:
+    return order.find(name) or find_name(name, order.names)
+
+
+def _from_dataset_json(content: Mapping[str, Any], file: Path) -> References:
+    order = LabelOrder.from_dataset_json(content, file)
+    keys = {name: str(tuple(v)) if isinstance(v, list) else str(v) for name, v in content["labels"].items()}
+    classes = tuple(ReferenceClass(name, keys[name], _integers(value), (name,)) for name, value in order.labels.items())
+    partial_labels = PartialLabels.from_dataset_json(content) if SECTION in content else None
+    return References(_with_own_keys(classes), order.ignore_label, partial_labels, order)
+
+
+def _from_order(order: LabelOrder) -> References:
+    # Where the field evaluates a union under the name of one of its parts (liver with tumour), it takes the name.
+    parts_of = {name: (name,) for name in order.labels} | dict(order.regions)
+    classes = []
+    for name, parts in parts_of.items():
+        values = tuple(sorted({value for part in parts for value in _integers(order.labels[part])}))
+        classes.append(ReferenceClass(name, _key(values), values, tuple(parts)))
+    return References(_with_own_keys(classes), order.ignore_label, None, order)
+
+
+def _from_mapping(mapping: LabelMapping, content: Mapping[str, Any] | None, file: Path | None) -> References:
+    target = mapping.target_order
+    if content is not None and file is not None:
+        described = LabelOrder.from_dataset_json(content, file)
+        names = {name for mapped in mapping.classes for name in mapped.target}
+        known = {name for name in names if _target_name(target, name, described) is not None}
+        if known == names:
+            target = described
+        elif known:
+            raise UserError(
+                f"Expected the classes of {mapping.target_order.name} in {file}, but it lacks "
+                f"{', '.join(sorted(names - known))}; name them as label_orders/{mapping.target_order.name}.json does."
+            )
+        else:
+            logger.warning(
+                "No class of %s occurs in %s; the references are read with the integers of %s.",
+                mapping.name,
+                file,
+                mapping.target_order.name,
+            )
+    classes = []
+    for mapped in mapping.classes:
+        names_there = [_target_name(mapping.target_order, name, target) for name in mapped.target]
+        values = tuple(sorted({v for name in names_there if name is not None for v in _integers(target.labels[name])}))
+        classes.append(ReferenceClass(mapped.name, _key(values), values, mapped.source))
+    return References(_with_own_keys(classes), target.ignore_label, None, mapping.source_order)
+
+
+def _target_name(order: LabelOrder, name: str, described: LabelOrder) -> str | None:
+    return order.name_in(described, name) or find_name(name, described.names)
+
+
+def _with_own_keys(classes: Sequence[ReferenceClass]) -> tuple[ReferenceClass, ...]:
+    """Refuses classes with equal label values, which nnU-Net's summary format cannot tell apart."""
+    twice = [key for key, count in Counter(reference.key for reference in classes).items() if count > 1]
+    if twice:
+        names = ", ".join(reference.name for reference in classes if reference.key in twice)
+        raise UserError(f"The classes {names} have the same label values {twice[0]} in the references; remove one.")
+    return tuple(classes)
+
+
+def _key(values: tuple[int, ...]) -> str:
+    return str(values) if len(values) > 1 else str(values[0])
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    return tuple(sorted({int(v) for v in value})) if isinstance(value, list | tuple) else (int(value),)

@@ -1,0 +1,128 @@
+"""Scores a folder of predictions against a folder of references."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_ext.evaluation.cases import PredictionFolder, evaluate_case, label_map_files
+from nnunetv2_ext.evaluation.classes import References, read_references
+from nnunetv2_ext.evaluation.page import write_page
+from nnunetv2_ext.evaluation.summary import CaseMetrics, summarise, write_csv
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import refuse_existing, write_json
+from nnunetv2_ext.utilities.parallel import parallel_map
+
+SUMMARY_FILE, TABLE_FILE, PAGE_FILE = "summary.json", "metrics.csv", "evaluation.html"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        summary: Content of summary.json.
+        cases: Scores of each case.
+        problems: One sentence for each case that could not be scored.
+    """
+
+    summary: dict[str, Any]
+    cases: tuple[CaseMetrics, ...]
+    problems: tuple[str, ...]
+
+
+def evaluate_folder(
+    reference_folder: Path | str,
+    prediction_folder: Path | str,
+    *,
+    dataset_json: Path | str | None = None,
+    order: str | None = None,
+    mapping: str | None = None,
+    prediction_order: str | None = None,
+    chill: bool = False,
+    processes: int = 1,
+    progress: bool = True,
+) -> Evaluation:
+    """Scores every case of a reference folder.
+
+    Args:
+        reference_folder: Reference label maps, such as ``labelsTr``.
+        prediction_folder: Predictions as ``nnUNetv2_predict`` or ``nnUNetv2_ext_predict`` write them (merged, per
+            source or per class).
+        dataset_json: Says what the references mean; by default the file in or beside their folder.
+        order: A label order that says it instead, for references and predictions.
+        mapping: A direct-inference table: the union of some predicted classes against each reference class.
+        prediction_order: What the label values of the predictions mean; by default what their folder says.
+        chill: Leave out references without a prediction silently (nnU-Net's word).
+        processes: Number of worker processes.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UserError: Nothing can be scored.
+    """
+    references, predictions = Path(reference_folder), Path(prediction_folder)
+    meaning = read_references(
+        references, dataset_json=Path(dataset_json) if dataset_json else None, order=order, mapping=mapping
+    )
+    files = label_map_files(references)
+    if not files:
+        raise UserError(f"Expected label maps (.nii.gz and the like) in {references}, but found none.")
+    if not predictions.is_dir():
+        raise UserError(f"Expected a folder of predictions, but {predictions} is none.")
+    # An order that was asked for outranks what the folder of the predictions says.
+    predicted = PredictionFolder(predictions, meaning, prediction_order or order)
+    jobs, problems = [], []
+    for case, file in files.items():
+        try:
+            if chill and not predicted.has(case):
+                continue
+            jobs.append(predicted.job(case, file))
+        except UserError as error:
+            problems.append(str(error))
+    cases = []
+    for outcome in parallel_map(evaluate_case, jobs, processes=processes, description="Evaluating", progress=progress):
+        if outcome.result is None:
+            problems.append(outcome.error or "")
+            continue
+        job = outcome.item
+        cases.append(CaseMetrics(job.case, job.source, job.reference, job.prediction, outcome.result))
+    if not cases:
+        first = f"; the first problem: {problems[0]}" if problems else "; no reference has a prediction of its name."
+        raise UserError(f"None of the {len(files)} cases in {references} could be scored{first}")
+    _say_what_is_left_out(meaning, cases)
+    names = {reference.key: reference.name for reference in meaning.classes}
+    return Evaluation(summarise(cases, names), tuple(cases), tuple(problems))
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path | str, title: str, overwrite: bool = False) -> None:
+    """Writes summary.json, metrics.csv and evaluation.html.
+
+    Raises:
+        UserError: One of the files exists and may not be overwritten.
+    """
+    folder = Path(folder)
+    check_output_folder(folder, overwrite)
+    write_json(evaluation.summary, folder / SUMMARY_FILE)
+    write_csv(evaluation.cases, evaluation.summary["class_names"], folder / TABLE_FILE)
+    write_page(evaluation.summary, evaluation.cases, evaluation.problems, title, folder / PAGE_FILE)
+
+
+def check_output_folder(folder: Path | str, overwrite: bool = False) -> None:
+    """Refuses to replace results; called before the work as well, so that it is not lost.
+
+    Raises:
+        UserError: A result exists and may not be overwritten.
+    """
+    for name in (SUMMARY_FILE, TABLE_FILE, PAGE_FILE):
+        refuse_existing(Path(folder) / name, overwrite)
+
+
+def _say_what_is_left_out(meaning: References, cases: list[CaseMetrics]) -> None:
+    scored = {key for case in cases for key in case.metrics}
+    absent = [reference.name for reference in meaning.classes if reference.key not in scored]
+    if absent:
+        logger.warning("The predictions do not have these classes, which are not scored: %s", ", ".join(absent))
