@@ -63,6 +63,8 @@ class SegResNet(SelectableHeads, nets.SegResNet):
         )
         norm, activation, last = self.get_submodule("conv_final").children()
         self.conv_final = nn.Sequential(norm, activation)
+        # The layer that sees the image, under the name by which nnU-Net's networks declare theirs.
+        self.keys_to_in_proj = ("convInit.conv",)
         self.decoder = _OneLevel(last.get_submodule("conv"), deep_supervision)
 
     def forward_features(self, image: Float[Tensor, "batch channels *spatial"]) -> list[Tensor]:

@@ -36,6 +36,7 @@ class SwinUNETR(SelectableHeads, nets.SwinUNETR):
         feature_size: Channels of the first stage, a multiple of 12.
         dimensions: 2 or 3.
         activation_checkpointing: Recompute the transformer's activations in the backward pass.
+        deep_supervision: Whether `forward` returns a list; it has one level only.
         **further: As for ``monai.networks.nets.SwinUNETR``.
 
     Images must have sides that are multiples of 32.
@@ -49,6 +50,7 @@ class SwinUNETR(SelectableHeads, nets.SwinUNETR):
         feature_size: int = 48,
         dimensions: int = 3,
         activation_checkpointing: bool = True,
+        deep_supervision: bool = False,
         **further: Any,
     ):
         super().__init__(
@@ -60,7 +62,10 @@ class SwinUNETR(SelectableHeads, nets.SwinUNETR):
             **further,
         )
         self.out = nn.Identity()
+        # The layers that see the image, under the name by which nnU-Net's networks declare theirs.
+        self.keys_to_in_proj = ("swinViT.patch_embed.proj", "encoder1.layer.conv1.conv", "encoder1.layer.conv3.conv")
         self.decoder = _Heads(convert_dim_to_conv_op(dimensions)(feature_size, num_classes, 1))
+        self.decoder.deep_supervision = deep_supervision
 
     def forward_features(self, image: Float[Tensor, "batch channels *spatial"]) -> list[Tensor]:
         """See `SelectableHeads.forward_features`; one level, ``(batch, feature_size, *spatial)``."""

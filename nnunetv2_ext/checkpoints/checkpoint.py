@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
@@ -154,6 +153,5 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], source: str) 
             f"The weights of {source} do not fit the network: {'; '.join(problems)}; give the plans that the "
             "checkpoint was trained with."
         )
-    with torch.no_grad():
-        for name, value in matched.items():
-            tensors[name].copy_(value)
+    # Under every name, because load_state_dict asks for all of them and tells the modules that hold derived values.
+    network.load_state_dict({name: matched[first] for first, names in tensor_names(network).items() for name in names})

@@ -12,6 +12,7 @@ from torch import nn
 
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES, STUNet
 from nnunetv2_ext.checkpoints import read_checkpoint, write_safetensors
+from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import write_json
 
@@ -399,9 +400,47 @@ def test_incomplete_weights_are_refused(tmp_path, write_v1, published_names, tin
         read_checkpoint(write_v1({**state, "extra.weight": torch.zeros(1)}))
 
 
-def test_weights_of_another_network_than_the_plans_name_are_refused(tmp_path):
+def test_details_that_weights_do_not_tell_come_from_the_plans(tmp_path):
+    relu = {**UNET_ENTRY["arch_kwargs"], "nonlin": "torch.nn.ReLU"}
+    path = write_v2(tmp_path / "c.pth", stock_unet(), plans_v2({**UNET_ENTRY, "arch_kwargs": relu}))
+    assert read_checkpoint(path).architecture.arguments["nonlin"] == "torch.nn.ReLU"
+
+
+def test_networks_that_their_trainer_chose_against_the_plans_are_told_by_their_names(tmp_path):
     other = {**UNET_ENTRY, "arch_kwargs": {**UNET_ENTRY["arch_kwargs"], "n_conv_per_stage": [2, 2, 2]}}
-    path = write_v2(tmp_path / "c.pth", stock_unet(), plans_v2(other), trainer="SomeTrainer")
+    network = stock_unet()
+    checkpoint = read_checkpoint(write_v2(tmp_path / "c.pth", network, plans_v2(other), trainer="SomeTrainer"))
+    assert checkpoint.architecture.arguments == UNET_ENTRY["arch_kwargs"]
+
+
+@pytest.mark.parametrize("planned", ["dynamic_network_architectures.architectures.unet.ResidualEncoderUNet", None])
+def test_multitalents_residual_encoder_is_told_from_the_stock_one(tmp_path, planned):
+    arguments = {key: value for key, value in UNET_ENTRY["arch_kwargs"].items() if key != "n_conv_per_stage"}
+    entry = {**UNET_ENTRY, "arch_kwargs": {**arguments, "n_blocks_per_stage": [1, 2, 1]}}
+    entry["network_class_name"] = "nnunetv2_ext.architectures.resenc.StridedSkipResidualEncoderUNet"
+    network = Architecture.from_plans({"architecture": entry}).build(1, 3, deep_supervision=False).eval()
+    plans = plans_v2({**entry, "network_class_name": planned}) if planned else None
+    checkpoint = read_checkpoint(write_v2(tmp_path / "c.pth", network, plans, trainer="MultiTalentTrainer_resenc"))
+    assert checkpoint.architecture.to_plans() == entry
+    image = torch.randn(1, 1, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(checkpoint.build_network()(image), network(image))
+
+
+def test_swinunetr_is_told_by_its_names(tmp_path):
+    swinunetr = pytest.importorskip("nnunetv2_ext.architectures.swinunetr")
+    torch.manual_seed(0)
+    network = swinunetr.SwinUNETR(1, 3, feature_size=12, dimensions=2, activation_checkpointing=False).eval()
+    path = write_v2(tmp_path / "c.pth", network, plans_v2(UNET_ENTRY), trainer="MultiTalentTrainer_swinunetr")
+    checkpoint = read_checkpoint(path)
+    image = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(checkpoint.build_network()(image), network(image))
+
+
+def test_weights_of_another_network_than_the_plans_name_are_refused(tmp_path):
+    network = nn.ModuleDict({"decoder": nn.ModuleDict({"seg_layers": nn.ModuleList([nn.Conv3d(4, 3, 1)])})})
+    path = write_v2(tmp_path / "c.pth", network, plans_v2(UNET_ENTRY), trainer="SomeTrainer")
     with pytest.raises(UserError, match="SomeTrainer"):
         read_checkpoint(path)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
 from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, rename, unet_arguments
 from nnunetv2_ext.checkpoints.formats.nnunet_v1_unet import multitalent, strides_of_transposed_convolutions
@@ -30,7 +32,12 @@ def _translate(raw: RawCheckpoint) -> Translation:
     decoder_stages = raw.indices("decoder.stages.")
     # Older files keep the head of full resolution under a name of its own.
     last_head = (r"decoder\.segmentation_output\.(weight|bias)", rf"decoder.seg_layers.{decoder_stages[-1]}.\1")
-    names = RawCheckpoint(raw.path, rename(raw.state, [*_RULES, last_head], str(raw.path)))
+    return resenc_translation(replace(raw, state=rename(raw.state, [*_RULES, last_head], str(raw.path))))
+
+
+def resenc_translation(names: RawCheckpoint) -> Translation:
+    """Sizes of a `StridedSkipResidualEncoderUNet` from weights that carry its names."""
+    decoder_stages = names.indices("decoder.stages.")
     stages = names.indices("encoder.stages.")
     first_convolutions = [names.shape(f"encoder.stages.{stage}.blocks.0.conv1.conv.weight") for stage in stages]
     stem = names.shape("encoder.stem.convs.0.conv.weight")

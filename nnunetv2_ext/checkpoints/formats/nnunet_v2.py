@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
 from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.checkpoints.checkpoint import match_state
 from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation
+from nnunetv2_ext.checkpoints.formats.nnunet_v1_resenc import resenc_translation
 from nnunetv2_ext.checkpoints.formats.nnunet_v1_unet import unet_translation
 from nnunetv2_ext.checkpoints.formats.stunet_v1 import stunet_from_names
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 from nnunetv2_ext.utilities.errors import UserError
 
 _STUNET_NAMES = {"encoder.stages.0.0.conv1.weight", "decoder.upsample_layers.0.conv.weight"}
+# The stock residual encoder pools before its projection, which then has the number 1.
+_STRIDED_RESENC_NAMES = {"encoder.stages.1.blocks.0.skip.0.conv.weight", "decoder.transpconvs.0.weight"}
 _PLAIN_UNET_NAMES = {"encoder.stages.0.0.convs.0.conv.weight", "decoder.transpconvs.0.weight"}
+_SWINUNETR_NAMES = {"swinViT.patch_embed.proj.weight", "decoder.seg_layers.0.weight"}
+_STRIDED_RESENC = f"{StridedSkipResidualEncoderUNet.__module__}.{StridedSkipResidualEncoderUNet.__name__}"
 
 
 def _recognises(raw: RawCheckpoint) -> bool:
-    return (
-        raw.plans is not None
-        or "architecture" in raw.content
-        or raw.state.keys() >= _STUNET_NAMES
-        or raw.state.keys() >= _PLAIN_UNET_NAMES
+    return raw.plans is not None or "architecture" in raw.content or _reader_of_names(raw) is not None
+
+
+def _reader_of_names(raw: RawCheckpoint) -> Callable[[RawCheckpoint], Translation] | None:
+    """For networks that are known by the names of their weights alone: what infers their sizes."""
+    readers = (
+        (_STUNET_NAMES, stunet_from_names),
+        (_STRIDED_RESENC_NAMES, resenc_translation),
+        (_PLAIN_UNET_NAMES, unet_translation),
+        (_SWINUNETR_NAMES, _swinunetr_translation),
     )
+    return next((reader for names, reader in readers if raw.state.keys() >= names), None)
 
 
 def _translate(raw: RawCheckpoint) -> Translation:
@@ -35,27 +47,51 @@ def _translate(raw: RawCheckpoint) -> Translation:
     raw = replace(raw, state=state)
     if isinstance(raw.content.get("architecture"), Mapping):
         return _from_architecture(raw, Architecture.from_plans(raw.content))
-    if raw.state.keys() >= _STUNET_NAMES:
-        # Trainers of STU-Net build it whatever the plans name; only the strides are the plans'.
-        return stunet_from_names(raw)
+    reader = _reader_of_names(raw)
+    if reader is stunet_from_names:
+        # Trainers of STU-Net build it whatever the plans name; only its strides are the plans'.
+        return reader(raw)
     configuration = raw.configuration_plans()
-    if configuration is not None:
-        return _from_architecture(raw, Architecture.from_plans(configuration))
-    return unet_translation(raw)
+    if configuration is None:
+        if reader is None:
+            raise UserError(f"The network of {raw.path} is not known; give the plans it was trained with.")
+        return reader(raw)
+    planned = Architecture.from_plans(configuration)
+    # MultiTalent's residual encoder takes the arguments of nnU-Net's, whose plans its trainer also accepts.
+    candidates = [planned, replace(planned, class_path=_STRIDED_RESENC)] if "ResidualEnc" in str(planned) else [planned]
+    for candidate in candidates:
+        if _first_difference(raw, candidate) is None:
+            return _from_architecture(raw, candidate)
+    # Other trainers that ignore the plans' network are told by the names of the weights.
+    return reader(raw) if reader is not None else _from_architecture(raw, planned)
 
 
 def _from_architecture(raw: RawCheckpoint, architecture: Architecture) -> Translation:
-    num_classes, input_channels = _outputs(raw), _inputs(raw, architecture)
-    network = architecture.build(input_channels, num_classes, deep_supervision=False)
-    _, missing, unexpected = match_state(network, raw.state)
-    if missing or unexpected:
+    difference = _first_difference(raw, architecture)
+    if difference is not None:
         trainer = raw.content.get("trainer_name")
         raise UserError(
             f"The weights in {raw.path} are not those of {architecture}, which the plans name (first difference: "
-            f"{(missing + unexpected)[0]}); the trainer{f' {trainer}' if trainer else ''} built another network: "
-            "give plans that name it."
+            f"{difference}); the trainer{f' {trainer}' if trainer else ''} built another network: give plans that name "
+            "it."
         )
-    return Translation(raw.state, architecture, input_channels, num_classes)
+    return Translation(raw.state, architecture, _inputs(raw, architecture), _outputs(raw))
+
+
+def _first_difference(raw: RawCheckpoint, architecture: Architecture) -> str | None:
+    """Name of a tensor that only one side has or that has another shape; None if the weights are this network's."""
+    network = architecture.build(_inputs(raw, architecture), _outputs(raw), deep_supervision=False)
+    matched, missing, unexpected = match_state(network, raw.state)
+    tensors = network.state_dict()
+    different = [name for name, value in matched.items() if value.shape != tensors[name].shape]
+    return next(iter(missing + unexpected + different), None)
+
+
+def _swinunetr_translation(raw: RawCheckpoint) -> Translation:
+    head, stem = raw.shape("decoder.seg_layers.0.weight"), raw.shape("swinViT.patch_embed.proj.weight")
+    arguments = {"feature_size": head[1], "dimensions": len(head) - 2, "activation_checkpointing": False}
+    architecture = Architecture("nnunetv2_ext.architectures.swinunetr.SwinUNETR", arguments)
+    return Translation(raw.state, architecture, input_channels=stem[1], num_classes=head[0])
 
 
 def _outputs(raw: RawCheckpoint) -> int:
