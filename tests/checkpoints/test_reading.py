@@ -433,7 +433,7 @@ def test_swinunetr_is_told_by_its_names(tmp_path):
     network = swinunetr.SwinUNETR(1, 3, feature_size=12, dimensions=2, activation_checkpointing=False).eval()
     path = write_v2(tmp_path / "c.pth", network, plans_v2(UNET_ENTRY), trainer="MultiTalentTrainer_swinunetr")
     checkpoint = read_checkpoint(path)
-    image = torch.randn(1, 1, 32, 32)
+    image = torch.randn(1, 1, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(checkpoint.build_network()(image), network(image))
 
