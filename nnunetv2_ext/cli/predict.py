@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "-prev_stage_predictions", type=Path, metavar="FOLDER", help="label maps of a cascade's first stage"
     )
+    how.add_argument(
+        "--not_on_device", action="store_true", help="add windows up on the CPU: for GPUs of little memory"
+    )
 
     what = parser.add_argument_group("what to write")
     what.add_argument(
@@ -80,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=("nii.gz", "nii", "nrrd", "mha", "seg.nrrd"),
         help="format of the label maps; that of the model's dataset if not given",
     )
+    what.add_argument(
+        "--save_probabilities",
+        action="store_true",
+        help="also write probabilities (of --classes, or all) as nnUNetv2_ensemble reads them",
+    )
     what.add_argument("--statistics", action="store_true", help="volume, mean and sd of HU per class, as JSON and CSV")
     what.add_argument("--preview", action="store_true", help="a picture with coloured overlays per case")
     what.add_argument("--report", action="store_true", help="versions, model, seconds and memory per stage as JSON")
@@ -88,8 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     existing = run.add_mutually_exclusive_group()
     existing.add_argument("--continue_prediction", action="store_true", help="keep complete results of an earlier run")
     existing.add_argument("--overwrite", action="store_true", help="replace results of an earlier run")
-    run.add_argument("-npp", type=int, default=3, metavar="N", help="threads that read and resample images")
-    run.add_argument("-nps", type=int, default=3, metavar="N", help="threads that write results")
+    for flag, work in (("npp", "read and resample images"), ("nps", "write results")):
+        run.add_argument(
+            f"-{flag}",
+            type=int,
+            default=int(os.environ.get(f"nnUNet_{flag}", "3")),
+            metavar="N",
+            help=f"threads that {work}; nnUNet_{flag} in the environment sets another default",
+        )
     run.add_argument("-num_parts", type=int, default=1, metavar="N", help="how many runs share the cases")
     run.add_argument("-part_id", type=int, default=0, metavar="N", help="which of these runs this is, from 0")
     run.add_argument("--disable_progress_bar", action="store_true", help="no progress bar")
@@ -123,12 +138,14 @@ def _run(arguments: argparse.Namespace) -> int:
         backend=arguments.backend,
         outputs=arguments.outputs,
         classes=arguments.classes,
+        on_device=not arguments.not_on_device,
     )
     options = BatchOptions(
         output_type=arguments.output_type,
         statistics=arguments.statistics,
         preview=arguments.preview,
         report=arguments.report,
+        save_probabilities=arguments.save_probabilities,
         continue_prediction=arguments.continue_prediction,
         overwrite=arguments.overwrite,
         previous_stage=arguments.prev_stage_predictions,

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from tqdm import tqdm
 
 from nnunetv2_ext.inference.images import Scan, read_scan
 from nnunetv2_ext.inference.inputs import Case, find_cases, image_ending
+from nnunetv2_ext.inference.label_rules import Decisions
 from nnunetv2_ext.inference.output_maps import OutputMap, file_name
 from nnunetv2_ext.inference.pipeline import Outcome, run_pipeline
 from nnunetv2_ext.inference.predictor import Predictor
 from nnunetv2_ext.inference.preprocessing import Prepared
 from nnunetv2_ext.inference.preview import write_preview
+from nnunetv2_ext.inference.probabilities import Probabilities
 from nnunetv2_ext.inference.report import StageClock, write_report
-from nnunetv2_ext.inference.segmentation import Decisions
 from nnunetv2_ext.inference.statistics import gather_statistics, label_statistics, write_case_statistics
 from nnunetv2_ext.inference.writers import is_complete, write_label_map, write_names
 from nnunetv2_ext.utilities.errors import UserError
@@ -39,6 +41,7 @@ class BatchOptions:
         statistics: Write volume and intensity of every class.
         preview: Write a picture of every case.
         report: Write what the run did.
+        save_probabilities: Write probabilities beside the label maps, as nnU-Net's ensembling reads them.
         continue_prediction: Keep complete files of an earlier run.
         overwrite: Replace files of an earlier run.
         previous_stage: Folder with the label maps that a cascade's second stage reads.
@@ -53,6 +56,7 @@ class BatchOptions:
     statistics: bool = False
     preview: bool = False
     report: bool = False
+    save_probabilities: bool = False
     continue_prediction: bool = False
     overwrite: bool = False
     previous_stage: Path | None = None
@@ -70,6 +74,7 @@ class _Predicted:
     scan: Scan
     prepared: Prepared
     decisions: Decisions
+    probabilities: Probabilities | None
 
 
 class Batch:
@@ -101,6 +106,11 @@ class Batch:
         self.cases = self.all_cases[self.options.part_id :: self.options.num_parts]
         self.folder, self._file = _folder_and_file(Path(target), self.all_cases, predictor.plan.kind)
         self.ending = "." + (self.options.output_type or model.file_ending.lstrip("."))
+        if self.options.save_probabilities and predictor.preprocessing.orientation is not None:
+            raise UserError(
+                "Expected a model that leaves the axes of images alone for --save_probabilities, but this one turns "
+                f"them to {predictor.preprocessing.orientation}; predict it without."
+            )
         _refuse_unwritable(self.folder)
         self._refuse_inputs_as_outputs()
         self.kept = self._kept_cases()
@@ -160,17 +170,32 @@ class Batch:
 
     def _segment(self, case: Case, read: tuple[Scan, Prepared]) -> _Predicted:
         scan, prepared = read
-        with self._clock.stage("network", case.identifier):
-            decisions = self.predictor.segment(prepared)
+        probabilities = self._probabilities() if self.options.save_probabilities else None
+        visit = None if probabilities is None else partial(probabilities.fill, prepared=prepared)
+        windows = self.predictor.segmenter.count_windows(prepared)
+        with (
+            self._clock.stage("network", case.identifier),
+            tqdm(
+                total=windows,
+                desc=case.identifier,
+                unit="window",
+                leave=False,
+                disable=not self.options.progress_bar,
+            ) as bar,
+        ):
+            decisions = self.predictor.segment(prepared, bar.update, visit)
         # Large arrays that the last stage does not need go before the next case comes.
         prepared = dataclasses.replace(prepared, data=torch.empty(0, 0, 0, 0), content=None)
         if not (self.options.statistics or self.options.preview):
             scan = dataclasses.replace(scan, channels=scan.channels[:0].copy())
-        return _Predicted(scan, prepared, decisions)
+        return _Predicted(scan, prepared, decisions, probabilities)
 
     def _finish(self, case: Case, predicted: _Predicted) -> None:
         scan, files = predicted.scan, self.files_of(case)
         figures: dict[str, Any] = {}
+        # The label maps come last: they are what tells a later run that the case is complete.
+        if predicted.probabilities is not None:
+            self._write_probabilities(case, predicted, predicted.probabilities)
         for output, file in files:
             with self._clock.stage("painting", case.identifier):
                 labels = self.predictor.paint(predicted.decisions, output, predicted.prepared)
@@ -185,6 +210,37 @@ class Batch:
                 write_label_map(labels, output.names, scan.grid, file)
         if self.options.statistics:
             write_case_statistics(figures, case.identifier, self.folder)
+
+    def _probabilities(self) -> Probabilities:
+        predictor = self.predictor
+        channels, _ = self._kept_channels()
+        has_regions = predictor.model.labels.has_regions
+        return Probabilities(predictor.segmenter, has_regions=has_regions, channels=channels, folder=self.folder)
+
+    def _kept_channels(self) -> tuple[list[int], list[str]]:
+        """Which of the computed channels have their probabilities written, and their names: all, or those chosen."""
+        names = self.predictor.model.class_names
+        plan = self.predictor.plan
+        if plan.channels is not None:
+            return list(range(len(plan.channels))), [names[channel] for channel in plan.channels]
+        if self.predictor.classes is None:
+            return list(range(len(names))), list(names)
+        chosen = [channel for channel, name in enumerate(names) if name in self.predictor.classes]
+        return chosen, [names[channel] for channel in chosen]
+
+    def _write_probabilities(self, case: Case, predicted: _Predicted, probabilities: Probabilities) -> None:
+        preprocessing = self.predictor.preprocessing
+        properties = preprocessing.stock_properties(predicted.scan, predicted.prepared)
+        _, names = self._kept_channels()
+        with self._clock.stage("probabilities", case.identifier):
+            target = self._probability_file(case)
+            probabilities.write(target, preprocessing, predicted.prepared, names, properties)
+
+    def _probability_file(self, case: Case) -> Path:
+        """Beside the merged label map, without ending."""
+        if self._file is None:
+            return self.folder / case.identifier
+        return self.folder / self._file.name.removesuffix(image_ending(self._file) or self.ending)
 
     def _refuse_inputs_as_outputs(self) -> None:
         inputs = {file.resolve() for case in self.cases for file in case.files}
@@ -211,6 +267,8 @@ class Batch:
 
     def _is_done(self, case: Case) -> bool:
         extras = [self.folder / "statistics" / f"{case.identifier}.json"] if self.options.statistics else []
+        if self.options.save_probabilities:
+            extras.append(self._probability_file(case).with_name(self._probability_file(case).name + ".npz"))
         return all(file.is_file() for file in extras) and all(is_complete(file) for _, file in self.files_of(case))
 
     def _write_names(self) -> None:

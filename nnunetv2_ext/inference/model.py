@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
+from nnunetv2_ext.labels.channels import channel_names
 from nnunetv2_ext.utilities.class_paths import check_class_path
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, sha256_of
@@ -69,11 +70,7 @@ class Model:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Classes in the order of the output channels; those of a softmax model begin with the background."""
-        entries = self.dataset_json["labels"]
-        if self.labels.has_regions:
-            return tuple(name for name in entries if name not in ("background", "ignore"))
-        ordered = sorted((value, name) for name, value in entries.items() if name != "ignore")
-        return tuple(name for _, name in ordered)
+        return channel_names(self.dataset_json["labels"])
 
     @property
     def painted_values(self) -> dict[str, int]:

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,5 +123,10 @@ def _convert(network: nn.Module, shape: Sequence[int]) -> Any:
     import openvino
 
     example = torch.zeros((1, *shape))
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # OpenVINO reads torch networks through torch.jit, which torch calls deprecated at every step.
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        # Shapes are fixed on purpose: every window has the same.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         return openvino.convert_model(network, example_input=example, input=[(1, *shape)])

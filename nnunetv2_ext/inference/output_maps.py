@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Integer
 
 from nnunetv2_ext.inference.writers import label_type
 from nnunetv2_ext.labels import PartialLabels
@@ -157,34 +157,3 @@ def _refuse_equal_paths(kind: str, maps: Sequence[OutputMap]) -> None:
                 f"The names {maps[paths.index(path)].name!r} and {maps[number].name!r} give the same file name "
                 f"{path.removeprefix('case/')!r}; choose one of them with --classes."
             )
-
-
-class Masks:
-    """One binary mask per output channel, packed to bits, empty planes left out.
-
-    A hundred masks of 512 x 512 x 600 voxels take 16 GB as bytes; packed, and stored only where a class occurs, they
-    take what the label maps made of them take.
-
-    Args:
-        shape: ``(z, y, x)`` of the masks.
-    """
-
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.shape = shape
-        self._planes: dict[int, dict[int, np.ndarray]] = {}
-
-    def add(self, channel: int, start: int, planes: Bool[np.ndarray, "planes y x"]) -> None:
-        """Sets the planes of a channel from ``start`` on."""
-        stored = self._planes.setdefault(channel, {})
-        for number, plane in enumerate(planes, start):
-            if plane.any():
-                stored[number] = np.packbits(plane)
-
-    def paint(self, output: OutputMap) -> Integer[np.ndarray, "z y x"]:
-        """The label map of an output."""
-        labels = np.zeros(self.shape, dtype=label_type(max(output.names, default=0)))
-        size = self.shape[1] * self.shape[2]
-        for channel, value in output.paint:
-            for number, packed in self._planes.get(channel, {}).items():
-                labels[number].reshape(-1)[np.unpackbits(packed, count=size).view(bool)] = value
-        return labels

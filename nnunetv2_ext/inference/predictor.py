@@ -12,12 +12,13 @@ import torch
 
 from nnunetv2_ext.inference.images import Scan, check_scan, read_scan, scan_of_array, scan_of_image
 from nnunetv2_ext.inference.inputs import Case, find_cases
+from nnunetv2_ext.inference.label_rules import Decisions, label_rule
 from nnunetv2_ext.inference.model import Model, WindowNetwork, read_model, select_heads
 from nnunetv2_ext.inference.modes import MODES, Mode
 from nnunetv2_ext.inference.openvino_backend import OpenVinoNetwork, cache_folder, openvino_is_installed
 from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan, plan_outputs
 from nnunetv2_ext.inference.preprocessing import NnunetPreprocessing, Prepared
-from nnunetv2_ext.inference.segmentation import Decisions, Segmenter
+from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, Segmenter
 from nnunetv2_ext.utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Predictor:
             the CPU.
         outputs: ``"merged"``, ``"per_source"`` or ``"per_class"``.
         classes: Which classes to predict; all by default.
+        on_device: Add windows up on the device; False for devices with little memory.
 
     Raises:
         UserError: A class, mode or device does not exist, or OpenVINO is asked for and not installed.
@@ -70,19 +72,21 @@ class Predictor:
         backend: str = "torch",
         outputs: str = "merged",
         classes: Iterable[str] | None = None,
+        on_device: bool = True,
     ) -> None:
         if isinstance(mode, str) and mode not in MODES:
             raise UserError(f"Expected one of {', '.join(MODES)} as the mode, but got {mode!r}.")
         self.model = model
         self.mode = MODES[mode] if isinstance(mode, str) else mode
         self.device = _device(device)
+        self.classes = None if classes is None else frozenset(classes)
         self.plan: OutputPlan = plan_outputs(
             model.dataset_json,
             model.class_names,
             model.painted_values,
             has_regions=model.labels.has_regions,
             kind=outputs,
-            classes=classes,
+            classes=self.classes,
         )
         if self.plan.channels is not None:
             for network in model.networks:
@@ -94,7 +98,17 @@ class Predictor:
         networks, self.backend = self._run_by(backend)
         network = WindowNetwork(networks, model.mirror_axes if mirroring else None)
         self.preprocessing = NnunetPreprocessing(model, linear=self.mode.linear_image, find_content=self.mode.skip_air)
-        self._segmenter = Segmenter(model, self.plan, network, self.step_size, self.device)
+        has_regions = model.labels.has_regions
+        channels = len(self.plan.channels) if self.plan.channels else model.labels.num_segmentation_heads
+        self.segmenter = Segmenter(
+            model,
+            label_rule(self.plan, channels, has_regions=has_regions),
+            network,
+            self.step_size,
+            self.device,
+            on_device=on_device,
+            nearest_label_map=self.mode.nearest_label_map,
+        )
 
     @classmethod
     def from_model_folder(
@@ -169,9 +183,11 @@ class Predictor:
             )
         return self.preprocessing.prepare(scan, previous_stage if needed is not None else None)
 
-    def segment(self, prepared: Prepared) -> Decisions:
-        """Second stage: the network, and what it decides for every voxel."""
-        return self._segmenter(prepared)
+    def segment(
+        self, prepared: Prepared, progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
+    ) -> Decisions:
+        """Second stage: the network, and what it decides for every voxel; arguments as `Segmenter`'s."""
+        return self.segmenter(prepared, progress, visit_logits)
 
     def paint(self, decisions: Decisions, output: OutputMap, prepared: Prepared) -> np.ndarray:
         """Third stage: one label map ``(z, y, x)`` on the grid of the image."""

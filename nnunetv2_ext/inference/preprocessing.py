@@ -19,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2_ext.inference.axes import AxisTurn
 from nnunetv2_ext.inference.images import Scan
 from nnunetv2_ext.inference.model import Model
+from nnunetv2_ext.inference.writers.nifti import affine_of
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -62,6 +63,9 @@ class NnunetPreprocessing:
         model: The model whose plans apply.
         linear: Resample the image linearly (torch) instead of by cubic splines (SciPy): much faster, slightly softer.
         find_content: Tell where there is more than air or padding.
+
+    Attributes:
+        orientation: What images are turned to first, such as ``"RAS"``; None to leave their axes alone.
     """
 
     #: Highest intensity of air in CT, HU.
@@ -72,7 +76,7 @@ class NnunetPreprocessing:
         self._find_content = find_content
         reader = model.plans.plans["image_reader_writer"]
         # nnU-Net's readers with this suffix turn images to RAS before anything else; the others leave axes alone.
-        self._orientation = "RAS" if reader.endswith("WithReorient") else None
+        self.orientation = "RAS" if reader.endswith("WithReorient") else None
         changes: dict[str, Any] = {}
         if linear:
             separate_z = model.configuration.configuration["resampling_fn_data_kwargs"].get("force_separate_z")
@@ -96,7 +100,7 @@ class NnunetPreprocessing:
         Raises:
             UserError: The previous stage's label map has another shape.
         """
-        turn = AxisTurn.to(self._orientation, scan.grid) if self._orientation else None
+        turn = AxisTurn.to(self.orientation, scan.grid) if self.orientation else None
         channels, spacing = scan.channels, scan.spacing
         segmentation = None
         if previous_stage is not None:
@@ -133,6 +137,7 @@ class NnunetPreprocessing:
                 "shape": properties["shape_before_cropping"],
                 "box": tuple(slice(*edges) for edges in properties["bbox_used_for_cropping"]),
                 "turn": turn,
+                "properties": properties,
             },
         )
 
@@ -144,6 +149,17 @@ class NnunetPreprocessing:
         whole = whole.transpose(self._model.plans.transpose_backward)
         turn = placement["turn"]
         return np.ascontiguousarray(whole if turn is None else turn.back(whole))
+
+    def stock_properties(self, scan: Scan, prepared: Prepared) -> dict[str, Any]:
+        """What nnU-Net's readers and preprocessor remember of an image, for its own tools."""
+        grid = scan.grid
+        geometry = {"spacing": grid.spacing, "origin": grid.origin, "direction": grid.direction}
+        affine = affine_of(grid) if grid.nifti_header is None else grid.nifti_header.get_best_affine()
+        return {
+            "sitk_stuff": geometry,
+            "nibabel_stuff": {"original_affine": affine},
+            **prepared.placement["properties"],
+        }
 
     def _content(self, data: Shaped[np.ndarray, "channels z y x"], channels: int) -> Bool[torch.Tensor, "z y x"]:
         """Where any image channel holds more than air (up to -900 HU in CT) or padding.

@@ -1,38 +1,28 @@
-"""The network and the decision: from a prepared case to its label maps on the image's grid."""
+"""The network and the decision: from a prepared case to what was decided for every voxel of its image."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import logging
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from nnunetv2_ext.inference.label_rules import Decisions, Enlarged, LabelRule, Shape
 from nnunetv2_ext.inference.model import Model
-from nnunetv2_ext.inference.output_maps import Masks, OutputMap, OutputPlan
 from nnunetv2_ext.inference.preprocessing import Prepared
+from nnunetv2_ext.inference.resampled_axis import separate_axis
+from nnunetv2_ext.inference.sliding_window import LogitSlab, StreamingSlidingWindow
 
+_logger = logging.getLogger(__name__)
 
-class Decisions(Protocol):
-    """What was decided for every voxel; label maps are made from it one at a time."""
+#: Called with a number of windows that were just predicted.
+Progress = Callable[[int], object]
 
-    def paint(self, output: OutputMap) -> Integer[np.ndarray, "z y x"]:
-        """The label map of an output, of shape ``prepared.image_shape``."""
-        ...
-
-
-@dataclass
-class Winners:
-    """Decisions of a softmax model: one output channel per voxel."""
-
-    channels: int
-    winner: Integer[np.ndarray, "z y x"]
-
-    def paint(self, output: OutputMap) -> Integer[np.ndarray, "z y x"]:
-        """See `Decisions`."""
-        return output.table(self.channels)[self.winner]
+#: Called with the resampled logits' source: all logits of a case at the network's spacing.
+LogitsVisitor = Callable[[Float[Tensor, "classes z y x"]], None]
 
 
 class Segmenter:
@@ -40,68 +30,115 @@ class Segmenter:
 
     Args:
         model: The model.
-        plan: Which label maps are wanted.
+        rule: How logits become decisions.
         network: Predicts one window, see `WindowNetwork`.
         step_size: Distance of neighbouring windows as a share of the patch size.
         device: Where the network runs.
+        on_device: Add windows up there too; on the CPU otherwise. Where the device has too little memory for it, the
+            CPU takes over.
+        nearest_label_map: Decide at the network's spacing and enlarge the label map by nearest neighbour.
     """
 
     def __init__(
-        self, model: Model, plan: OutputPlan, network: nn.Module, step_size: float, device: torch.device
+        self,
+        model: Model,
+        rule: LabelRule,
+        network: nn.Module,
+        step_size: float,
+        device: torch.device,
+        *,
+        on_device: bool = True,
+        nearest_label_map: bool = False,
     ) -> None:
-        self._model = model
-        self._plan = plan
-        self._network = network.to(device)
-        self._step_size = step_size
-        self._device = device
-        self._channels = len(plan.channels) if plan.channels else model.labels.num_segmentation_heads
+        self._rule = rule
+        self._resampling = model.configuration.configuration["resampling_fn_probabilities"]
+        self._resampling_options = model.configuration.configuration["resampling_fn_probabilities_kwargs"]
+        self._resample = model.configuration.resampling_fn_probabilities
+        self._nearest_label_map = nearest_label_map
+        if device.type == "cuda":
+            # As nnU-Net: all windows have one shape, so the fastest algorithms are found once.
+            torch.backends.cudnn.benchmark = True
+        self.windows = StreamingSlidingWindow(
+            network.to(device),
+            len(rule.fill),
+            model.configuration.patch_size,
+            step_size,
+            device=device,
+            accumulate_on=device if on_device else "cpu",
+            fill=rule.fill,
+        )
 
-    def __call__(self, prepared: Prepared) -> Decisions:
-        """Predicts one case."""
-        logits = self._logits(prepared)
-        resample = self._model.configuration.resampling_fn_probabilities
-        masks = Masks(prepared.image_shape)
-        best: np.ndarray | None = None
-        winner = np.zeros(prepared.image_shape, np.int32)
-        for channel in range(self._channels):
-            full = np.asarray(
-                resample(logits[channel : channel + 1], prepared.image_shape, prepared.spacing, prepared.image_spacing)
-            )[0]
-            if self._model.labels.has_regions:
-                masks.add(channel, 0, full > 0)
-            elif best is None:
-                best = full
-            else:
-                better = full > best
-                winner[better] = channel
-                best[better] = full[better]
-        return masks if self._model.labels.has_regions else Winners(self._channels, winner)
+    def __call__(
+        self, prepared: Prepared, progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
+    ) -> Decisions:
+        """Predicts one case.
 
-    def _logits(self, prepared: Prepared) -> Float[np.ndarray, "classes z y x"]:
-        from acvl_utils.cropping_and_padding.padding import pad_nd_image
-        from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+        Args:
+            prepared: The case.
+            progress: Called with the number of windows that were just dealt with.
+            visit_logits: Called with all logits, for those who need more than decisions; then (and only then) they
+                are held at the network's spacing as a whole.
 
-        patch = list(self._model.configuration.patch_size)
-        data, revert = pad_nd_image(prepared.data, patch, "constant", {"value": 0}, True, None)
-        gaussian = compute_gaussian(tuple(patch), 1 / 8, 10, torch.float16, torch.device("cpu")).float()
-        steps = compute_steps_for_sliding_window(data.shape[-len(patch) :], patch, self._step_size)
-        if len(patch) == 2:
-            steps = [list(range(data.shape[1])), *steps]
-            patch = [1, *patch]
-        total = torch.zeros((self._channels, *data.shape[1:]))
-        weight = torch.zeros(data.shape[1:])
-        with torch.inference_mode():
-            for z in steps[0]:
-                for y in steps[1]:
-                    for x in steps[2]:
-                        where = tuple(slice(a, a + p) for a, p in zip((z, y, x), patch, strict=True))
-                        everywhere = (slice(None), *where)
-                        window = data[everywhere][None]
-                        if self._model.is_2d:
-                            logits = self._network(window[:, :, 0])[0][:, None]
-                        else:
-                            logits = self._network(window)[0]
-                        total[everywhere] += logits * gaussian
-                        weight[where] += gaussian
-        inside = (slice(None), *revert[1:])
-        return (total / weight)[inside].numpy()
+        Returns:
+            Decisions of shape ``prepared.image_shape``.
+        """
+        try:
+            return self._decide(prepared, progress, visit_logits)
+        except torch.OutOfMemoryError:
+            if self.windows.accumulate_on.type == "cpu":
+                raise
+        _logger.warning("The device has too little memory to add windows up; the CPU does it from now on.")
+        torch.cuda.empty_cache()
+        self.windows.accumulate_on = torch.device("cpu")
+        self.windows.fill = self.windows.fill.cpu()
+        return self._decide(prepared, progress, visit_logits)
+
+    def count_windows(self, prepared: Prepared) -> int:
+        """How many windows a case takes."""
+        return self.windows.plan(prepared.data.shape[1:]).num_windows
+
+    def resample_channels(
+        self, logits: Float[Tensor, "classes z y x"], prepared: Prepared
+    ) -> Iterator[Float[np.ndarray, "Z Y X"]]:
+        """Resamples logits to the image with the plans' own function, one class at a time."""
+        for channel in logits.split(1):
+            resampled = self._resample(
+                channel.cpu().numpy(), prepared.image_shape, prepared.spacing, prepared.image_spacing
+            )
+            yield np.asarray(resampled)[0]
+
+    def nearest_axis(self, prepared: Prepared) -> int | None:
+        """The axis that the plans resample by nearest neighbour for this case, None for none."""
+        force = self._resampling_options.get("force_separate_z")
+        return separate_axis(prepared.spacing, prepared.image_spacing, force)
+
+    @property
+    def resamples_linearly(self) -> bool:
+        """Whether the plans resample logits as the streaming export does: linearly, with half-pixel centres."""
+        options = self._resampling_options
+        if options.get("is_seg") or "separate_z_anisotropy_threshold" in options:
+            return False
+        if self._resampling == "resample_data_or_seg_to_shape":
+            return bool(options.get("order", 3) == 1 and options.get("order_z", 0) == 0)
+        if self._resampling == "resample_torch_fornnunet":
+            mode, across = options.get("mode", "linear"), options.get("aniso_axis_mode", "nearest-exact")
+            return bool(mode == "linear" and across == "nearest-exact")
+        return False
+
+    def _decide(self, prepared: Prepared, progress: Progress | None, visit_logits: LogitsVisitor | None) -> Decisions:
+        data, content = prepared.data, prepared.content
+        shape: Shape = (data.shape[1], data.shape[2], data.shape[3])
+        slabs: Iterator[LogitSlab] | list[LogitSlab]
+        streams = self.resamples_linearly or self._nearest_label_map or shape == prepared.image_shape
+        if streams and visit_logits is None:
+            slabs = self.windows.slabs(data, content, progress)
+        else:
+            logits = self.windows.logits(data, content, progress)
+            if visit_logits is not None:
+                visit_logits(logits)
+            if not streams:
+                return self._rule.decide_resampled(self.resample_channels(logits, prepared))
+            slabs = [LogitSlab(0, 0, shape[0], logits)]
+        if self._nearest_label_map:
+            return Enlarged(self._rule.decide(slabs, shape, shape, None), prepared.image_shape)
+        return self._rule.decide(slabs, shape, prepared.image_shape, self.nearest_axis(prepared))

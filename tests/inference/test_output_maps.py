@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from nnunetv2_ext.inference.output_maps import Masks, OutputMap, plan_outputs
+from nnunetv2_ext.inference.output_maps import OutputMap, plan_outputs
 from nnunetv2_ext.utilities.errors import UserError
 
 CLASSES = ("A/liver", "A/tumour", "B/spleen", "A/kidney")
@@ -97,20 +95,3 @@ def test_unknown_classes_kinds_and_missing_sources_are_refused():
         _plan("all")
     with pytest.raises(UserError, match="partial_labels"):
         _plan("per_source", dataset={"labels": COLLECTION["labels"]})
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 999), shape=st.tuples(*[st.integers(1, 6)] * 3), slab=st.integers(1, 4))
-def test_masks_paint_what_plain_arrays_would(seed, shape, slab):
-    random = np.random.default_rng(seed)
-    planes = random.random((3, *shape)) > random.random((3, 1, 1, 1))
-    masks = Masks(shape)
-    for start in range(0, shape[0], slab):
-        for channel in range(3):
-            masks.add(channel, start, planes[channel, start : start + slab])
-    expected = np.zeros(shape, int)
-    for channel, value in ((2, 300), (0, 7)):
-        expected[planes[channel]] = value
-    painted = masks.paint(OutputMap("", {300: "x", 7: "y"}, ((2, 300), (0, 7))))
-    np.testing.assert_array_equal(painted, expected)
-    assert painted.dtype == np.uint16

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import SimpleITK
 import torch
 
 from nnunetv2_ext.inference import Predictor
+from nnunetv2_ext.inference.batch import Batch, BatchOptions
 from nnunetv2_ext.inference.images import scan_of_image
 from nnunetv2_ext.inference.model import read_model
+from nnunetv2_ext.inference.modes import MODES
 from nnunetv2_ext.utilities.errors import UserError
 
 REGIONS = {
@@ -18,7 +23,9 @@ REGIONS = {
 }
 
 
-def stock_label_map(folder, files, folds, *, mirroring=True, step_size=0.5, previous=None, sums=torch.float32):
+def stock_label_map(
+    folder, files, folds, *, mirroring=True, step_size=0.5, previous=None, sums=torch.float32, probabilities=False
+):
     """nnU-Net's own prediction.
 
     Stock adds windows up and resamples in float16, which moves borders between classes by rounding; in float32 its
@@ -28,7 +35,7 @@ def stock_label_map(folder, files, folds, *, mirroring=True, step_size=0.5, prev
     from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
     model = read_model(folder, folds)
-    predictor = nnUNetPredictor(step_size, True, mirroring, False, torch.device("cpu"), allow_tqdm=False)
+    predictor = nnUNetPredictor(0.5, True, True, False, torch.device("cpu"), allow_tqdm=False)
     predictor.manual_initialization(
         model.networks[0],
         model.plans,
@@ -52,7 +59,13 @@ def stock_label_map(folder, files, folds, *, mirroring=True, step_size=0.5, prev
         patch.setattr(torch, "half", sums)
         logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(np.asarray(data, np.float32)))
     return convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits, model.plans, model.configuration, model.labels, properties, num_threads_torch=1
+        logits,
+        model.plans,
+        model.configuration,
+        model.labels,
+        properties,
+        return_probabilities=probabilities,
+        num_threads_torch=1,
     )
 
 
@@ -262,3 +275,150 @@ def test_scans_remember_nothing_of_the_prediction(softmax_model, make_ct):
     before = scan.channels.copy()
     predictor.prepare(scan)
     np.testing.assert_array_equal(scan.channels, before)
+
+
+RESAMPLING = {
+    "linear": {},
+    "torch": {
+        "resampling_fn_probabilities": "resample_torch_fornnunet",
+        "resampling_fn_probabilities_kwargs": {"is_seg": False, "force_separate_z": False},
+    },
+    "cubic": {
+        "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    },
+}
+
+
+@pytest.mark.parametrize("regions", [False, True], ids=["softmax", "regions"])
+@pytest.mark.parametrize("changes", RESAMPLING.values(), ids=RESAMPLING)
+def test_whatever_function_the_plans_resample_logits_with(tmp_path, make_model_folder, ct_file, changes, regions):
+    folder = make_model_folder(tmp_path / "model", changes=changes, dataset=REGIONS if regions else None)
+    expected = stock_label_map(folder, [ct_file], (0,))
+    assert _agreement(_predict(folder, ct_file), expected) >= 0.9999
+
+
+class TestProbabilities:
+    """The files that nnU-Net's ensembling reads."""
+
+    @pytest.mark.parametrize("regions", [False, True], ids=["softmax", "regions"])
+    @pytest.mark.parametrize("changes", [RESAMPLING["linear"], RESAMPLING["cubic"]], ids=["linear", "cubic"])
+    def test_they_are_stocks(self, tmp_path, make_model_folder, make_ct, changes, regions):
+        options = {"plans": {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2]}, "changes": changes}
+        folder = make_model_folder(tmp_path / "model", dataset=REGIONS if regions else None, **options)
+        array = SimpleITK.GetArrayFromImage(make_ct())
+        array[:3] = 0
+        file = tmp_path / "a_0000.nii.gz"
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(file))
+        _, expected = stock_label_map(folder, [file], (0,), probabilities=True)
+        self._run(folder, file, tmp_path / "out")
+        with np.load(tmp_path / "out" / "a.npz") as content:
+            assert content["probabilities"].dtype == np.float32
+            np.testing.assert_allclose(content["probabilities"], expected, atol=2e-5)
+            assert len(content["classes"]) == len(expected)
+        assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")) == []
+
+    def test_chosen_classes_of_a_softmax_model_are_normalised_over_all(self, tmp_path, softmax_model, ct_file):
+        self._run(softmax_model, ct_file, tmp_path / "all")
+        self._run(softmax_model, ct_file, tmp_path / "some", classes=["aorta", "liver"])
+        with np.load(tmp_path / "all" / "case.npz") as every, np.load(tmp_path / "some" / "case.npz") as some:
+            assert list(some["classes"]) == ["liver", "aorta"]
+            np.testing.assert_allclose(some["probabilities"], every["probabilities"][[1, 3]], atol=1e-6)
+
+    def test_nnunets_ensembling_takes_them(self, tmp_path, make_model_folder, ct_file, monkeypatch):
+        from nnunetv2.ensembling.ensemble import average_probabilities, merge_files
+        from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+        folder = make_model_folder(tmp_path / "model", folds=(0, 1))
+        for fold in (0, 1):
+            self._run(folder, ct_file, tmp_path / str(fold), folds=(fold,))
+        files = [str(tmp_path / str(fold) / "case.npz") for fold in (0, 1)]
+        model = read_model(folder)
+        merge_files(files, str(tmp_path / "merged"), ".nii.gz", SimpleITKIO(), model.labels)
+        merged = SimpleITK.ReadImage(str(tmp_path / "merged.nii.gz"))
+        assert merged.GetOrigin() == pytest.approx(SimpleITK.ReadImage(str(ct_file)).GetOrigin())
+        expected = average_probabilities(files).argmax(0)
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(merged), expected)
+
+    def _run(self, folder, file, target, *, folds=None, **options):
+        predictor = Predictor.from_model_folder(folder, device="cpu", folds=folds, **options)
+        settings = BatchOptions(save_probabilities=True, progress_bar=False)
+        assert Batch(predictor, file, target, settings).run().failures == []
+
+
+def _air_with_a_body(size=(40, 40, 40)):
+    """Air of -1000 HU with a small body in one corner, as CT (z, y, x)."""
+    array = np.random.default_rng(0).normal(-1000, 15, size).astype(np.float32)
+    array[4:14, 4:18, 4:18] = np.random.default_rng(1).normal(60, 200, (10, 14, 14))
+    return array
+
+
+@pytest.mark.parametrize("regions", [False, True], ids=["softmax", "regions"])
+def test_fast_skips_windows_of_air_and_nothing_else(softmax_model, region_model, regions):
+    folder = region_model if regions else softmax_model
+    array, spacing = _air_with_a_body(), (2.0, 1.5, 1.5)
+    windows = []
+    found = {}
+    for mode in (MODES["fast"], dataclasses.replace(MODES["fast"], skip_air=False)):
+        predictor = Predictor.from_model_folder(folder, device="cpu", mode=mode)
+        network = predictor.segmenter.windows.network
+        count = []
+        network.register_forward_hook(lambda *_, count=count: count.append(1))
+        found[mode.skip_air] = predictor.predict(array, spacing)
+        windows.append(len(count))
+    assert windows[0] < windows[1] / 2
+    # Every window that touches the body was predicted, so the body's voxels are decided by the same windows.
+    body = np.s_[4:14, 4:18, 4:18]
+    np.testing.assert_array_equal(found[True][body], found[False][body])
+    assert not found[True][24:].any(), "where no window was predicted there is background"
+
+
+def test_fast_resamples_linearly_and_accurate_by_splines(softmax_model, make_ct):
+    plans = json.loads((softmax_model / "plans.json").read_text())
+    intensity = plans["foreground_intensity_properties_per_channel"]["0"]
+    from scipy.ndimage import zoom
+
+    scan = scan_of_image(make_ct(spacing=(3.0, 3.0, 4.0)))
+    fast = Predictor.from_model_folder(softmax_model, device="cpu", mode="fast").prepare(scan)
+    accurate = Predictor.from_model_folder(softmax_model, device="cpu").prepare(scan)
+    assert fast.data.shape == accurate.data.shape == (1, 24, 40, 44)
+    clipped = np.clip(scan.channels[0], intensity["percentile_00_5"], intensity["percentile_99_5"])
+    normalised = ((clipped - intensity["mean"]) / intensity["std"]).astype(np.float64)
+    for prepared, order in ((fast, 1), (accurate, 3)):
+        expected = zoom(normalised, 2, order=order, mode="nearest", grid_mode=True)
+        # nnU-Net's splines do not overshoot: skimage clips to the range of the image.
+        expected = np.clip(expected, normalised.min(), normalised.max())
+        np.testing.assert_allclose(prepared.data[0].numpy(), expected, atol=1e-4)
+
+
+def test_fastest_decides_at_the_networks_spacing(softmax_model, make_ct):
+    # Two voxels of the network are one of the image: an enlarged label map is constant over no block, a reduced one
+    # takes every second voxel.
+    image = make_ct(spacing=(3.0, 3.0, 4.0))
+    predictor = Predictor.from_model_folder(softmax_model, device="cpu", mode="fastest")
+    assert predictor.step_size == 0.8
+    prepared = predictor.prepare(scan_of_image(image))
+    logits = predictor.segmenter.windows.logits(prepared.data, prepared.content)
+    expected = logits.argmax(0).numpy()[1::2, 1::2, 1::2]
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(predictor.predict(image)), expected)
+
+
+def test_memory_that_runs_out_on_the_device_is_taken_from_the_cpu(softmax_model, ct_file, monkeypatch):
+    predictor = Predictor.from_model_folder(softmax_model, device="cpu")
+    expected = SimpleITK.GetArrayFromImage(predictor.predict(ct_file))
+    windows = predictor.segmenter.windows
+    slabs, asked = type(windows).slabs, []
+
+    def out_of_memory(self, *arguments):
+        asked.append(self.accumulate_on.type)
+        if len(asked) == 1:
+            raise torch.OutOfMemoryError
+        return slabs(self, *arguments)
+
+    monkeypatch.setattr(type(windows), "slabs", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor.predict(ct_file)
+    asked.clear()
+    # A device that this machine does not have, of which only the type is looked at.
+    windows.accumulate_on = torch.device("meta")
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(predictor.predict(ct_file)), expected)
+    assert asked == ["meta", "cpu"]

@@ -86,19 +86,3 @@ def label_table(names: Mapping[int, str], colours: Mapping[int, Colour]) -> str:
         label.text = name
     ElementTree.SubElement(volume, "VolumeType").text = "Label"
     return ElementTree.tostring(extension, encoding="unicode", xml_declaration=True)
-
-
-def read_label_table(file: Path | str) -> dict[int, str]:
-    """Reads the names back from a NIfTI file; empty where it has no label table."""
-    import nibabel
-
-    image = nibabel.load(file)
-    assert isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image)
-    for extension in image.header.extensions:
-        # nibabel before 5.3 has only get_content, which fails on code 30 from then on.
-        content = extension.content if hasattr(extension, "content") else extension.get_content()
-        text = bytes(content).decode("utf-8", errors="replace")
-        if "<CaretExtension" in text:
-            labels = ElementTree.fromstring(text.rstrip("\0").strip().encode("utf-8")).iter("Label")
-            return {int(label.attrib["Key"]): label.text or "" for label in labels}
-    return {}

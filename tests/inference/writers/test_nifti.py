@@ -11,7 +11,7 @@ import pytest
 from nnunetv2_ext.inference.images import read_scan, scan_of_array
 from nnunetv2_ext.inference.inputs import Case
 from nnunetv2_ext.inference.writers import write_label_map
-from nnunetv2_ext.inference.writers.nifti import read_label_table
+from nnunetv2_ext.labels.header_names import read_header_names
 
 NAMES = {1: "liver", 2: "A/tumour <&>", 7: "Dünndarm"}
 QUATERNION = ["qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"]
@@ -53,7 +53,7 @@ def test_the_label_table_is_what_totalsegmentators_reader_looks_for(tmp_path):
     first, second = image.header.extensions
     assert (first.get_code(), second.get_code()) == (0, 30)
     assert first.content.rstrip(b"\0") == second.content.rstrip(b"\0")
-    assert read_label_table(tmp_path / "map.nii.gz") == NAMES
+    assert read_header_names(tmp_path / "map.nii.gz") == {name: value for value, name in NAMES.items()}
 
 
 def test_extensions_of_the_image_do_not_travel(tmp_path):
@@ -65,8 +65,3 @@ def test_extensions_of_the_image_do_not_travel(tmp_path):
     contents = [extension.content for extension in nibabel.load(tmp_path / "map.nii.gz").header.extensions]
     assert len(contents) == 2
     assert not any(b"patient" in content for content in contents)
-
-
-def test_files_without_a_label_table_have_no_names(tmp_path):
-    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)), tmp_path / "map.nii.gz")
-    assert read_label_table(tmp_path / "map.nii.gz") == {}
