@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -209,25 +210,30 @@ def test_an_image_is_never_replaced_by_its_result(softmax_model, make_ct, tmp_pa
     assert "would replace the image" in capsys.readouterr().err
 
 
-def test_an_interrupt_leaves_no_half_file_and_continuing_finishes(softmax_model, make_ct, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_half_file_and_continuing_finishes(
+    softmax_model, make_ct, tmp_path, monkeypatch, number
+):
     from nnunetv2_ext.inference.predictor import Predictor
 
     (tmp_path / "images").mkdir()
     for name in "abcd":
         SimpleITK.WriteImage(make_ct(size=(9, 9, 9)), str(tmp_path / "images" / f"{name}.mha"))
     flags = ("-i", tmp_path / "images", "-o", tmp_path / "out", "-m", softmax_model, "-f", 0)
-    segment, calls = Predictor.segment, []
+    segment, calls, before = Predictor.segment, [], signal.getsignal(signal.SIGTERM)
 
-    def interrupted(self, prepared):
+    def interrupted(self, *arguments):
         calls.append(1)
         if len(calls) == 3:
-            raise KeyboardInterrupt
-        return segment(self, prepared)
+            # Ctrl-C by hand, or the end of a batch system's time limit.
+            signal.raise_signal(number)
+        return segment(self, *arguments)
 
     monkeypatch.setattr(Predictor, "segment", interrupted)
     assert _run(*flags) == 130
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert names <= {"a.nii.gz", "b.nii.gz", "labels.json", "dataset.json", "plans.json"}
+    assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.setattr(Predictor, "segment", segment)
     assert _run(*flags, "--continue_prediction") == 0
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
