@@ -8,10 +8,10 @@ that file is missing. Nothing in stock nnU-Net carries a file from ``nnUNet_raw`
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from nnunetv2_ext.utilities.files import read_json, write_json
 from nnunetv2_ext.utilities.paths import nnunet_folder
@@ -72,15 +72,23 @@ def bring_splits(dataset: str) -> bool:
         dataset: Full name, ``DatasetXXX_Name``.
 
     Returns:
-        Whether a file was copied.
+        Whether a file was copied. Nothing happens where nnUNet_raw is not set: machines that only train do without it.
 
     Raises:
-        UserError: ``nnUNet_raw`` or ``nnUNet_preprocessed`` is not set.
+        UserError: ``nnUNet_preprocessed`` is not set.
     """
+    if not os.environ.get("nnUNet_raw", "").strip():
+        return False
     raw = nnunet_folder("nnUNet_raw") / dataset / SPLITS_FILE
-    preprocessed: Path = nnunet_folder("nnUNet_preprocessed") / dataset / SPLITS_FILE
-    if preprocessed.exists() or not raw.is_file():
+    preprocessed = nnunet_folder("nnUNet_preprocessed") / dataset / SPLITS_FILE
+    if not raw.is_file():
+        return False
+    if preprocessed.is_file():
+        if read_json(raw) != read_json(preprocessed):
+            logger.warning(
+                "%s differs from %s and is kept; delete it to take the raw dataset's splits.", preprocessed, raw
+            )
         return False
     write_json(read_json(raw), preprocessed)
-    logger.info("Copied the splits of %s from nnUNet_raw to nnUNet_preprocessed.", dataset)
+    logger.info("Cross-validation splits are taken from %s.", raw)
     return True

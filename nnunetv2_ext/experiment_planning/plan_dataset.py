@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_ext.dataset_conversion.splits import bring_splits
 from nnunetv2_ext.experiment_planning.plans import plans_for_dataset, reader_writer_of
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import atomic_path, read_json, refuse_existing, write_json
+from nnunetv2_ext.utilities.files import read_json, refuse_existing, write_json
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def plan_dataset(
     )
     # The preprocessor reads this copy, not the raw one.
     write_json(dataset_json, folder / "dataset.json")
-    _copy_splits(raw_folder / "splits_final.json", folder / "splits_final.json")
+    bring_splits(full_name)
     write_json(plans, target)
     return target
 
@@ -112,14 +112,3 @@ def _example_image(raw_folder: Path, dataset_json: dict[str, Any]) -> str | None
 
     cases = get_filenames_of_train_images_and_targets(str(raw_folder), dataset_json)
     return next((case["images"][0] for case in cases.values()), None)
-
-
-def _copy_splits(source: Path, target: Path) -> None:
-    if not source.is_file():
-        return
-    if not target.is_file():
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
-        logger.info("Cross-validation splits are taken from %s.", source)
-    elif read_json(source) != read_json(target):
-        logger.warning("%s differs from %s and is kept; delete it to take the raw dataset's splits.", target, source)

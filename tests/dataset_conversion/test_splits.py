@@ -62,7 +62,7 @@ def test_splits_do_not_depend_on_the_order_of_the_cases():
     assert stratified_splits(source_of, [["a_1", "b_1"]]) == stratified_splits(backwards, [["b_1", "a_1"]])
 
 
-def test_splits_follow_the_raw_dataset_once(nnunet_folders):
+def test_splits_follow_the_raw_dataset_once(nnunet_folders, monkeypatch, caplog):
     name = "Dataset010_Collection"
     assert not bring_splits(name)
     raw = nnunet_folders / "nnUNet_raw" / name / "splits_final.json"
@@ -74,3 +74,7 @@ def test_splits_follow_the_raw_dataset_once(nnunet_folders):
     arrived.write_text("[]")
     assert not bring_splits(name), "splits that are there are left alone"
     assert arrived.read_text() == "[]"
+    assert "differs from" in caplog.text
+    arrived.unlink()
+    monkeypatch.delenv("nnUNet_raw")
+    assert not bring_splits(name), "a machine that only trains has no raw data"

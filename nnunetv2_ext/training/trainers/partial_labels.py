@@ -20,6 +20,7 @@ from torch._dynamo.decorators import mark_unbacked
 from torch.utils.hooks import RemovableHandle
 
 from nnunetv2_ext.architectures.segmentation_heads import SelectableHeads
+from nnunetv2_ext.dataset_conversion.splits import bring_splits
 from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels
 from nnunetv2_ext.training.dataloading.annotated_cases import AnnotatedCases, sampling_probabilities
 from nnunetv2_ext.training.dataloading.label_map_loader import LabelMapDataLoader
@@ -229,7 +230,12 @@ class PartialLabelTrainer(ExtTrainer):
         return classes, outputs, label_maps, loss
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """Training and validation cases; during the final validation of some cases only those."""
+        """Training and validation cases; during the final validation of some cases only those.
+
+        nnU-Net draws random folds where it finds none, and they would part the copies of an image that two sources
+        share; the merged dataset's own folds are fetched first.
+        """
+        bring_splits(self.plans_manager.dataset_name)
         train, validation = super().do_split()
         if self._validated_cases is not None:
             validation = list(self._validated_cases.cases)
