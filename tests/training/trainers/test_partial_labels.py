@@ -143,3 +143,22 @@ def test_the_collection_of_a_trainer_is_read_from_its_dataset_json(tiny_collecti
     trainer = make_trainer(run_of(tiny_collection))
     assert isinstance(trainer.partial_labels, PartialLabels)
     assert trainer.partial_labels.class_names == ("A/liver", "A/tumour", "B/spleen", "B/kidney")
+
+
+def test_the_folds_of_the_merged_dataset_are_fetched(tiny_collection, tmp_path, monkeypatch):
+    arrived = Path(os.environ["nnUNet_preprocessed"]) / tiny_collection / "splits_final.json"
+    before = arrived.read_text() if arrived.is_file() else None
+    arrived.unlink(missing_ok=True)
+    trainer = make_trainer(run_of(tiny_collection))
+    cases = sorted(case for source in trainer.partial_labels.sources.values() for case in source.cases)
+    splits = [{"train": cases[1:], "val": cases[:1]}]
+    (tmp_path / "raw" / tiny_collection).mkdir(parents=True)
+    (tmp_path / "raw" / tiny_collection / "splits_final.json").write_text(json.dumps(splits))
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    try:
+        assert trainer.do_split() == (cases[1:], cases[:1])
+        assert json.loads(arrived.read_text()) == splits
+    finally:
+        arrived.unlink()
+        if before is not None:
+            arrived.write_text(before)
