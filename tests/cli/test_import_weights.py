@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,8 +44,18 @@ def test_results_folder_and_plan_template_can_be_chosen(bare_file, tmp_path, cap
     assert f"export nnUNet_results={tmp_path / 'models'}" in capsys.readouterr().out
 
 
-def test_published_sizes_get_the_trainer_of_their_name(write_v1, published_names, tiny_stunet, tmp_path, capsys):
+def documented_commands():
+    """The import commands of docs/checkpoints.md, and the line that the first of them is said to print."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("nnUNetv2_ext_import_weights ")]
+    (printed,) = [line for line in lines if line.startswith("nnUNetv2_predict ")]
+    return commands, printed
+
+
+def test_the_documented_commands_work(write_v1, published_names, tiny_stunet, nnunet_folders, monkeypatch, capsys):
     from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES
+    from nnunetv2_ext.resources import resource_folder
 
     size = STUNET_SIZES["S"]
     network = tiny_stunet(
@@ -51,13 +64,22 @@ def test_published_sizes_get_the_trainer_of_their_name(write_v1, published_names
         n_blocks_per_stage=size.n_blocks_per_stage,
         strides=PUBLISHED_STRIDES,
     )
-    path = write_v1(published_names(network), name="small_ep4k.model")
-    assert main([str(path), "-d", "Dataset101_TotalSegmentator", "-results", str(tmp_path / "models")]) == 0
-    assert "-tr STUNetTrainer_small -p stunet_totalsegmentator -c 3d_fullres -f 0" in capsys.readouterr().out
-    folder = tmp_path / "models/Dataset101_TotalSegmentator/STUNetTrainer_small__stunet_totalsegmentator__3d_fullres"
-    labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    folder = write_v1(published_names(network), name="small_ep4k.model").parent
+    monkeypatch.chdir(folder)
+    (first, second), printed = documented_commands()
+    assert main(first) == 0
+    assert printed in capsys.readouterr().out
+    model = nnunet_folders / "nnUNet_results/Dataset101_TotalSegmentator"
+    dataset_json = model / "STUNetTrainer_small__stunet_totalsegmentator__3d_fullres" / "dataset.json"
+    labels = json.loads(dataset_json.read_text())["labels"]
     assert len(labels) == 105
     assert labels["adrenal_gland_left"] == 1
+
+    write_v1(published_names(tiny_stunet()), name="my_network.model")
+    shutil.copy(resource_folder("plans") / "stunet_totalsegmentator.json", folder / "my_plans.json")
+    (folder / "my_dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": LABELS}))
+    assert main(second) == 0
+    assert "-p my_plans -c 3d_fullres -f 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
