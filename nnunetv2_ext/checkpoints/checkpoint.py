@@ -14,6 +14,12 @@ from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.labels.channels import channel_names
 from nnunetv2_ext.utilities.errors import UserError
 
+_TRAINERS_OF_COLLECTIONS = {
+    "PlainConvUNet": "MultiTalentTrainer_unet",
+    "StridedSkipResidualEncoderUNet": "MultiTalentTrainer_resenc",
+    "SwinUNETR": "MultiTalentTrainer_swinunetr",
+}
+
 
 @dataclass
 class Checkpoint:
@@ -65,9 +71,18 @@ class Checkpoint:
 
     @property
     def fitting_trainer(self) -> str:
-        """A trainer that builds this network: STU-Net of published size has its own, others obey the plans."""
+        """A trainer that builds this network.
+
+        STU-Net of published size has its own, MultiTalent's networks theirs if the checkpoint knows its sources;
+        nnU-Net's default trainer builds whatever the plans name.
+        """
         size = self.architecture.stunet_size
-        return f"STUNetTrainer_{STUNET_SIZES[size].name}" if size else "nnUNetTrainer"
+        if size is not None:
+            return f"STUNetTrainer_{STUNET_SIZES[size].name}"
+        if "partial_labels" in (self.dataset_json or {}):
+            class_name = self.architecture.class_path.rpartition(".")[2]
+            return _TRAINERS_OF_COLLECTIONS.get(class_name, "nnUNetTrainer")
+        return "nnUNetTrainer"
 
     def build_network(self, deep_supervision: bool = False) -> nn.Module:
         """Builds the network and loads the weights strictly.

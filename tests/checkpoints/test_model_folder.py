@@ -77,8 +77,13 @@ def test_what_was_imported_reads_back_as_the_same_network(v1_file, tmp_path, tin
         torch.testing.assert_close(again.build_network()(image), tiny_stunet()(image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["multitalent_unet_v1", "multitalent_resenc_v1"])
 def test_multitalent_networks_become_collections_of_named_regions(reference_network, write_v1, tmp_path, name):
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_ext.training.trainers import multitalent
+
     reference = reference_network(name)
     heads = ("seg_outputs", "decoder.deep_supervision_outputs")
     state = {
@@ -95,12 +100,10 @@ def test_multitalent_networks_become_collections_of_named_regions(reference_netw
     assert plans["foreground_intensity_properties_per_channel"]["0"]["percentile_99_5"] == 275.0
     assert configuration["patch_size"] == [96, 192, 192]
     content = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-
-    entry = configuration["architecture"]
-    network = get_network_from_plans(
-        entry["network_class_name"], entry["arch_kwargs"], entry["_kw_requires_import"], 1, 47, True, True
-    ).eval()
+    manager = PlansManager(plans)
+    trainer = getattr(multitalent, content["trainer_name"])
+    assert folder.name.startswith(f"MultiTalentTrainer_{name.split('_')[1]}__")
+    network = trainer.build_network_architecture(manager, manager.get_configuration("3d_fullres"), 1, 47, True).eval()
     network.load_state_dict(content["network_weights"])
     with torch.no_grad():
         outputs = network(reference.image)
