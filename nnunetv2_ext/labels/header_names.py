@@ -6,14 +6,12 @@ does this package), and the ``SegmentN_*`` fields of 3D Slicer's ``.seg.nrrd``.
 
 from __future__ import annotations
 
-import gzip
-import struct
 import xml.etree.ElementTree as ElementTree
+import zlib
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_ext.utilities.errors import UserError
-
-_NIFTI1_HEADER_BYTES = 348
 
 
 def read_header_names(path: Path | str) -> dict[str, int | tuple[int, ...]]:
@@ -36,7 +34,7 @@ def read_header_names(path: Path | str) -> dict[str, int | tuple[int, ...]]:
             labels = _from_nrrd(path)
         else:
             raise UserError(f"Expected a label map (.nii.gz or .seg.nrrd) with names in its header, but got {path}.")
-    except (OSError, EOFError, struct.error, ValueError, ElementTree.ParseError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ElementTree.ParseError) as error:
         raise UserError(f"Expected a readable header in {path}, but it is damaged ({error}).") from None
     if not labels:
         raise UserError(
@@ -46,26 +44,25 @@ def read_header_names(path: Path | str) -> dict[str, int | tuple[int, ...]]:
 
 
 def _from_nifti(path: Path) -> dict[str, int | tuple[int, ...]]:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rb") as file:
-        header = file.read(_NIFTI1_HEADER_BYTES)
-        order = next((mark for mark in "<>" if struct.unpack(mark + "i", header[:4])[0] == _NIFTI1_HEADER_BYTES), None)
-        if order is None:
-            raise ValueError("it is not NIfTI-1")
-        first_voxel = int(struct.unpack(order + "f", header[108:112])[0])
-        has_extensions = file.read(4)[:1] not in (b"", b"\0")
-        while has_extensions and file.tell() + 8 <= first_voxel:
-            size, _code = struct.unpack(order + "ii", file.read(8))
-            if size < 8:
-                break
-            content = file.read(size - 8).rstrip(b"\0")
-            if b"<LabelTable" in content:
-                table = ElementTree.fromstring(content.decode("utf-8"))
-                return {
-                    str(label.text).strip(): int(label.attrib["Key"])
-                    for label in table.iter("Label")
-                    if label.text and int(label.attrib["Key"]) > 0
-                }
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        # Reads the header alone; voxels are only read when asked for.
+        header: Any = nibabel.load(path).header
+    except ImageFileError as error:
+        raise ValueError(str(error)) from None
+    for extension in header.extensions:
+        # nibabel before 5.3 has only get_content; where both exist, that one fails on the Workbench's own code.
+        content = extension.content if hasattr(extension, "content") else extension.get_content()
+        text = content if isinstance(content, str) else bytes(content).decode("utf-8", errors="replace")
+        if "<LabelTable" in text:
+            table = ElementTree.fromstring(text.rstrip("\0").strip().encode("utf-8"))
+            return {
+                str(label.text).strip(): int(label.attrib["Key"])
+                for label in table.iter("Label")
+                if label.text and int(label.attrib["Key"]) > 0
+            }
     return {}
 
 

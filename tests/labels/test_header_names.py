@@ -48,3 +48,15 @@ def test_says_so_when_the_file_is_damaged(tmp_path):
     (tmp_path / "case.nii.gz").write_bytes(gzip.compress(bytes(400))[:30])
     with pytest.raises(UserError, match="damaged"):
         LabelOrder.read(tmp_path / "case.nii.gz")
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".seg.nrrd"])
+def test_reads_what_predictions_carry(tmp_path, ending):
+    from nnunetv2_ext.inference.images import Grid
+    from nnunetv2_ext.inference.writers.label_map import write_label_map
+
+    grid = Grid((4, 3, 2), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+    labels = np.zeros((2, 3, 4), np.uint8)
+    labels[0, 0, :2] = 1, 5
+    write_label_map(labels, {1: "liver", 5: "kidney_left"}, grid, tmp_path / f"case{ending}")
+    assert LabelOrder.read(tmp_path / f"case{ending}").labels == {"liver": 1, "kidney_left": 5}
