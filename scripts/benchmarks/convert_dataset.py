@@ -80,7 +80,7 @@ def main() -> None:
             while running:
                 done = len(list(work.glob("case_*.json"))) if work.is_dir() else 0
                 samples.append((time.perf_counter(), done, resident_mb()))
-                time.sleep(0.25)
+                time.sleep(0.1)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -97,8 +97,8 @@ def main() -> None:
             "failed": len(result.failed),
             "seconds": seconds,
             "cases_per_s": arguments.cases / seconds,
-            "cases_per_s_first_quarter": rate(first),
-            "cases_per_s_last_quarter": rate(last),
+            "cases_per_s_first_quarter": rate(samples, 1, quarter),
+            "cases_per_s_last_quarter": rate(samples, 3 * quarter, arguments.cases),
             "peak_mb_first_quarter": max((sample[2] for sample in first), default=0.0),
             "peak_mb_last_quarter": max((sample[2] for sample in last), default=0.0),
         }
@@ -112,12 +112,12 @@ def main() -> None:
         print(json.dumps({"name": "convert_dataset", **rounded}), flush=True)
 
 
-def rate(samples: list[tuple[float, int, float]]) -> float:
-    """Cases per second between the first and the last sample."""
-    if len(samples) < 2 or samples[-1][0] == samples[0][0]:
-        return 0.0
-    (start, done, _), (end, more, _) = samples[0], samples[-1]
-    return (more - done) / (end - start)
+def rate(samples: list[tuple[float, int, float]], first: int, last: int) -> float:
+    """Cases per second between the moments when so many cases were done."""
+    # The last few may be done between two looks.
+    seen = max(sample[1] for sample in samples)
+    start, end = (next(sample for sample in samples if sample[1] >= min(count, seen)) for count in (first, last))
+    return (end[1] - start[1]) / max(end[0] - start[0], 1e-9)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import csv
 import inspect
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,6 +325,16 @@ def test_converts_the_published_layout(name, miniature, tmp_path, nnunet_folders
     _compare_with_the_phantom(name, miniature, folder, content, result)
 
 
+def test_the_documentation_shows_every_layout():
+    text = (Path(__file__).parents[2] / "docs" / "convert.md").read_text()
+    for name, converter in converters().items():
+        assert f"`{name}`" in text
+        block = description(converter).split("::\n\n", 1)[1]
+        for line in block.splitlines():
+            if line.startswith("    "):
+                assert line.strip() in text, (name, line)
+
+
 def _compare_with_the_phantom(name, miniature, folder, content, result):
     """Every class has its two voxels, at the position (in mm) that the phantom gave it."""
     source = converters()[name](miniature.root, ConversionOptions(order=_order_file(name, miniature))).order
@@ -393,6 +404,38 @@ def test_a_salt_folder_keeps_its_tree(miniature, nnunet_folders):
     assert source["cases"] == ["train1", "val1"]
 
 
+@pytest.mark.parametrize("dataset", ["ctorg", "flare22", "lctsc", "luna16lobes", "saros", "saros+totalseg", "word"])
+def test_the_published_salt_labels_convert(dataset, reference_folder, miniature, nnunet_folders, verify_integrity):
+    from nnunetv2_ext.labels.label_tree import LabelTree
+
+    names, paths = (
+        (reference_folder / "salt" / dataset / f).read_text().splitlines() for f in ("labels.txt", "tree-labels.txt")
+    )
+    miniature.text("labels.txt", "\n".join(names) + "\n")
+    miniature.text("tree-labels.txt", "\n".join(paths) + "\n")
+    label = np.zeros((12, 14, 16), np.uint8)
+    label.reshape(-1)[: len(names)] = [value if name != "-" else 0 for value, name in enumerate(names)]
+    label[-1] = 255
+    miniature.save("test/images/a.nii.gz", miniature.image())
+    miniature.save("train/images/b.nii.gz", miniature.image())
+    for file in ("test/labels/a.nii.gz", "train/labels/b.nii.gz"):
+        miniature.save(file, label)
+    folder = nnunet_folders / "nnUNet_raw" / "Dataset123_Mini"
+    result = convert_dataset(
+        converters()["salt"](miniature.root, ConversionOptions(accept=("mirrored",))), folder, progress=False
+    )
+    verify_integrity(folder)
+    content = json.loads((folder / "dataset.json").read_text())
+    tree = LabelTree.from_dataset_json(content)
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / result.converted[0].label))).reshape(-1)
+    for value, (name, path) in enumerate(zip(names, paths, strict=True)):
+        node = path.split(",")[-1] if name != "-" and path not in ("-", "") else "background"
+        if node == "other":
+            node = f"{path.split(',')[-2]}_other"
+        assert tree.names[written[value]] == node
+    assert (written[-224:] == len(tree)).all()
+
+
 def test_gibson_is_cut_to_its_box(miniature, nnunet_folders):
     _gibson(miniature)
     folder = nnunet_folders / "nnUNet_raw" / "Dataset123_Mini"
@@ -429,3 +472,17 @@ def test_says_what_it_expects(name):
     assert "::" in description(converters()[name])
     lines = len(inspect.getsource(converters()[name]).splitlines())
     assert lines < 100
+
+
+def test_the_example_of_the_documentation_converts(miniature, nnunet_folders, verify_integrity):
+    text = (Path(__file__).parents[2] / "docs" / "extend.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert len(code.splitlines()) <= 40
+    names = {"__name__": "example"}
+    exec(code, names)
+    miniature.case("train/P001/image.nii.gz", "train/P001/label.nii.gz", "segthor")
+    miniature.case("test/P101/image.nii.gz", None, "segthor")
+    folder = nnunet_folders / "nnUNet_raw" / "Dataset123_Mini"
+    result = convert_dataset(names["ThoraxChallenge"](miniature.root), folder, progress=False)
+    assert [record.split for record in result.converted] == ["train", "test"]
+    verify_integrity(folder)

@@ -195,3 +195,14 @@ def test_reads_a_dataset_json(tmp_path):
 def test_says_what_there_is_when_a_name_is_wrong():
     with pytest.raises(UserError, match="totalsegmentator_v2"):
         LabelOrder.read("totalsegmentator_v9")
+
+
+def test_the_example_of_the_documentation():
+    text = (resource_folder("label_orders").parent / "docs" / "labels.md").read_text()
+    lines = text.split("```python\n")[1].split("```")[0].strip().splitlines()
+    names: dict[str, object] = {}
+    exec("\n".join(lines[:-2]), names)
+    for line in lines[-2:]:
+        code, _, result = line.partition("#")
+        exec(f"found, expected = {code.strip()}, {result.strip()}", names)
+        assert names["found"] == names["expected"]

@@ -78,8 +78,7 @@ class SaltFolder(DatasetConverter):
 
     def metadata(self, cases: Sequence[str]) -> dict[str, Any]:
         """The tree, and which of its nodes are annotated."""
-        classes = [node for node in self.salt_labels.annotated if node != BACKGROUND]
         return {
             SECTION: self.tree.to_nested(),
-            PARTIAL_LABELS: {self.root.name: {"classes": classes, "cases": list(cases)}},
+            PARTIAL_LABELS: {self.root.name: {"classes": list(self.salt_labels.annotated), "cases": list(cases)}},
         }
