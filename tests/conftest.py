@@ -515,3 +515,15 @@ def tiny_stunet():
         return STUNet(1, num_classes, **{**defaults, **arguments}).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def code_in():
+    """The code blocks of a page in docs/: ``code_in("merge.md", "bash")``; continued shell lines are joined."""
+
+    def read(page, language):
+        text = (Path(__file__).resolve().parents[1] / "docs" / page).read_text(encoding="utf-8")
+        blocks = [block.partition("\n") for block in text.split("```")[1::2]]
+        return [code.replace("\\\n", " ") for name, _, code in blocks if name.strip() == language]
+
+    return read
