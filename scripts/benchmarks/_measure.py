@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,29 @@ def extra_peak_mb(function: Callable[[], Any], device: str = "cpu") -> float:
         function()
         _wait_for(device)
         return (torch.cuda.max_memory_allocated() - before) / 1e6
+    return run_once(function).extra_peak_mb
+
+
+@dataclass
+class Run:
+    """What one call of a function took and gave.
+
+    Attributes:
+        result: What it returned.
+        seconds: Wall-clock time.
+        cpu_seconds: Processor time of all threads, which a busy machine does not lengthen as it does the other.
+        extra_peak_mb: Highest resident memory while it ran minus that before, in MB (10^6 bytes), sampled every half
+            millisecond.
+    """
+
+    result: Any
+    seconds: float
+    cpu_seconds: float
+    extra_peak_mb: float
+
+
+def run_once(function: Callable[[], Any]) -> Run:
+    """Time and memory of a single call, on the CPU: for functions that take minutes."""
     before, peak, running = _resident_bytes(), 0, True
 
     def watch() -> None:
@@ -53,12 +77,14 @@ def extra_peak_mb(function: Callable[[], Any], device: str = "cpu") -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    start, cpu_start = time.perf_counter(), time.process_time()
     try:
-        function()
+        result = function()
+        taken, cpu_taken = time.perf_counter() - start, time.process_time() - cpu_start
     finally:
         running = False
         watcher.join()
-    return max(0, peak - before) / 1e6
+    return Run(result, taken, cpu_taken, max(0, peak - before) / 1e6)
 
 
 def report(name: str, **figures: Any) -> None:

@@ -229,7 +229,7 @@ def test_only_possible_classes_are_interpolated(monkeypatch):
     monkeypatch.setattr(
         export._Beam,
         "interpolate",
-        lambda beam, tile, some=None: interpolated.append(len(some)) or original(beam, tile, some),
+        lambda beam, tile, corners: interpolated.append(len(corners)) or original(beam, tile, corners),
     )
     centres = torch.rand(100, 3, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * 48
     distances = (torch.stack(torch.meshgrid(*[torch.arange(48.0)] * 3, indexing="ij")) - centres).pow(2).sum(1).sqrt()
