@@ -157,7 +157,7 @@ class StreamingSlidingWindow:
         plan = self.plan(image.shape[1:])
         padded = _pad(image, plan)
         padded_content = None if content is None else _pad(content[None], plan)[0]
-        ring = _Ring(plan, self.num_classes, self._gaussian(), self.fill)
+        ring = _Ring(plan, self.num_classes, self.window_weights(), self.fill)
         starts = plan.starts[plan.axis]
         for number, start in enumerate(starts):
             positions = [
@@ -188,7 +188,8 @@ class StreamingSlidingWindow:
             result.narrow(slab.axis + 1, slab.start, slab.stop - slab.start).copy_(slab.logits)
         return result
 
-    def _gaussian(self) -> Float[Tensor, "z y x"]:
+    def window_weights(self) -> Float[Tensor, "z y x"]:
+        """nnU-Net's Gaussian importance of the voxels of a window, of the patch's shape."""
         from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
         # Half precision, because nnU-Net rounds its weights to it: the same weights, summed more exactly.

@@ -61,7 +61,7 @@ def check_like_stock(logits, stock, window):
     At the corners of the image a window's Gaussian falls to 6e-8, the smallest half-precision number: there nnU-Net's
     weighted sums, and so its logits, are rounded to integers. That is not to be imitated.
     """
-    one_window = window._gaussian()
+    one_window = window.window_weights()
     plan = window.plan(logits.shape[1:])
     total = torch.zeros(plan.padded_shape)
     for z, y, x in itertools.product(*plan.starts):
