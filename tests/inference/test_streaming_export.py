@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -82,3 +85,26 @@ def test_missing_planes_are_noticed(planes):
     slabs = (LogitSlab(0, start, stop, logits[:, start:stop]) for start, stop in planes)
     with pytest.raises(ValueError, match="slab"):
         stream_argmax(slabs, (9, 4, 4), (12, 6, 6))
+
+
+def test_the_documented_calls():
+    pages = Path(__file__).resolve().parents[2] / "docs"
+    blocks = re.findall(r"```python\n(.*?)```", (pages / "export_method.md").read_text(encoding="utf-8"), re.S)
+    torch.manual_seed(0)
+    image = torch.randn(1, 20, 30, 25)
+    names = {
+        "network": torch.nn.Conv3d(1, 105, 3, padding=1),
+        "image": image,
+        "original_shape": (30, 40, 35),
+        "image_shape": (30, 40, 35),
+        "network_spacing": (1.5, 1.5, 1.5),
+        "image_spacing": (1.0, 1.125, 1.07),
+        "logits": torch.randn(105, 20, 30, 25),
+        "regions_class_order": range(1, 106),
+    }
+    assert len(blocks) == 2
+    for block in blocks:
+        small = block.replace("(128, 128, 128)", "(16, 16, 16)").replace('"cuda"', '"cpu"')
+        exec(compile(small, "export_method.md", "exec"), names)
+        assert names["labels"].shape == (30, 40, 35)
+    assert names["regions"].max() == 105
