@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -237,3 +239,37 @@ def test_an_interrupt_leaves_no_half_file_and_continuing_finishes(
     monkeypatch.setattr(Predictor, "segment", segment)
     assert _run(*flags, "--continue_prediction") == 0
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
+
+
+def _commands_of(page):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("nnUNetv2_ext_predict")]
+
+
+def test_every_command_of_the_page_runs(make_model_folder, region_model, make_ct, nnunet_folders, tmp_path):
+    results = nnunet_folders / "nnUNet_results" / "Dataset061_Page"
+    make_model_folder(results / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("case", "other"):
+        SimpleITK.WriteImage(make_ct(size=(9, 9, 9)), str(images / f"{name}_0000.nii.gz"))
+    commands = _commands_of("predict.md")
+    assert len(commands) > 10
+    for number, command in enumerate(commands):
+        places = {"IMAGES": images, "OUT": tmp_path / str(number), "MODEL": region_model}
+        for name, place in places.items():
+            command = re.sub(rf"(?<= ){name}\b", str(place), command)
+        words = command.split()
+        assert main([*words[1:], "--quiet"]) == 0, command
+
+
+def test_the_python_of_the_page_runs(region_model, make_ct, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    image = make_ct(size=(9, 9, 9))
+    SimpleITK.WriteImage(image, str(tmp_path / "case_0000.nii.gz"))
+    names = {"image": image, "array": SimpleITK.GetArrayFromImage(image)}
+    exec(code.replace("MODEL", str(region_model)).replace("IMAGES", str(tmp_path)), names)
+    assert names["labels"].shape == (9, 9, 9)
+    assert names["label_map"].GetSize() == (9, 9, 9)
