@@ -85,6 +85,7 @@ class Batch:
         source: See `find_cases`.
         target: The output folder; or the output file, for one image and merged outputs.
         options: How to run.
+        clock: Measures the stages; one of its own by default.
 
     Raises:
         UserError: The input holds no images, the output cannot be written, or it holds results that may neither be
@@ -92,7 +93,12 @@ class Batch:
     """
 
     def __init__(
-        self, predictor: Predictor, source: Path | str, target: Path | str, options: BatchOptions | None = None
+        self,
+        predictor: Predictor,
+        source: Path | str,
+        target: Path | str,
+        options: BatchOptions | None = None,
+        clock: StageClock | None = None,
     ) -> None:
         self.predictor = predictor
         self.options = options or BatchOptions()
@@ -114,7 +120,7 @@ class Batch:
         _refuse_unwritable(self.folder)
         self._refuse_inputs_as_outputs()
         self.kept = self._kept_cases()
-        self._clock = StageClock()
+        self._clock = clock or StageClock()
 
     def run(self) -> Outcome[Case]:
         """Predicts every case that is not kept; a bad case is logged and does not stop the others.
