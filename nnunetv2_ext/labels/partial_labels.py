@@ -94,8 +94,7 @@ class PartialLabels:
                 "nnUNetv2_ext_merge_datasets (it also accepts a single dataset), or use a trainer for plain datasets."
             )
         regions, ignore_label = _read_labels(dataset_json.get("labels"))
-        sources = {name: _read_source(name, entry) for name, entry in section.items()}
-        partial_labels = cls(regions, sources, ignore_label)
+        partial_labels = cls(regions, read_sources(section), ignore_label)
         _check_regions_class_order(regions, dataset_json.get("regions_class_order"))
         return partial_labels
 
@@ -243,12 +242,24 @@ class PartialLabels:
             _refuse_unknown(source.exceptions, source.cases, f"case(s) in the exceptions of source {name!r}", "cases")
             for case, names in source.exceptions.items():
                 _refuse_unknown(names, source.classes, f"class(es) that case {case!r} lacks", f"classes of {name}")
+        self._check_every_class_has_a_source()
+
+    def _check_every_class_has_a_source(self) -> None:
         orphans = [name for name in self.class_names if not any(name in s.classes for s in self.sources.values())]
         if orphans:
             raise UserError(
                 f"No source annotates the class(es) {', '.join(orphans)} of 'labels'; add them to the 'classes' of a "
                 f"source in {SECTION!r} or remove them."
             )
+
+
+def read_sources(section: Mapping[str, Any]) -> dict[str, Source]:
+    """The sources of a ``partial_labels`` section.
+
+    Raises:
+        UserError: An entry has another form than ``{"classes": [...], "cases": [...], "exceptions": {...}}``.
+    """
+    return {name: _read_source(name, entry) for name, entry in section.items()}
 
 
 def _read_labels(labels: Any) -> tuple[dict[str, tuple[int, ...]], int | None]:

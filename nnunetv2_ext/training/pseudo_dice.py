@@ -43,3 +43,38 @@ def count_hits(
             hits = (predicted & reference).sum(1)
             counts[:, channels] += torch.stack((hits, predicted.sum(1) - hits, reference.sum(1) - hits))
     return counts
+
+
+def count_leaf_hits(
+    leaves: Int[Tensor, batch * spatial],
+    label_map: Int[Tensor, batch * spatial],
+    counted: Bool[Tensor, "batch nodes"],
+    belongs: Bool[Tensor, "nodes values"],
+    ignore_label: int | None = None,
+) -> Int[Tensor, "3 nodes"]:
+    """True positives, false positives and false negatives of the nodes of a label tree.
+
+    One table of (predicted leaf, label value) pairs holds all that is needed; it costs the same for any number of
+    nodes.
+
+    Args:
+        leaves: Predicted leaves.
+        label_map: Node integers, or the ignore label.
+        counted: Which nodes count in each image, on the CPU.
+        belongs: Which label values belong to which node, on the CPU.
+        ignore_label: Label value of voxels that count nowhere.
+    """
+    nodes, values = belongs.shape
+    counts = torch.zeros(3, nodes, dtype=torch.int64)
+    table = belongs.long()
+    for predicted, reference, chosen in zip(
+        leaves.flatten(1).long(), label_map.flatten(1).long(), counted, strict=True
+    ):
+        if ignore_label is not None:
+            valid = reference != ignore_label
+            predicted, reference = predicted[valid], reference[valid]
+        pairs = torch.bincount(predicted * values + reference, minlength=values * values).reshape(values, values).cpu()
+        hits = ((table @ pairs) * table).sum(1)
+        found, true = table @ pairs.sum(1), table @ pairs.sum(0)
+        counts += torch.stack((hits, found - hits, true - hits)) * chosen
+    return counts

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_ext.labels.partial_labels import PartialLabels
+from nnunetv2_ext.labels.tree_sources import DeterminedNodes
 from nnunetv2_ext.utilities.files import read_json, write_json
 
 _UNFINISHED = "validation_unfinished"
@@ -63,7 +64,7 @@ class EvaluatedClasses:
     has_regions: bool = True
 
 
-def group_cases(partial_labels: PartialLabels, cases: Iterable[str]) -> list[CasesOfOneKind]:
+def group_cases(partial_labels: PartialLabels | DeterminedNodes, cases: Iterable[str]) -> list[CasesOfOneKind]:
     """Sorts cases by source and annotated classes; cases that annotate nothing are left out.
 
     Raises:

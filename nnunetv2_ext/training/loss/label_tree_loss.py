@@ -103,7 +103,7 @@ class LabelTreeLoss(nn.Module):
         logits: Float[Tensor, "batch nodes *spatial"],
         label_map: Int[Tensor, "batch 1 *spatial"],
         annotated: Bool[Tensor, "batch nodes"],
-        classes: None = None,
+        classes: Int[Tensor, " nodes"] | None = None,
     ) -> Float[Tensor, ""]:
         """Loss of the whole batch.
 
@@ -112,8 +112,8 @@ class LabelTreeLoss(nn.Module):
             label_map: Node integers or the ignore label. A node that the image's source does not annotate counts as
                 no label, and so does 0 where the source does not annotate ``background``.
             annotated: Which nodes each image's source annotates; best kept on the CPU, where it is read.
-            classes: Always ``None``: siblings share a softmax, so single heads cannot be left out. It is here so that
-                `PartialLabelDeepSupervision` can call this loss.
+            classes: All nodes or ``None``: siblings share a softmax, so that single heads cannot be left out. The
+                argument makes the call like that of `PartialLabelLoss`.
 
         Raises:
             ValueError: Shapes do not fit each other.

@@ -229,3 +229,39 @@ class SwinUNETRForPlans:
     def notes(self, configuration_manager: ConfigurationManager) -> list[str]:
         """Says that the network of the plans is not used."""
         return [f"SwinUNETR ignores the network of the plans ({configuration_manager.network_arch_class_name})."]
+
+
+@dataclass(frozen=True)
+class WithLabelTree:
+    """Another entry's network with a label tree, which comes with the weights or from the dataset.
+
+    Attributes:
+        backbone: The entry whose network gets the tree.
+    """
+
+    backbone: NetworkEntry
+
+    def build(
+        self,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        deep_supervision: bool,
+    ) -> nn.Module:
+        """Builds the network; see `NetworkEntry.build`."""
+        from nnunetv2_ext.architectures.label_tree_network import give_label_tree
+
+        network = self.backbone.build(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, deep_supervision
+        )
+        # nnU-Net builds networks without their dataset: the tree is a placeholder until it is set or loaded.
+        return give_label_tree(network, [-1] * num_output_channels)
+
+    def deep_supervision_scales(self, configuration_manager: ConfigurationManager) -> list[list[float]]:
+        """Those of the backbone."""
+        return self.backbone.deep_supervision_scales(configuration_manager)
+
+    def notes(self, configuration_manager: ConfigurationManager) -> list[str]:
+        """Those of the backbone."""
+        return self.backbone.notes(configuration_manager)

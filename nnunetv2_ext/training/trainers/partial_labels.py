@@ -84,10 +84,13 @@ class PartialLabelTrainer(ExtTrainer):
         """Builds network, optimiser and loss; says so where a network can only evaluate all heads."""
         super().initialize()
         if not self.has_selectable_heads:
-            self.print_to_log_file(
-                f"{type(self.bare_network).__name__} evaluates the heads of all classes in every step; a subclass of "
-                "SelectableHeads would evaluate those of annotated classes only."
-            )
+            self._note_that_all_heads_are_evaluated()
+
+    def _note_that_all_heads_are_evaluated(self) -> None:
+        self.print_to_log_file(
+            f"{type(self.bare_network).__name__} evaluates the heads of all classes in every step; a subclass of "
+            "SelectableHeads would evaluate those of annotated classes only."
+        )
 
     @property
     def has_selectable_heads(self) -> bool:
@@ -137,7 +140,7 @@ class PartialLabelTrainer(ExtTrainer):
         return loaders
 
     def _loader(self, dataset: Any, patch_size: Any, transforms: Any) -> LabelMapDataLoader:
-        cases = AnnotatedCases(dataset, self.partial_labels, self.label_manager.foreground_regions)
+        cases = AnnotatedCases(dataset, self.partial_labels, self.evaluated_regions)
         return LabelMapDataLoader(
             cases,
             self.batch_size,
@@ -248,14 +251,14 @@ class PartialLabelTrainer(ExtTrainer):
         kind of case, with the classes of that kind only. ``validation/summary.json`` has nnU-Net's format and covers
         all cases; ``validation/summary_<source>.json`` covers one source.
         """
-        kinds = group_cases(self.partial_labels, self.do_split()[1])
+        kinds = self._kinds_of_cases(self.do_split()[1])
         for kind in kinds:
             with self._validating(kind):
                 super().perform_actual_validation(save_probabilities)
         if self.is_ddp:
             torch.distributed.barrier()
         if self.local_rank == 0:
-            regions = [str(region) for region in self.label_manager.foreground_regions]
+            regions = [str(region) for region in self.evaluated_regions]
             names = dict(zip(regions, self.partial_labels.class_names, strict=True))
             summary = merge_summaries(self.output_folder, kinds, names)
             for region, metrics in summary["mean"].items():
@@ -265,13 +268,26 @@ class PartialLabelTrainer(ExtTrainer):
                 "Mean validation Dice of all sources:", summary["foreground_mean"]["Dice"], also_print_to_console=True
             )
 
+    @property
+    def evaluated_regions(self) -> list[tuple[int, ...]]:
+        """Label values of each class, in the order of ``partial_labels.class_names``."""
+        regions: list[tuple[int, ...]] = self.label_manager.foreground_regions
+        return regions
+
+    def _kinds_of_cases(self, cases: list[str]) -> list[CasesOfOneKind]:
+        return group_cases(self.partial_labels, cases)
+
+    def _dataset_json_of(self, kind: CasesOfOneKind) -> dict[str, Any]:
+        """What the export of predictions sees of the dataset during the validation of some cases."""
+        return kind.dataset_json(self.dataset_json)
+
     @contextmanager
     def _validating(self, kind: CasesOfOneKind) -> Iterator[None]:
         """Lets nnU-Net's validation see a dataset of these cases and classes, with a folder of its own."""
         names = ("dataset_json", "label_manager", "output_folder", "_validated_cases")
         before = {name: getattr(self, name) for name in names}
-        regions = self.label_manager.foreground_regions
-        self.dataset_json = kind.dataset_json(self.dataset_json)
+        regions = self.evaluated_regions
+        self.dataset_json = self._dataset_json_of(kind)
         self.label_manager = EvaluatedClasses(
             [regions[index] for index in kind.classes],
             self.label_manager.ignore_label,
