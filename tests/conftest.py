@@ -71,8 +71,11 @@ def threads_instead_of_processes(monkeypatch):
     _use_threads(monkeypatch)
 
 
-def _prepare(root, dataset, dataset_json, label_maps):
-    """Writes 24^3 images of these label maps as a raw dataset under ``root``, plans and preprocesses it."""
+def _prepare(root, dataset, dataset_json, label_maps, structures=None):
+    """Writes 24^3 images of these label maps as a raw dataset under ``root``, plans and preprocesses it.
+
+    ``structures`` are what is really in the images, where the label maps do not tell all of it.
+    """
     import numpy as np
     import SimpleITK as sitk
 
@@ -81,7 +84,7 @@ def _prepare(root, dataset, dataset_json, label_maps):
     (raw / "labelsTr").mkdir()
     rng = np.random.default_rng(1)
     for case, label_map in label_maps.items():
-        image = label_map * 100.0 + rng.normal(0, 10, label_map.shape)
+        image = (structures or label_maps)[case] * 100.0 + rng.normal(0, 10, label_map.shape)
         for array, path in (
             (image.astype(np.float32), raw / "imagesTr" / f"{case}_0000.nii.gz"),
             (label_map, raw / "labelsTr" / f"{case}.nii.gz"),
@@ -204,6 +207,57 @@ def _tiny_collection_folders(tmp_path_factory):
 def tiny_collection(_tiny_collection_folders, tmp_path, monkeypatch):
     """nnU-Net's folders with the planned and preprocessed `TINY_COLLECTION`; results go to a fresh folder."""
     return _enter(_tiny_collection_folders, TINY_COLLECTION, tmp_path, monkeypatch)
+
+
+TINY_TREE_COLLECTION = "Dataset009_TinyTree"
+TINY_TREE = {"background": {}, "body": {"bones": {"rib": {}, "hip": {}}, "body_other": {}}}
+
+
+@pytest.fixture(scope="session")
+def _tiny_tree_folders(tmp_path_factory):
+    """Source A annotates bones without telling them apart, source B rib and hip; nobody annotates the soft tissue."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    cases = {source: [f"{source}_{index}" for index in range(5)] for source in "AB"}
+    structures = {case: _spheres((3, 4, 1), rng) for source in "AB" for case in cases[source]}
+    labels = {"background": 0, "body": 1, "bones": 2, "rib": 3, "hip": 4, "body_other": 5}
+    shown = {"A": np.array([0, 0, 0, 2, 2], np.uint8), "B": np.array([0, 0, 0, 3, 4], np.uint8)}
+    label_maps = {case: shown[case[0]][structure] for case, structure in structures.items()}
+    root = _prepare(
+        tmp_path_factory.mktemp("tiny_tree"),
+        TINY_TREE_COLLECTION,
+        {
+            "labels": labels,
+            "label_tree": TINY_TREE,
+            "partial_labels": {
+                "A": {"classes": ["bones"], "cases": cases["A"]},
+                "B": {"classes": ["rib", "hip"], "cases": cases["B"]},
+            },
+        },
+        label_maps,
+        structures,
+    )
+    validation = ["A_0", "A_1", "B_0", "B_1"]
+    splits = [{"train": [case for case in label_maps if case not in validation], "val": validation}]
+    (root / "nnUNet_preprocessed" / TINY_TREE_COLLECTION / "splits_final.json").write_text(json.dumps(splits))
+    np.savez(root / "structures.npz", **structures)
+    return root
+
+
+@pytest.fixture
+def tiny_tree_collection(_tiny_tree_folders, tmp_path, monkeypatch):
+    """nnU-Net's folders with the planned and preprocessed `TINY_TREE_COLLECTION`; results go to a fresh folder."""
+    return _enter(_tiny_tree_folders, TINY_TREE_COLLECTION, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def tiny_tree_structures(_tiny_tree_folders):
+    """What is really in the images of `tiny_tree_collection`: 3 is rib, 4 is hip, 1 is soft tissue; by case."""
+    import numpy as np
+
+    with np.load(_tiny_tree_folders / "structures.npz") as file:
+        return dict(file)
 
 
 # Tiny trained models and images for the tests of prediction.
