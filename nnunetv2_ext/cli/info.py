@@ -24,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
     ):
         topics.add_parser(name, help=description, description=description).set_defaults(run=run)
+    tree = topics.add_parser("tree", help="draw a label tree", description="Draw a label tree as text or as SVG.")
+    tree.add_argument("name", metavar="NAME", help="a tree that ships with the package, or a JSON or dataset.json file")
+    tree.add_argument("--svg", metavar="FILE", help="write an SVG drawing instead of printing text")
+    tree.set_defaults(run=_tree)
     parser.set_defaults(run=_overview)
     return run_command(parser, lambda arguments: arguments.run(arguments), argv)
 
@@ -54,6 +58,20 @@ def _label_orders(arguments: argparse.Namespace) -> None:
         (name, f"{len(content['labels'])} classes. {content.get('description', '')}")
         for name, content in _contents("label_orders")
     )
+
+
+def _tree(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.labels.label_tree import LabelTree
+    from nnunetv2_ext.labels.tree_drawing import tree_as_svg, tree_as_text
+    from nnunetv2_ext.utilities.files import atomic_path, refuse_existing
+
+    tree = LabelTree.from_file(arguments.name)
+    if arguments.svg is None:
+        print(tree_as_text(tree))
+        return
+    refuse_existing(arguments.svg)
+    with atomic_path(arguments.svg) as temporary:
+        temporary.write_text(tree_as_svg(tree), encoding="utf-8")
 
 
 def _contents(folder: str) -> Iterable[tuple[str, dict]]:

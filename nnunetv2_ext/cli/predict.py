@@ -81,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
         help="predict these classes only; models with one sigmoid output per class do not compute the others",
     )
     what.add_argument(
+        "--level",
+        type=int,
+        metavar="N",
+        help="for models with a label tree: write its nodes N levels below the root instead of leaves",
+    )
+    what.add_argument(
+        "--nodes", nargs="+", metavar="NODE", help="for models with a label tree: write these nodes, inner ones too"
+    )
+    what.add_argument(
         "--output_type",
         choices=("nii.gz", "nii", "nrrd", "mha", "seg.nrrd"),
         help="format of the label maps; that of the model's dataset if not given",
@@ -138,6 +147,8 @@ def _run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         backend=arguments.backend,
         outputs=arguments.outputs,
+        level=arguments.level,
+        nodes=arguments.nodes,
         classes=arguments.classes,
         on_device=not arguments.not_on_device,
     )

@@ -207,7 +207,9 @@ class Batch:
                 labels = self.predictor.paint(predicted.decisions, output, predicted.prepared)
             if self.options.statistics:
                 with self._clock.stage("statistics", case.identifier):
-                    figures |= label_statistics(labels, scan.channels[0], output.names, scan.grid.voxel_volume_ml)
+                    figures |= label_statistics(
+                        labels, scan.channels[0], output.names, scan.grid.voxel_volume_ml, output.parts
+                    )
             if self.options.preview and self.predictor.plan.kind != "per_class":
                 with self._clock.stage("preview", case.identifier):
                     where = self.folder / "previews" / output.name / f"{case.identifier}.png"

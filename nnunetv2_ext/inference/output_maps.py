@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -28,11 +28,14 @@ class OutputMap:
         names: Class name of every integer but 0.
         paint: ``(channel, integer)`` pairs: voxels decided for an output channel get its integer. Where channels
             overlap, later ones overwrite earlier ones.
+        parts: For classes that are made of others (inner nodes of a label tree): the integers that count as theirs in
+            statistics.
     """
 
     name: str
     names: dict[int, str]
     paint: tuple[tuple[int, int], ...]
+    parts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def table(self, channels: int) -> Integer[np.ndarray, " channels"]:
         """Integer of every output channel; for predictions in which a voxel belongs to one channel."""

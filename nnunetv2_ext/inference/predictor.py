@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,6 +19,7 @@ from nnunetv2_ext.inference.openvino_backend import OpenVinoNetwork, cache_folde
 from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan, plan_outputs
 from nnunetv2_ext.inference.preprocessing import NnunetPreprocessing, Prepared
 from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, Segmenter
+from nnunetv2_ext.inference.tree_outputs import has_label_tree, plan_tree_outputs
 from nnunetv2_ext.utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Predictor:
         outputs: ``"merged"``, ``"per_source"`` or ``"per_class"``.
         classes: Which classes to predict; all by default.
         on_device: Add windows up on the device; False for devices with little memory.
+        level: For models with a label tree: write the nodes of this level instead of leaves.
+        nodes: For models with a label tree: write these nodes.
 
     Raises:
         UserError: A class, mode or device does not exist, or OpenVINO is asked for and not installed.
@@ -73,6 +76,8 @@ class Predictor:
         outputs: str = "merged",
         classes: Iterable[str] | None = None,
         on_device: bool = True,
+        level: int | None = None,
+        nodes: Collection[str] | None = None,
     ) -> None:
         if isinstance(mode, str) and mode not in MODES:
             raise UserError(f"Expected one of {', '.join(MODES)} as the mode, but got {mode!r}.")
@@ -80,14 +85,7 @@ class Predictor:
         self.mode = MODES[mode] if isinstance(mode, str) else mode
         self.device = _device(device)
         self.classes = None if classes is None else frozenset(classes)
-        self.plan: OutputPlan = plan_outputs(
-            model.dataset_json,
-            model.class_names,
-            model.painted_values,
-            has_regions=model.labels.has_regions,
-            kind=outputs,
-            classes=self.classes,
-        )
+        self.plan: OutputPlan = self._plan_outputs(outputs, level, nodes)
         if self.plan.channels is not None:
             for network in model.networks:
                 select_heads(network, self.plan.channels)
@@ -108,6 +106,23 @@ class Predictor:
             self.device,
             on_device=on_device,
             nearest_label_map=self.mode.nearest_label_map,
+        )
+
+    def _plan_outputs(self, outputs: str, level: int | None, nodes: Collection[str] | None) -> OutputPlan:
+        model = self.model
+        if level is not None or nodes is not None:
+            if outputs != "merged" or self.classes is not None:
+                raise UserError("Expected --level or --nodes without --outputs and --classes, but got both.")
+            return plan_tree_outputs(model.dataset_json, level, nodes)
+        if has_label_tree(model.dataset_json) and outputs == "merged" and self.classes is None:
+            return plan_tree_outputs(model.dataset_json)
+        return plan_outputs(
+            model.dataset_json,
+            model.class_names,
+            model.painted_values,
+            has_regions=model.labels.has_regions,
+            kind=outputs,
+            classes=self.classes,
         )
 
     @classmethod

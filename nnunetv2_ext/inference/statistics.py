@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -30,6 +30,7 @@ def label_statistics(
     intensities: Shaped[np.ndarray, "z y x"],
     names: Mapping[int, str],
     voxel_volume_ml: float,
+    parts: Mapping[int, Sequence[int]] | None = None,
 ) -> dict[str, ClassStatistics]:
     """Measures every class of a label map in one pass over the voxels.
 
@@ -38,6 +39,7 @@ def label_statistics(
         intensities: The image ``(z, y, x)`` as it was read.
         names: Class name of every integer but 0; classes that do not occur get a volume of zero.
         voxel_volume_ml: Volume of a voxel.
+        parts: Integers that count as a class, for those that are made of others; by default its own alone.
 
     Returns:
         Per class: voxels, volume in ml, mean and (population) standard deviation of the intensities.
@@ -52,10 +54,12 @@ def label_statistics(
     counts = np.bincount(values, minlength=length)
     sums = np.bincount(values, weights=inside, minlength=length)
     squares = np.bincount(values, weights=inside**2, minlength=length)
-    return {
-        name: _figures(int(counts[value]), float(sums[value]), float(squares[value]), shift, voxel_volume_ml)
-        for value, name in names.items()
-    }
+    figures = {}
+    for value, name in names.items():
+        own = list((parts or {}).get(value, (value,)))
+        totals = (int(counts[own].sum()), float(sums[own].sum()), float(squares[own].sum()))
+        figures[name] = _figures(*totals, shift, voxel_volume_ml)
+    return figures
 
 
 def _figures(count: int, total: float, squares: float, shift: float, voxel_volume_ml: float) -> ClassStatistics:

@@ -152,7 +152,7 @@ class LabelTree:
 
     @classmethod
     def from_json(cls, text: str) -> LabelTree:
-        """Builds a tree from JSON text: a nested tree, or ``{"labels": {...}, "tree": nested}`` with integers.
+        """Builds a tree from JSON text: nested, ``{"labels": {...}, "tree": nested}``, or a dataset.json.
 
         Raises:
             DuplicateNameError: A name stands twice below one parent (plain JSON readers drop one of them silently).
@@ -166,6 +166,8 @@ class LabelTree:
             raise LabelTreeError(f"Expected a JSON object as label tree, but found {type(content).__name__}.")
         if isinstance(content.get("labels"), dict) and isinstance(content.get("tree"), dict):
             return cls.from_nested(content["tree"], content["labels"])
+        if isinstance(content.get(SECTION), dict):
+            return cls.from_dataset_json(content)
         return cls.from_nested(content)
 
     @classmethod
