@@ -134,6 +134,8 @@ def _mirroring_axes(raw: RawCheckpoint, translation: Translation) -> tuple[int, 
     if "inference_allowed_mirroring_axes" in raw.content:
         axes = raw.content["inference_allowed_mirroring_axes"]
         return None if axes is None else tuple(int(axis) for axis in axes)
+    if translation.preprocessing_profile is not None:
+        return None  # a MONAI bundle, whose inference does not mirror
     # nnU-Net v1 mirrored along every axis, and so did all published networks.
     return tuple(range(translation.architecture.dimensions))
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
+from nnunetv2_ext.inference.bundle_prediction import BundlePreprocessing, BundleSegmenter
+from nnunetv2_ext.inference.bundle_profile import read_profile
 from nnunetv2_ext.inference.images import Scan, check_scan, read_scan, scan_of_array, scan_of_image
 from nnunetv2_ext.inference.inputs import Case, find_cases
 from nnunetv2_ext.inference.label_rules import Decisions, label_rule
@@ -17,7 +19,7 @@ from nnunetv2_ext.inference.model import Model, WindowNetwork, read_model, selec
 from nnunetv2_ext.inference.modes import MODES, Mode
 from nnunetv2_ext.inference.openvino_backend import OpenVinoNetwork, cache_folder, openvino_is_installed
 from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan, plan_outputs
-from nnunetv2_ext.inference.preprocessing import NnunetPreprocessing, Prepared
+from nnunetv2_ext.inference.preprocessing import NnunetPreprocessing, Prepared, Preprocessing
 from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, Segmenter
 from nnunetv2_ext.inference.tree_outputs import has_label_tree, plan_tree_outputs
 from nnunetv2_ext.utilities.errors import UserError
@@ -95,18 +97,22 @@ class Predictor:
         mirroring = self.mode.mirroring if mirroring is None else mirroring
         networks, self.backend = self._run_by(backend)
         network = WindowNetwork(networks, model.mirror_axes if mirroring else None)
-        self.preprocessing = NnunetPreprocessing(model, linear=self.mode.linear_image, find_content=self.mode.skip_air)
         has_regions = model.labels.has_regions
         channels = len(self.plan.channels) if self.plan.channels else model.labels.num_segmentation_heads
-        self.segmenter = Segmenter(
-            model,
-            label_rule(self.plan, channels, has_regions=has_regions),
-            network,
-            self.step_size,
-            self.device,
-            on_device=on_device,
-            nearest_label_map=self.mode.nearest_label_map,
-        )
+        rule = label_rule(self.plan, channels, has_regions=has_regions)
+        running = (model, rule, network, self.step_size, self.device)
+        profile = read_profile(model.folder)
+        self.preprocessing: Preprocessing
+        if profile is None:
+            self.preprocessing = NnunetPreprocessing(
+                model, linear=self.mode.linear_image, find_content=self.mode.skip_air
+            )
+            self.segmenter = Segmenter(*running, on_device=on_device, nearest_label_map=self.mode.nearest_label_map)
+        else:
+            # A bundle brings its own inference, which the modes do not vary.
+            preprocessing = BundlePreprocessing(profile)
+            self.preprocessing = preprocessing
+            self.segmenter = BundleSegmenter(profile, preprocessing, *running, on_device=on_device)
 
     def _plan_outputs(self, outputs: str, level: int | None, nodes: Collection[str] | None) -> OutputPlan:
         model = self.model
