@@ -96,6 +96,16 @@ def find_cases(root: Path, patterns: Sequence[FilePattern]) -> list[Case]:
     return [case for pattern in patterns for case in _cases_of(root, pattern)]
 
 
+def annotated_only(cases: Sequence[Case]) -> list[Case]:
+    """Leaves out images that nobody annotated, for labels of part of a larger collection of images.
+
+    A label whose image is in none of the places that the patterns name stays, once, with its problem.
+    """
+    complete = {case.identifier: case for case in cases if not case.problem}
+    orphans = {case.identifier: case for case in cases if not case.images and case.identifier not in complete}
+    return [*complete.values(), *orphans.values()]
+
+
 def identifier_of(template: str, fields: Mapping[str, str]) -> str:
     """Fills a name and replaces what nnU-Net or file systems do not want in file names."""
     return re.sub(r"[^A-Za-z0-9_.\-]+", "_", template.format_map(fields))

@@ -37,6 +37,7 @@ from nnunetv2_ext.labels.label_order import BACKGROUND, LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, write_json
 from nnunetv2_ext.utilities.parallel import parallel_map
+from nnunetv2_ext.utilities.paths import refuse_used_id
 
 _logger = logging.getLogger(__name__)
 
@@ -186,15 +187,9 @@ def _settings(converter: DatasetConverter) -> dict[str, Any]:
 
 def _open(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, CaseRecord]:
     """Makes the folder ready and returns the records of an earlier conversion with the same settings."""
+    refuse_used_id(folder.name)
     if overwrite and folder.exists():
         shutil.rmtree(folder)
-    same_id = [
-        other.name
-        for other in (folder.parent.glob(f"{folder.name[:10]}_*") if folder.parent.is_dir() else ())
-        if other != folder
-    ]
-    if same_id:
-        raise UserError(f"Expected a free dataset ID, but {same_id[0]} uses it in {folder.parent}; choose another.")
     work, report = folder / WORK, folder / REPORT
     records: dict[str, CaseRecord] = {}
     if folder.exists() and any(folder.iterdir()):
@@ -353,9 +348,13 @@ def _offer_splits(splits: Splits, folder: Path) -> None:
     """Puts the splits where nnU-Net's trainer looks for them, unless there are some already."""
     preprocessed = os.environ.get("nnUNet_preprocessed", "").strip()
     target = Path(preprocessed) / folder.name / SPLITS_FILE
-    if preprocessed and not target.exists():
+    if not preprocessed:
+        return
+    if not target.exists():
         write_json(splits, target)
         _logger.info("The splits of the source are in %s.", target)
+    elif read_json(target) != splits:
+        _logger.warning("%s has other splits than the source; remove it to use those in %s.", target, folder)
 
 
 def _report(result: ConversionResult, settings: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from nnunetv2_ext.utilities.files import read_json
 LabelValue = int | tuple[int, ...]
 BACKGROUND = "background"
 IGNORE = "ignore"
+# How far a floating-point label may be from a whole number.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -380,14 +382,16 @@ def as_integers(label_map: npt.ArrayLike) -> npt.NDArray[Any]:
         return array
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
+    rounded = np.rint(array)
     with np.errstate(invalid="ignore"):
-        integers = array.astype(np.int64)
-    if not np.array_equal(integers, array):
-        odd = array[integers != array].flat[0]
+        # A scale factor in the header may leave 2.0000002; NaN and infinity fail this comparison too.
+        whole = (np.abs(array - rounded) <= _ROUNDING) & (np.abs(rounded) <= np.iinfo(np.int32).max)
+    if not whole.all():
+        odd = array[~whole].flat[0]
         raise UserError(
             f"Expected whole numbers in the label map, but found {odd}; it may be an image or probabilities."
         )
-    return integers
+    return rounded.astype(np.int32)
 
 
 def _validate(order: LabelOrder) -> None:

@@ -3,10 +3,11 @@
 The least work per case is to read the image (decompress), to look at each of its voxels once, to read the label map and
 to write it compressed; images are linked. Memory must be that of the cases under way, not of those done.
 
-Usage: python scripts/benchmarks/convert_dataset.py [--cases 1000] [--size 64] [-np 2] [--verify]
+Usage: python scripts/benchmarks/convert_dataset.py [--cases 1000] [--size 64] [-np 2] [--verify] [--merge]
 
 Prints one JSON line: cases per second in the first and the last quarter, and the peak resident memory of this process
-with its workers after the first and after the last quarter (MB). With ``--verify``, nnU-Net's own check follows.
+with its workers after the first and after the last quarter (MB). With ``--verify`` and ``--merge``,
+nnU-Net's own check and a merge follow.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import tempfile
 import threading
 import time
@@ -24,6 +26,7 @@ import SimpleITK as sitk
 
 from nnunetv2_ext.dataset_conversion import raw_dataset
 from nnunetv2_ext.dataset_conversion.converter import ConversionOptions
+from nnunetv2_ext.dataset_conversion.merge import merge_datasets
 from nnunetv2_ext.dataset_conversion.registry import find_converter
 
 
@@ -65,7 +68,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("-np", "--num_processes", type=int, default=2)
-    parser.add_argument("--verify", action="store_true")
+    parser.add_argument("--verify", action="store_true", help="run nnU-Net's verify_dataset_integrity on the result")
+    parser.add_argument("--merge", action="store_true", help="make a collection of the result")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         source, folder = Path(temporary) / "source", Path(temporary) / "raw" / "Dataset001_Synthetic"
@@ -108,6 +112,12 @@ def main() -> None:
             start = time.perf_counter()
             verify_dataset_integrity(str(folder), arguments.num_processes)
             figures["verify_s"] = time.perf_counter() - start
+        if arguments.merge:
+            os.environ["nnUNet_raw"] = str(folder.parent)
+            start = time.perf_counter()
+            merge_datasets(["1"], 2, "Collection", processes=arguments.num_processes, progress=False)
+            figures["merge_s"] = time.perf_counter() - start
+            figures["peak_mb_merge_parent"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
         rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
         print(json.dumps({"name": "convert_dataset", **rounded}), flush=True)
 

@@ -457,6 +457,16 @@ def test_gibson_refuses_a_box_beside_the_annotation(miniature, nnunet_folders):
     assert "inside the crop" in failed.findings[-1].message
 
 
+def test_gibson_names_labels_without_image_once(miniature, nnunet_folders):
+    _gibson(miniature)
+    miniature.save("label_btcv_multiorgan/label0070.nii.gz", miniature.label("gibson_multi_organ"))
+    folder = nnunet_folders / "nnUNet_raw" / "Dataset123_Mini"
+    result = convert_dataset(converters()["gibson_multi_organ"](miniature.root), folder, progress=False)
+    assert [record.identifier for record in result.failed] == ["btcv_0070"]
+    assert "Expected an image for the label" in result.failed[0].findings[-1].message
+    assert len(result.converted) == 3
+
+
 def test_the_tasks_of_the_decathlon_are_told_apart(miniature):
     from nnunetv2_ext.utilities.errors import UserError
 

@@ -249,7 +249,7 @@ def test_foreign_folders_are_refused(source, convert, nnunet_folders, miniature)
     with pytest.raises(UserError, match="another source or other options"):
         convert(image="images/{case}.nii.gz")
     (nnunet_folders / "nnUNet_raw" / "Dataset007_Other").mkdir()
-    with pytest.raises(UserError, match="Dataset007_Other uses it"):
+    with pytest.raises(UserError, match="used by Dataset007_Other"):
         convert()
 
 

@@ -114,7 +114,11 @@ def test_unknown_integers_are_refused(voxels):
         order.remap(voxels, to=order)
 
 
-@pytest.mark.parametrize("bad", [[0.5], [np.nan], [np.inf]])
+def test_scaled_labels_are_rounded():
+    np.testing.assert_array_equal(as_integers(np.array([1.9999999, 3.0000002, 0.0], np.float32)), [2, 3, 0])
+
+
+@pytest.mark.parametrize("bad", [[0.5], [np.nan], [np.inf], [1e20]])
 def test_fractions_are_refused(bad):
     with pytest.raises(UserError, match="whole numbers"):
         as_integers(np.array(bad))

@@ -6,7 +6,7 @@ import csv
 from dataclasses import replace
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
-from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern
+from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern, annotated_only
 from nnunetv2_ext.utilities.errors import UserError
 
 _EXTENTS = (("extent_left", "extent_right"), ("extent_ant", "extent_post"), ("extent_inf", "extent_sup"))
@@ -53,10 +53,7 @@ class GibsonMultiOrgan(DatasetConverter):
         """Annotated cases with their crop; images that nobody annotated are left out."""
         boxes = self._boxes()
         cases = []
-        complete = {case.identifier for case in super().cases() if not case.problem}
-        for case in super().cases():
-            if case.problem and (case.images or case.identifier in complete):
-                continue
+        for case in annotated_only(super().cases()):
             box = boxes.get(case.identifier)
             problem = case.problem or ("" if box else "Expected its row in cropping.csv, but there is none.")
             cases.append(replace(case, crop=box, problem=problem))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
-from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern
+from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern, annotated_only
 
 
 class LUNA16Lobes(DatasetConverter):
@@ -33,7 +33,4 @@ class LUNA16Lobes(DatasetConverter):
 
     def cases(self) -> list[Case]:
         """Annotated images, and annotations whose image is nowhere."""
-        found = super().cases()
-        complete = {case.identifier: case for case in found if not case.problem}
-        orphans = {case.identifier: case for case in found if not case.images and case.identifier not in complete}
-        return [*complete.values(), *orphans.values()]
+        return annotated_only(super().cases())
