@@ -116,5 +116,6 @@ def _apply_head(feature: Tensor, head: Any, channels: Tensor | None) -> Tensor:
     return convolution(feature, head.weight.index_select(0, channels), bias)
 
 
-# Compiled, every new number of selected channels would be a new graph; the backbone around this call stays compiled.
+# Kept out of compiled graphs: convolutions whose number of outputs changes with every batch gain nothing from being
+# compiled. The backbone around this call stays compiled.
 _apply_selected_heads = torch.compiler.disable(apply_heads)

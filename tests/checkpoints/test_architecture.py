@@ -1,0 +1,57 @@
+"""Networks named by plans: what is built, what is refused, how they are described."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnunetv2_ext.architectures.stunet import STUNET_SIZES
+from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.utilities.errors import UserError
+
+STUNET = "nnunetv2_ext.architectures.stunet.STUNet"
+TINY = {"features_per_stage": [4, 6], "n_blocks_per_stage": 1, "strides": [[1, 1], [2, 2]]}
+
+
+def test_plans_entries_survive_the_round_trip():
+    entry = {"network_class_name": STUNET, "arch_kwargs": TINY, "_kw_requires_import": []}
+    assert Architecture.from_plans({"architecture": entry}).to_plans() == entry
+
+
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "nnunetv2_ext.cli.train.main"])
+def test_foreign_classes_are_not_built_either(path):
+    with pytest.raises(UserError, match="Expected a network class"):
+        Architecture(path, {}).build(1, 2, deep_supervision=False)
+    with pytest.raises(UserError, match="Expected a network class"):
+        Architecture(STUNET, {**TINY, "norm": path}, ("norm",)).build(1, 2, deep_supervision=False)
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="unexpected keyword argument 'kernel'"):
+        Architecture(STUNET, {**TINY, "kernel": 5}).build(1, 2, deep_supervision=False)
+    with pytest.raises(UserError, match="planned anew"):
+        Architecture.from_plans({"UNet_class_name": "PlainConvUNet"})
+
+
+def test_descriptions_name_dimension_class_size_and_features():
+    size = STUNET_SIZES["L"]
+    large = {"features_per_stage": list(size.features_per_stage), "strides": [[1, 1, 1]] * 6}
+    assert str(Architecture(STUNET, {**large, "n_blocks_per_stage": 2})) == "3D STU-Net L (features 64..1024)"
+    assert str(Architecture(STUNET, {**large, "n_blocks_per_stage": 3})) == "3D STU-Net (features 64..1024)"
+    assert str(Architecture(STUNET, TINY)) == "2D STU-Net (features 4..6)"
+    assert str(Architecture("monai.networks.nets.SegResNet", {"spatial_dims": 3})) == "3D SegResNet"
+
+
+def test_classes_that_moved_are_found():
+    unet = {
+        "n_stages": 2,
+        "features_per_stage": [4, 6],
+        "conv_op": "torch.nn.modules.conv.Conv2d",
+        "kernel_sizes": [[3, 3], [3, 3]],
+        "strides": [[1, 1], [2, 2]],
+        "n_blocks_per_stage": [1, 1],
+        "n_conv_per_stage_decoder": [1],
+        "nonlin": "torch.nn.ReLU",
+    }
+    path = "dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet"
+    network = Architecture(path, unet, ("conv_op", "nonlin")).build(1, 2, deep_supervision=False)
+    assert type(network).__name__ == "ResidualEncoderUNet"
