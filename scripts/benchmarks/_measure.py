@@ -87,6 +87,23 @@ def run_once(function: Callable[[], Any]) -> Run:
     return Run(result, taken, cpu_taken, max(0, peak - before) / 1e6)
 
 
+def tensor_peak_mb(function: Callable[[], Any], device: str = "cpu") -> float:
+    """Highest memory of the tensors that ``function`` creates, in MB (10^6 bytes).
+
+    Unlike `extra_peak_mb` it also sees tensors in memory that the process keeps between calls, as many small ones do.
+    """
+    if device != "cpu":
+        return extra_peak_mb(function, device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak / 1e6
+
+
 def report(name: str, **figures: Any) -> None:
     """Prints the one JSON line of a benchmark, floats with four significant digits."""
     rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in figures.items()}

@@ -82,8 +82,8 @@ def _run(device: str, size: int, repeats: int, threads: int) -> None:
             ratio=times[f"ours {classes}"] / times[f"ours {BASE}"],
             stock_s=stock_time,
             ratio_to_stock=times[f"ours {classes}"] / stock_time if stock_time else None,
-            ours_peak_mb=_measure.extra_peak_mb(steps[f"ours {classes}"], device),
-            peer_peak_mb=_measure.extra_peak_mb(steps[f"ours {BASE}"], device),
+            ours_peak_mb=_measure.tensor_peak_mb(steps[f"ours {classes}"], device),
+            peer_peak_mb=_measure.tensor_peak_mb(steps[f"ours {BASE}"], device),
             agreement=differences[classes],
         )
 
