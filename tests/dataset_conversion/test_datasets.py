@@ -4,6 +4,7 @@ import csv
 import inspect
 import io
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -496,3 +497,34 @@ def test_the_example_of_the_documentation_converts(miniature, nnunet_folders, ve
     result = convert_dataset(names["ThoraxChallenge"](miniature.root), folder, progress=False)
     assert [record.split for record in result.converted] == ["train", "test"]
     verify_integrity(folder)
+
+
+@pytest.mark.parametrize("name", ["label_maps", "masks", "monai_datalist", "salt", "segthor"])
+def test_the_commands_of_the_documentation_run(name, miniature, nnunet_folders, capsys):
+    from nnunetv2_ext.cli.convert_dataset import main
+
+    BUILDERS[name](miniature)
+    paths = {word: str(miniature.root / word) for word in ("order.json", "datalist.json")} | {
+        "SOURCE": str(miniature.root)
+    }
+    text = (Path(__file__).parents[2] / "docs" / "convert.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith(f"nnUNetv2_ext_convert_dataset {name} ")]
+    assert lines
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        if "-np" in words:
+            words[words.index("-np") + 1] = "1"
+        assert main([paths.get(word, word) for word in words]) == 0
+    (folder,) = (nnunet_folders / "nnUNet_raw").iterdir()
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] >= 1
+
+
+def test_the_command_for_label_orders_runs(miniature, tmp_path):
+    from nnunetv2_ext.cli.remap_labels import main
+
+    miniature.save("LABELS/a.nii.gz", miniature.label("totalsegmentator_v2"))
+    text = (Path(__file__).parents[2] / "docs" / "labels.md").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("nnUNetv2_ext_remap_labels"))
+    paths = {"LABELS": str(miniature.root / "LABELS"), "OUTPUT": str(tmp_path / "OUTPUT")}
+    assert main([paths.get(word, word) for word in shlex.split(line)[1:]]) == 0
+    assert (tmp_path / "OUTPUT" / "a.nii.gz").is_file()
