@@ -410,3 +410,34 @@ def test_stock_nnunet_verifies_plans_preprocesses_and_splits(three_sources, nnun
     assert len(list((preprocessed / "nnUNetPlans_3d_fullres").glob("*.b2nd"))) == 32
     assert len(json.loads((preprocessed / "splits_final.json").read_text())) == 5
     PartialLabels.from_dataset_json(json.loads((preprocessed / "dataset.json").read_text()))
+
+
+def test_real_scans_keep_every_mask(real_ct_folder, make_raw_dataset, nnunet_folders):
+    from nnunetv2_ext.labels.atoms import AtomTable, encode_masks
+
+    thorax = real_ct_folder / "ct_thorax_abdomen_3mm"
+    label_map = _array(thorax / "totalsegmentator_v2_labels.nii.gz")
+    values = [int(value) for value in np.unique(label_map) if value]
+    consecutive = np.searchsorted([0, *values], label_map).astype(np.uint8)
+    names = {f"class {value}": number for number, value in enumerate(values, 1)}
+    make_raw_dataset(
+        "Dataset001_Thorax", {"background": 0, **names}, {"scan": (_array(thorax / "ct.nii.gz"), consecutive)}
+    )
+    files = sorted((real_ct_folder / "ct_aorta_1p5mm" / "segmentations").glob("*.nii.gz"))
+    encoded = encode_masks(_array(file) for file in files)
+    table = AtomTable([file.name.removesuffix(".nii.gz") for file in files], encoded.voxels())
+    make_raw_dataset(
+        "Dataset002_Aorta",
+        table.labels_json(),
+        {"scan": (_array(real_ct_folder / "ct_aorta_1p5mm" / "ct.nii.gz"), table.relabel(encoded))},
+        order=table.regions_class_order(),
+    )
+    result = merge_datasets(["1", "2"], 30, "Real", progress=False)
+    merged = _masks(result.folder)
+    assert len(result.plan.partial_labels.class_names) == len(values) + len(files)
+    assert result.duplicates == ()
+    for name, number in names.items():
+        np.testing.assert_array_equal(merged["Thorax_scan", f"Thorax/{name}"], consecutive == number)
+    for file in files:
+        name = f"Aorta/{file.name.removesuffix('.nii.gz')}"
+        np.testing.assert_array_equal(merged["Aorta_scan", name], _array(file) != 0)
