@@ -56,6 +56,13 @@ def test_without_groups_every_source_is_spread_to_within_one_case(sizes):
     assert not totals or max(totals) - min(totals) <= 1
 
 
+def test_a_group_of_one_source_does_not_push_the_other_source_aside():
+    source_of = {f"{source}_{case}": source for source in "ab" for case in range(10)}
+    splits = stratified_splits(source_of, [["a_0", "a_1", "a_2"]])
+    assert [sum(case.startswith("b") for case in fold["val"]) for fold in splits] == [2] * 5
+    assert sorted(sum(case.startswith("a") for case in fold["val"]) for fold in splits) == [1, 2, 2, 2, 3]
+
+
 def test_splits_do_not_depend_on_the_order_of_the_cases():
     source_of = {f"{source}_{case}": source for source in "ab" for case in range(11)}
     backwards = dict(reversed(source_of.items()))

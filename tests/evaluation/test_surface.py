@@ -87,9 +87,9 @@ def test_equal_to_monai(seed):
 
 
 def test_a_distance_of_exactly_the_tolerance_is_within_it():
-    # 13 * 0.1 - 3 * 0.1 is a little more than 1 in floating point.
+    # 12 * 0.1 - 2 * 0.1 is a little more than 1 in floating point.
     reference, prediction = np.zeros((2, 20), dtype=bool)
-    reference[3], prediction[13] = True, True
+    reference[2], prediction[12] = True, True
     assert _distances(reference, prediction, (0.1,)).surface_dice(1.0) == 1.0
     assert _distances(reference, prediction, (0.1001,)).surface_dice(1.0) == 0.0
 
