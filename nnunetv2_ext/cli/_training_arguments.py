@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nnunetv2_ext.training.run_training import TrainingOptions
@@ -53,6 +54,29 @@ def add_option_arguments(parser: argparse.ArgumentParser, *, warmup: bool = Fals
         group.add_argument(
             "--warmup_network", type=_not_negative, default=absent, help="epochs with a rising rate that follow"
         )
+
+
+def run_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_run_arguments` and `add_option_arguments` collected, under the names of `TrainingRun`."""
+    if arguments.c_or_start:
+        # Only here: the trainers bring torch and nnU-Net along.
+        from nnunetv2_ext.training.trainers.base import ALLOW_FRESH_START
+
+        os.environ[ALLOW_FRESH_START] = "1"
+    return {
+        "dataset": arguments.dataset_name_or_id,
+        "configuration": arguments.configuration,
+        "fold": arguments.fold,
+        "pretrained_weights": arguments.pretrained_weights,
+        "num_gpus": arguments.num_gpus,
+        "npz": arguments.npz,
+        "continue_training": arguments.c or arguments.c_or_start,
+        "only_validate": arguments.val,
+        "validate_best": arguments.val_best,
+        "disable_checkpointing": arguments.disable_checkpointing,
+        "device": arguments.device,
+        "options": options_from(arguments),
+    }
 
 
 def options_from(arguments: argparse.Namespace) -> TrainingOptions:

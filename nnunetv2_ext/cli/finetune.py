@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from nnunetv2_ext.cli._command import make_parser, run_command
-from nnunetv2_ext.cli._training_arguments import add_option_arguments, add_run_arguments, options_from
+from nnunetv2_ext.cli._training_arguments import add_option_arguments, add_run_arguments, run_from
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,26 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.training.finetuning import finetune
 
-    if arguments.c_or_start:
-        # Only here: the trainers bring torch and nnU-Net along.
-        from nnunetv2_ext.training.trainers.base import ALLOW_FRESH_START
-
-        os.environ[ALLOW_FRESH_START] = "1"
     finetune(
-        dataset=arguments.dataset_name_or_id,
-        configuration=arguments.configuration,
-        fold=arguments.fold,
-        pretrained_weights=arguments.pretrained_weights,
         trainer=arguments.tr,
         plans=arguments.p,
         num_processes=arguments.np,
         show_progress=not arguments.quiet,
-        num_gpus=arguments.num_gpus,
-        npz=arguments.npz,
-        continue_training=arguments.c or arguments.c_or_start,
-        only_validate=arguments.val,
-        validate_best=arguments.val_best,
-        disable_checkpointing=arguments.disable_checkpointing,
-        device=arguments.device,
-        options=options_from(arguments),
+        **run_from(arguments),
     )
