@@ -41,7 +41,9 @@ def published(logits, label_map, annotated, ignore):
 
 
 @pytest.mark.parametrize(
-    "annotated", [set(TREE.leaves()), {"liver"}, {"rib", "hip", "liver"}, {"background", "body"}], ids=str
+    "annotated",
+    [set(TREE.leaves()), {"liver"}, {"rib", "hip", "liver"}, {"background", "body"}],
+    ids=lambda names: "+".join(sorted(names)),
 )
 def test_equals_the_published_formula(annotated):
     torch.manual_seed(0)
