@@ -1,0 +1,60 @@
+"""Runs the commands of the tour as a user's shell would."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from nnunetv2_ext.utilities.errors import UserError
+
+_LINES_SHOWN_AFTER_A_FAILURE = 25
+
+
+class Runner(Protocol):
+    """Runs one command."""
+
+    def __call__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        """Runs ``command`` with these variables added to the environment; its output goes to ``log``.
+
+        Raises:
+            UserError: The command failed.
+        """
+
+
+def run_as_subprocess(command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    """Runs the command of this Python installation in a process of its own; see `Runner`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as output:
+        result = subprocess.run(
+            [executable(command[0]), *command[1:]],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if result.returncode != 0:
+        raise UserError(f"{command[0]} failed with exit code {result.returncode}; its output is in {log}:\n{tail(log)}")
+
+
+def executable(name: str) -> str:
+    """Path of an installed command: beside the running Python, or on PATH.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    beside = shutil.which(name, path=str(Path(sys.executable).parent))
+    found = beside or shutil.which(name)
+    if found is None:
+        raise UserError(f"Expected the command {name} beside {sys.executable} or on PATH; install nnunetv2-ext again.")
+    return found
+
+
+def tail(log: Path, lines: int = _LINES_SHOWN_AFTER_A_FAILURE) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

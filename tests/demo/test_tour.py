@@ -1,0 +1,82 @@
+"""The guided tour: every command it shows exists with these flags; the whole of it runs in small."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+
+import pytest
+
+from nnunetv2_ext.demo.commands import executable
+from nnunetv2_ext.demo.tour import SOURCES, TARGET, Tour, TourSize, take_tour
+from nnunetv2_ext.utilities.errors import UserError
+
+SMALL = TourSize(
+    training_cases=5,
+    test_cases=1,
+    pretraining_epochs=1,
+    finetuning_epochs=1,
+    iterations_per_epoch=1,
+    patch_size=32,
+)
+
+
+def run_in_process(command, environment, log):
+    """Calls the installed entry point in this process: imports of torch and nnU-Net are paid once."""
+    (entry_point,) = importlib.metadata.entry_points(group="console_scripts", name=command[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(command))
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        assert not entry_point.load()(), command
+
+
+def test_sources_overlap_and_contradict_each_other():
+    classes = [set(protocol.classes) for protocol in SOURCES]
+    assert classes[0] & classes[1]
+    assert classes[1] & classes[2]
+    assert SOURCES[0].classes["liver"] != SOURCES[1].classes["liver"]
+    known = {structure for protocol in SOURCES for parts in protocol.classes.values() for structure in parts}
+    assert {part for parts in TARGET.classes.values() for part in parts} - known == {"lungs"}
+
+
+def test_commands_are_shown_and_exist(tmp_path, caplog):
+    """The steps up to the first training, with a runner that only takes notes."""
+    seen = []
+
+    def note(command, environment, log):
+        seen.append(list(command))
+        assert environment["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
+
+    tour = Tour(tmp_path, SMALL, runner=note)
+    with caplog.at_level("INFO", "nnunetv2_ext"):
+        tour.make_datasets()
+        tour.build_collection()
+        tour.pretrain()
+        tour.finetune()
+    assert [step.command for step in tour.steps] == [tuple(command) for command in seen]
+    for command in seen:
+        assert f"$ {command[0]} " in caplog.text
+        assert executable(command[0])
+    assert {protocol.folder_name for protocol in (*SOURCES, TARGET)} == set(os.listdir(tmp_path / "nnUNet_raw"))
+
+
+def test_full_folder_is_left_alone(tmp_path):
+    (tmp_path / "precious").write_text("data")
+    with pytest.raises(UserError, match="not empty"):
+        take_tour(tmp_path, keep=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.mark.slow
+def test_whole_tour_in_small(tmp_path):
+    """From data to table and picture with one training iteration; the accuracy is the full tour's affair."""
+    table = take_tour(tmp_path / "demo", keep=False, size=SMALL, runner=run_in_process)
+    assert set(table.rows[f"fine-tuned: {TARGET.name}"]) == set(TARGET.classes)
+    assert len(table.rows) == len(SOURCES) + 1
+    assert all(0 <= dice <= 1 for classes in table.rows.values() for dice in classes.values())
+    assert json.loads((tmp_path / "demo" / "dice.json").read_text()).keys() == table.rows.keys()
+    assert (tmp_path / "demo" / "overlay.png").stat().st_size > 10_000
+    assert not (tmp_path / "demo" / "nnUNet_raw").exists()
