@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _OPACITY = 0.5
-_LEGEND_ROWS = 30
+_LEGEND_ROWS = 28
 
 # A soft-tissue window of CT, in HU (level 40, width 400), used where the image reaches air and bone.
 _CT_WINDOW = (-160.0, 240.0)
@@ -73,18 +73,10 @@ def write_preview(
     counts = np.bincount(labels.ravel(), minlength=len(table))
     present = sorted((value for value in names if counts[value]), key=lambda value: -counts[value])
     patches = [Patch(color=tuple(colours[value]), label=names[value]) for value in present[:_LEGEND_ROWS]]
+    if more := len(present) - len(patches):
+        patches.append(Patch(color="none", label=f"and {more} smaller classes"))
     axes[3].axis("off")
-    if patches:
-        more = len(present) - len(patches)
-        axes[3].legend(
-            handles=patches,
-            loc="center left",
-            fontsize=7,
-            frameon=False,
-            labelcolor="white",
-            title=f"and {more} smaller classes" if more else None,
-            alignment="left",
-        ).get_title().set_color("white")
+    axes[3].legend(handles=patches, loc="center left", fontsize=7, frameon=False, labelcolor="white")
     figure.suptitle(title, color="white", fontsize=10)
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=100)

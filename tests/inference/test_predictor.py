@@ -422,3 +422,35 @@ def test_memory_that_runs_out_on_the_device_is_taken_from_the_cpu(softmax_model,
     windows.accumulate_on = torch.device("meta")
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(predictor.predict(ct_file)), expected)
     assert asked == ["meta", "cpu"]
+
+
+_SMALL = "totalsegmentator_v2_layout/s0001"
+_SOFTMAX, _REGIONS = {"folds": (0, 1)}, {"dataset": REGIONS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "options", "configuration"),
+    [
+        (_SMALL, _SOFTMAX, "3d_fullres"),
+        (_SMALL, _SOFTMAX, "2d"),
+        (_SMALL, _REGIONS, "3d_fullres"),
+        (_SMALL, _REGIONS, "2d"),
+        ("ct_aorta_1p5mm", _REGIONS, "3d_fullres"),
+        ("ct_thorax_abdomen_3mm", _REGIONS, "3d_fullres"),
+    ],
+)
+def test_real_cts_are_predicted_as_stock_predicts_them(
+    tmp_path, make_model_folder, real_ct_folder, case, options, configuration
+):
+    # Coarse, so that it is quick; random weights are the hardest case for ties.
+    patch = (32, 32) if configuration == "2d" else (16, 32, 32)
+    folder = make_model_folder(
+        tmp_path / "model", configuration=configuration, spacing=(6.0, 6.0, 6.0), patch_size=patch, **options
+    )
+    file = real_ct_folder / case / "ct.nii.gz"
+    found = _predict(folder, file)
+    folds = options.get("folds", (0,))
+    assert len(np.unique(found)) >= 3
+    assert _agreement(found, stock_label_map(folder, [file], folds)) >= 0.9999
+    assert _agreement(found, stock_label_map(folder, [file], folds, sums=torch.float16)) >= 0.999
