@@ -163,7 +163,11 @@ class Batch:
             scan = read_scan(case, model.image_channels, admit_2d=model.is_2d)
             previous = self._previous_stage(case)
         with self._clock.stage("preprocessing", case.identifier):
-            return scan, self.predictor.prepare(scan, previous)
+            prepared = self.predictor.prepare(scan, previous)
+        if not (self.options.statistics or self.options.preview):
+            # From here on only the grid of the image is needed.
+            scan = dataclasses.replace(scan, channels=scan.channels[:0].copy())
+        return scan, prepared
 
     def _previous_stage(self, case: Case) -> Scan | None:
         folder, model = self.options.previous_stage, self.predictor.model
@@ -190,10 +194,8 @@ class Batch:
             ) as bar,
         ):
             decisions = self.predictor.segment(prepared, bar.update, visit)
-        # Large arrays that the last stage does not need go before the next case comes.
+        # The image at the network's spacing goes before the next case comes.
         prepared = dataclasses.replace(prepared, data=torch.empty(0, 0, 0, 0), content=None)
-        if not (self.options.statistics or self.options.preview):
-            scan = dataclasses.replace(scan, channels=scan.channels[:0].copy())
         return _Predicted(scan, prepared, decisions, probabilities)
 
     def _finish(self, case: Case, predicted: _Predicted) -> None:

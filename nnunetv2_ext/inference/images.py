@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Float32, Shaped
 
 from nnunetv2_ext.inference.inputs import Case, image_ending
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_json
 
 if TYPE_CHECKING:
     import nibabel
@@ -250,7 +252,20 @@ def _nifti_grid(file: Path, image: Any, size: tuple[int, ...]) -> Grid:
 def _read_itk(file: Path) -> tuple[np.ndarray, Grid]:
     import SimpleITK
 
-    return _split(SimpleITK.ReadImage(str(file)))
+    array, grid = _split(SimpleITK.ReadImage(str(file)))
+    if file.suffix.lower() in (".tif", ".tiff") and grid.dimension == 3:
+        grid = replace(grid, spacing=_tiff_spacing(file))
+    return array, grid
+
+
+def _tiff_spacing(file: Path) -> tuple[float, ...]:
+    """Spacing (x, y, z) from the JSON file that nnU-Net's ``Tiff3DIO`` keeps beside ``case_0000.tif``; else 1 mm."""
+    beside = file.with_name(re.sub(r"_\d{4}$", "", file.stem) + ".json")
+    if not beside.is_file():
+        _logger.warning("%s has no %s with its spacing; taking 1 mm.", file, beside.name)
+        return (1.0, 1.0, 1.0)
+    spacing = read_json(beside)["spacing"]
+    return tuple(float(value) for value in reversed(spacing))
 
 
 def _split(image: SimpleITK.Image) -> tuple[np.ndarray, Grid]:

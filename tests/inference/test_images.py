@@ -13,6 +13,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunetv2_ext.inference.images import check_scan, read_scan, scan_of_array, scan_of_image
 from nnunetv2_ext.inference.inputs import Case, find_cases
+from nnunetv2_ext.inference.writers import write_label_map
 from nnunetv2_ext.utilities.errors import UserError
 
 OBLIQUE = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
@@ -201,3 +202,34 @@ def _write_dicom(image, folder):
             plane.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{number}.dcm"))
         writer.Execute(plane)
+
+
+@pytest.mark.parametrize("has_spacing", [True, False])
+def test_tiff_stacks_are_read_and_written_as_nnunets_reader_does(tmp_path, has_spacing):
+    import tifffile
+    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
+    array = np.random.default_rng(0).integers(0, 200, (4, 5, 6)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a_0000.tif", array, photometric="minisblack")
+    if has_spacing:
+        (tmp_path / "a.json").write_text('{"spacing": [3.0, 2.0, 1.5]}')
+    case = find_cases(tmp_path, 1, ".tif")[0]
+    scan = read_scan(case, 1, admit_2d=False)
+    expected, properties = Tiff3DIO().read_images([str(tmp_path / "a_0000.tif")])
+    np.testing.assert_array_equal(scan.channels, expected)
+    assert scan.spacing == tuple(properties["spacing"])
+    write_label_map(array % 3, {1: "x", 2: "y"}, scan.grid, tmp_path / "map.tif")
+    labels, properties = Tiff3DIO().read_seg(str(tmp_path / "map.tif"))
+    np.testing.assert_array_equal(labels[0], array % 3)
+    assert tuple(properties["spacing"]) == scan.spacing
+
+
+def test_natural_images_are_read_as_nnunets_reader_does(tmp_path):
+    from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+
+    colours = np.random.default_rng(0).integers(0, 255, (5, 6, 3)).astype(np.uint8)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(colours, isVector=True), str(tmp_path / "a_0000.png"))
+    scan = read_scan(find_cases(tmp_path, 3, ".png")[0], 3, admit_2d=True)
+    expected, properties = NaturalImage2DIO().read_images([str(tmp_path / "a_0000.png")])
+    np.testing.assert_array_equal(scan.channels, expected)
+    assert scan.spacing == tuple(properties["spacing"])

@@ -57,6 +57,9 @@ def write_label_map(
                 write_seg_nrrd(labels, names, colours, grid, temporary)
             else:
                 _write_itk(labels, grid, temporary)
+        if target.suffix.lower() in (".tif", ".tiff") and grid.dimension == 3:
+            # TIFF has no place for the spacing across slices; nnU-Net's Tiff3DIO looks for it here.
+            write_json({"spacing": list(grid.spacing[::-1])}, target.with_suffix(".json"))
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"Expected to write {target}, but that failed ({str(error).strip().splitlines()[-1]})."
