@@ -223,7 +223,9 @@ class _Conversion:
                 "unreadable", f"Expected {len(expected)} channel(s) ({', '.join(expected)}), but found {len(images)}."
             )
         for image, channel in zip(images, expected, strict=True):
-            checks.check_grids(images[0].grid, image.grid, f"the channel {channel}")
+            difference = images[0].grid.difference(image.grid)
+            if difference:
+                raise checks.different_grids(f"the channel {channel}", difference)
             if image.mended:
                 self._found("axes_mended", f"Expected axes at right angles, but {image.mended}.")
             self.record.findings.extend(checks.check_image(image, f"the channel {channel}"))
@@ -257,7 +259,8 @@ class _Conversion:
 
     def _on_grid(self, label: Volume, grid: Grid, name: str) -> Volume:
         """The label map on the image's grid: as it is, placed or resampled."""
-        if grid.difference(label.grid) is None:
+        difference = grid.difference(label.grid)
+        if difference is None:
             return Volume(label.array, grid)
         if self.converter.label_grids_are_wrong:
             oriented, image_grid = oriented_lps(label), oriented_lps(Volume(_nothing(grid), grid)).grid
@@ -266,11 +269,9 @@ class _Conversion:
                 # Both grids have the same voxel centres, so this only puts the axes in the image's order.
                 return resample_label(Volume(oriented.array, image_grid), grid)
         if self.options.resample_labels:
-            difference = grid.difference(label.grid)
             self._once("resampled", f"{name[0].upper()}{name[1:]} and the image had {difference}.")
             return resample_label(label, grid)
-        checks.check_grids(grid, label.grid, name)
-        raise AssertionError("unreachable: check_grids refuses different grids")
+        raise checks.different_grids(name, difference)
 
     def _once(self, kind: str, message: str) -> None:
         if all(finding.kind != kind for finding in self.record.findings):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunetv2_ext.dataset_conversion.findings import BadCaseError, Finding
-from nnunetv2_ext.dataset_conversion.volumes import Grid, Volume
+from nnunetv2_ext.dataset_conversion.volumes import Volume
 from nnunetv2_ext.labels.label_order import LabelOrder
 
 # Centres of a pair that are less than this apart along the left-right axis (mm) say nothing about a swap.
@@ -119,15 +119,9 @@ def check_label(statistics: LabelStatistics, order: LabelOrder) -> Iterator[Find
         )
 
 
-def check_grids(image: Grid, other: Grid, name: str) -> None:
-    """Refuses a label map or channel that does not lie on the image's grid.
-
-    Raises:
-        BadCaseError: They differ by more than rounding.
-    """
-    difference = image.difference(other)
-    if difference:
-        raise BadCaseError("grids_differ", f"Expected {name} on the grid of the image, but they have {difference}.")
+def different_grids(name: str, difference: str) -> BadCaseError:
+    """The error of a label map or channel that does not lie on the image's grid."""
+    return BadCaseError("grids_differ", f"Expected {name} on the grid of the image, but they have {difference}.")
 
 
 def replace_non_finite(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

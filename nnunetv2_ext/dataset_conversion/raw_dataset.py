@@ -91,6 +91,10 @@ def convert_dataset(
     """
     cases = converter.cases()
     _check_identifiers(cases, converter.name)
+    # Whatever is wrong with the classes is said now and not after hours.
+    order = converter.target_order
+    if converter.options.regions:
+        region_labels(order)
     settings = _settings(converter)
     known = _open(folder, settings, overwrite)
     complete = _trusted(known, cases, converter, folder)

@@ -68,7 +68,7 @@ def read_rtstruct(path: Path, image: Volume, values: Mapping[str, int]) -> Volum
     missing = [name for name in values if name not in contours]
     if missing:
         raise BadCaseError(
-            "missing_masks",
+            "incomplete",
             f"Expected the contours {', '.join(missing)} in {path}, but it has "
             f"{', '.join(sorted(contours)) or 'none'}.",
         )

@@ -269,6 +269,30 @@ def test_no_good_case_is_an_error(source, convert, miniature):
         convert()
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"regions": True}, "Expected regions"),
+        ({"order": "nobody"}, "'nobody' is none"),
+        ({"order": None}, "holds none"),
+    ],
+)
+def test_wrong_classes_are_said_before_anything_is_written(source, convert, options, sentence, nnunet_folders):
+    source("a")
+    with pytest.raises(UserError, match=sentence):
+        convert(**options)
+    assert not list((nnunet_folders / "nnUNet_raw").iterdir())
+
+
+def test_channels_on_different_grids_are_refused(miniature, convert):
+    for channel, origin in (("A", (-20.0, 10.0, 300.0)), ("B", (-20.0, 10.0, 303.0))):
+        miniature.save(f"images/a_{channel}.nii.gz", miniature.image(), origin=origin)
+    miniature.save("labels/a.nii.gz", miniature.label(ORDER))
+    miniature.text("order.json", ORDER.to_json())
+    with pytest.raises(UserError, match="Expected the channel T2 on the grid of the image"):
+        convert(image="images/{case}_{channel}.nii.gz", label="labels/{case}.nii.gz", channel_names=("T1", "T2"))
+
+
 def test_images_may_be_copied(source, convert):
     source("a")
     image = convert(copy_images=True).folder / "imagesTr/a_0000.nii.gz"
