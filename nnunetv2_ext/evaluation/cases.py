@@ -54,8 +54,13 @@ def label_map_files(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"Expected a folder of label maps, but {folder} is none.")
-    endings = ((file, image_ending(file)) for file in sorted(folder.iterdir()) if file.is_file())
+    endings = ((file, image_ending(file)) for file in sorted(folder.iterdir()) if _is_visible_file(file))
     return {file.name[: -len(ending)]: file for file, ending in endings if ending}
+
+
+def _is_visible_file(file: Path) -> bool:
+    # Hidden files are those that a running prediction is still writing.
+    return file.is_file() and not file.name.startswith(".")
 
 
 class PredictionFolder:
@@ -118,7 +123,7 @@ class PredictionFolder:
 
     def _classes_in(self, folder: Path) -> tuple[ScoredClass, ...]:
         if folder not in self._classes:
-            order = read_prediction_order(folder, self._references.default_order, self._order)
+            order = read_prediction_order(folder, self._references, self._order)
             self._classes[folder] = tuple(match_classes(self._references.classes, order))
         return self._classes[folder]
 

@@ -48,12 +48,14 @@ class References:
         ignore_label: Value of voxels that count for nothing, or ``None``.
         partial_labels: Which case annotates which class; ``None`` where every case annotates all.
         default_order: The order that predictions have unless something else is known.
+        default_is_a_guess: Whether that is not the order of the references themselves.
     """
 
     classes: tuple[ReferenceClass, ...]
     ignore_label: int | None
     partial_labels: PartialLabels | None
     default_order: LabelOrder
+    default_is_a_guess: bool = False
 
 
 def find_dataset_json(folder: Path) -> Path | None:
@@ -89,12 +91,12 @@ def read_references(
     return _from_dataset_json(content, dataset_json)
 
 
-def read_prediction_order(folder: Path, fallback: LabelOrder, named: str | None = None) -> LabelOrder:
+def read_prediction_order(folder: Path, references: References, named: str | None = None) -> LabelOrder:
     """What the label maps of a prediction folder mean.
 
     Args:
         folder: The predictions; a dataset.json (nnU-Net writes one there) or labels.json in it is taken at its word.
-        fallback: Used where the folder says nothing.
+        references: Say what is used where the folder says nothing.
         named: A label order that is used instead.
     """
     if named is not None:
@@ -105,8 +107,10 @@ def read_prediction_order(folder: Path, fallback: LabelOrder, named: str | None 
     file = folder / "labels.json"
     if file.is_file():
         return LabelOrder.from_dataset_json({"name": folder.name, **read_json(file)}, file)
-    logger.info("Nothing in %s says what its label values mean; they are read in the order %s.", folder, fallback.name)
-    return fallback
+    level = logging.WARNING if references.default_is_a_guess else logging.INFO
+    message = "Nothing in %s says what its label values mean; they are read in the order %s (see --pred_order)."
+    logger.log(level, message, folder, references.default_order.name)
+    return references.default_order
 
 
 def match_classes(classes: Sequence[ReferenceClass], predictions: LabelOrder) -> list[ScoredClass]:
@@ -195,7 +199,7 @@ def _from_mapping(mapping: LabelMapping, content: Mapping[str, Any] | None, file
         names_there = [_target_name(mapping.target_order, name, target) for name in mapped.target]
         values = tuple(sorted({v for name in names_there if name is not None for v in _integers(target.labels[name])}))
         classes.append(ReferenceClass(mapped.name, _key(values), values, mapped.source))
-    return References(_with_own_keys(classes), target.ignore_label, None, mapping.source_order)
+    return References(_with_own_keys(classes), target.ignore_label, None, mapping.source_order, True)
 
 
 def _target_name(order: LabelOrder, name: str, described: LabelOrder) -> str | None:

@@ -152,7 +152,7 @@ def test_names_decide_over_integers(maps, write_map, write_dataset_json):
     assert _scores(evaluate_folder(folder / "labelsTr", folder / "other", progress=False)) != _scores(plain)
 
 
-def test_direct_inference_from_any_totalsegmentator_order(tmp_path, write_map):
+def test_direct_inference_from_any_totalsegmentator_order(tmp_path, write_map, caplog):
     rng = np.random.default_rng(3)
     reference = rng.integers(0, 4, SHAPE).astype(np.uint8)
     write_map(reference, tmp_path / "labelsTr" / "case.nii.gz")
@@ -169,8 +169,10 @@ def test_direct_inference_from_any_totalsegmentator_order(tmp_path, write_map):
     options = {"mapping": "kits21", "progress": False}
     named = evaluate_folder(tmp_path / "labelsTr", tmp_path / "stunet", prediction_order=order_name, **options)
     assert _scores(named) == {("case", "kidneys"): 1.0}
+    caplog.clear()
     mistaken = evaluate_folder(tmp_path / "labelsTr", tmp_path / "stunet", **options)
     assert _scores(mistaken)["case", "kidneys"] < 0.5
+    assert "they are read in the order totalsegmentator_v1 (see --pred_order)" in caplog.text
 
 
 def test_direct_inference_follows_the_names_of_a_converted_dataset(tmp_path, write_map, write_dataset_json):
@@ -206,6 +208,7 @@ def test_bad_cases_are_named_and_the_rest_is_scored(maps, write_map):
     write_map(references["a"], folder / "pred" / "spacing.nii.gz", spacing=(2.0, 1.0, 1.0))
     write_map(references["a"][1:], folder / "pred" / "shape.nii.gz")
     write_map(references["a"] * 0.5, folder / "pred" / "fractions.nii.gz")
+    (folder / "labelsTr" / ".half.nii.gz").write_bytes(b"being written")
     write_map(references["a"], folder / "pred" / "cut.nii.gz")
     (folder / "pred" / "cut.nii.gz").write_bytes((folder / "pred" / "cut.nii.gz").read_bytes()[:100])
     evaluation = evaluate_folder(folder / "labelsTr", folder / "pred", processes=2, progress=False)
