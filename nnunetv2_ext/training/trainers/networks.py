@@ -209,7 +209,7 @@ class SwinUNETRForPlans:
         try:
             from nnunetv2_ext.architectures.swinunetr import SwinUNETR
         except ModuleNotFoundError as error:
-            if error.name != "monai":
+            if str(error.name).partition(".")[0] != "monai":
                 raise
             raise UserError(
                 "SwinUNETR expects MONAI, but it is not installed; run: pip install 'nnunetv2-ext[monai]'."
