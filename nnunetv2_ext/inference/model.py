@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Sequence
@@ -210,12 +211,15 @@ def _find_trainer(name: str) -> Any:
         ) from None
 
 
-def select_heads(network: nn.Module, channels: Sequence[int]) -> None:
-    """Reduces a network to some of its output channels, in the order given; the others are no longer computed.
+def select_heads(network: nn.Module, channels: Sequence[int]) -> nn.Module:
+    """A network of some of the output channels, in the order given; the others are not computed.
 
     Args:
-        network: Ends with the 1x1 convolution ``decoder.seg_layers[-1]``, as nnU-Net's networks do; changed in place.
+        network: Ends with the 1x1 convolution ``decoder.seg_layers[-1]``, as nnU-Net's networks do; left as it is.
         channels: Output channels to keep.
+
+    Returns:
+        A network that shares all other weights with the one given.
 
     Raises:
         UserError: The network has no such layer.
@@ -229,7 +233,17 @@ def select_heads(network: nn.Module, channels: Sequence[int]) -> None:
     head = heads[-1]
     reduced = type(head)(head.in_channels, len(channels), head.kernel_size, head.stride, bias=head.bias is not None)
     reduced.load_state_dict({name: tensor[list(channels)] for name, tensor in head.state_dict().items()})
-    heads[-1] = reduced.eval().requires_grad_(False)
+    clone = _shallow_copy(network)
+    clone.decoder = _shallow_copy(clone.get_submodule("decoder"))
+    clone.decoder.seg_layers = nn.ModuleList([*heads[:-1], reduced.eval().requires_grad_(False)])
+    return clone
+
+
+def _shallow_copy(module: nn.Module) -> nn.Module:
+    """A module with the same parts, which can be exchanged without touching the original."""
+    clone = copy.copy(module)
+    clone._modules = dict(module._modules)
+    return clone
 
 
 def segmentation_heads(network: nn.Module) -> Any:

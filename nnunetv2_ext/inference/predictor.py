@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -89,8 +90,9 @@ class Predictor:
         self.classes = None if classes is None else frozenset(classes)
         self.plan: OutputPlan = self._plan_outputs(outputs, level, nodes)
         if self.plan.channels is not None:
-            for network in model.networks:
-                select_heads(network, self.plan.channels)
+            # The model given keeps all its heads: it may serve other predictors.
+            networks = [select_heads(network, self.plan.channels) for network in model.networks]
+            self.model = model = replace(model, networks=networks)
         self.step_size = self.mode.step_size if step_size is None else step_size
         if not 0 < self.step_size <= 1:
             raise UserError(f"Expected a step size above 0 and up to 1, but got {self.step_size}.")

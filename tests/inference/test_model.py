@@ -113,8 +113,9 @@ def test_models_of_this_packages_and_of_stock_trainers_are_built_by_their_traine
 
 
 def test_selected_heads_give_the_same_channels(model):
-    network, reduced = read_model(model, [0]).networks[0], read_model(model, [0]).networks[0]
-    select_heads(reduced, [3, 1])
+    network = read_model(model, [0]).networks[0]
+    reduced = select_heads(network, [3, 1])
+    assert network.decoder.seg_layers[-1].weight.shape[0] == 4, "the network that was given stays whole"
     window = torch.randn(2, 1, 8, 16, 16)
     torch.testing.assert_close(reduced(window), network(window)[:, [3, 1]], rtol=0, atol=1e-6)
     with pytest.raises(UserError, match="without --classes"):

@@ -35,7 +35,7 @@ def test_logits_are_those_of_torch_for_any_batch(network, tmp_path):
 def test_it_is_converted_once_and_the_heads_are_part_of_the_name(network, tmp_path, monkeypatch):
     window = torch.randn(1, 1, 8, 16, 16)
     OpenVinoNetwork(network, (1, 8, 16, 16), tmp_path, "weights")
-    select_heads(network, [2])
+    network = select_heads(network, [2])
     reduced = OpenVinoNetwork(network, (1, 8, 16, 16), tmp_path, "weights")(window)
     assert reduced.shape == (1, 1, 8, 16, 16)
     monkeypatch.setattr(openvino_backend, "_convert", None)

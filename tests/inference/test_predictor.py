@@ -239,6 +239,15 @@ def test_chosen_classes_of_a_region_model_are_computed_alone_and_equal(region_mo
         )
 
 
+def test_one_model_serves_several_predictors(region_model, ct_file):
+    model = read_model(region_model)
+    first = Predictor(model, device="cpu", classes=["A/liver"], outputs="per_class").predict(ct_file)
+    second = Predictor(model, device="cpu", classes=["B/spleen"], outputs="per_class").predict(ct_file)
+    every = Predictor(model, device="cpu", outputs="per_class").predict(ct_file)
+    for name, image in {**first, **second}.items():
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), SimpleITK.GetArrayFromImage(every[name]))
+
+
 def test_chosen_classes_of_a_softmax_model_are_those_of_the_full_map(softmax_model, ct_file):
     every, some = _predict(softmax_model, ct_file), _predict(softmax_model, ct_file, classes=["spleen"])
     assert (every == 2).any()
