@@ -32,7 +32,8 @@ def run(*command: str, **variables: str) -> str:
         [str(Path(sys.executable).with_name(program)), *arguments],
         env={**environment, "nnUNet_n_proc_DA": "1", **variables},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     return result.stdout
@@ -120,7 +121,12 @@ def test_import_and_fine_tune_a_published_checkpoint(real_dataset, nnunet_folder
     assert next(model.glob("STUNetTrainer_small__*__3d_fullres/fold_0/checkpoint_final.pth")).is_file()
 
     run(
+        "nnUNetv2_ext_plan", "-d", "61", "-t", "stunet_totalsegmentator", "--name", "small_windows",
+        "--spacing", "3", "3", "3", "--patch_size", "32", "64", "64", "-np", "1",
+    )  # fmt: skip
+    run(
         "nnUNetv2_ext_finetune", "61", "3d_fullres", "0", "-pretrained_weights", str(checkpoint), "-device", "cpu",
+        "-p", "small_windows",
         "--num_epochs", "1", "--iterations_per_epoch", "1", "--val_iterations_per_epoch", "1", "--num_workers", "0",
         "--batch_size", "1", "-np", "1",
     )  # fmt: skip
