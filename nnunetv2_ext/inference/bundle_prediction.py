@@ -57,7 +57,11 @@ class BundlePreprocessing:
         if previous_stage is not None:
             raise UserError("Expected no label map of a previous stage: a MONAI bundle has one stage.")
         image = torch.from_numpy(np.ascontiguousarray(_turn(scan.channels))).float()
-        placed = self._spatial(MetaTensor(image, affine=torch.from_numpy(affine_of(scan.grid))))
+        header = scan.grid.nifti_header
+        # The header's own numbers where there is one: MONAI leaves images alone whose spacing is right to the last
+        # digit, and interpolates all others, after which no voxel is exactly 0 any more.
+        affine = affine_of(scan.grid) if header is None else header.get_best_affine()
+        placed = self._spatial(MetaTensor(image, affine=torch.from_numpy(np.asarray(affine, dtype=np.float64))))
         placement = {
             "operations": deepcopy(placed.applied_operations),
             "meta": deepcopy(placed.meta),

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from nnunetv2_ext.inference.network_export import FILE_FORMATS, check_agreement, export_network
+from nnunetv2_ext.utilities.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, make_model_folder):
+    return make_model_folder(
+        tmp_path_factory.mktemp("export") / "model", spacing=(1.5, 1.5, 1.5), patch_size=(16, 16, 16)
+    )
+
+
+def run_exported(file, file_format, image):
+    """Runs the file with nothing but the library that it is made for."""
+    if file_format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+    program = torch.export.load(file).module() if file_format == "torch_export" else torch.jit.load(str(file))
+    return program(image)
+
+
+@pytest.mark.parametrize("file_format", FILE_FORMATS)
+def test_exported_files_agree_with_the_network(file_format, model, tmp_path):
+    if file_format == "onnx":
+        pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    from nnunetv2_ext.inference.model import read_model
+
+    file = export_network(model, tmp_path / f"network{FILE_FORMATS[file_format]}", file_format)
+    image = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        expected = read_model(model).networks[0](image)
+        found = run_exported(file, file_format, image)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    metadata = json.loads((tmp_path / f"{file.name}.metadata.json").read_text())
+    assert metadata["labels"]["liver"] == 1
+    assert metadata["spacing_mm"] == [1.5, 1.5, 1.5]
+    assert metadata["input"]["shape"] == [1, 1, 16, 16, 16]
+    assert {"version", "license", "citations", "normalization_schemes", "checkpoint_sha256"} <= set(metadata)
+
+
+def test_a_network_that_differs_is_refused(tmp_path):
+    network = torch.nn.Conv3d(1, 2, 1)
+    window = torch.randn(1, 1, 4, 4, 4)
+    assert check_agreement(network, network, window, tmp_path) == 0
+    with pytest.raises(UserError, match="differs"):
+        check_agreement(lambda image: network(image) + 1e-3, network, window, tmp_path)
+    with pytest.raises(UserError, match="differs"):
+        check_agreement(lambda image: network(image) * torch.nan, network, window, tmp_path)
+
+
+def test_existing_files_and_unknown_formats_are_refused(model, tmp_path):
+    (tmp_path / "network.ts").write_text("mine")
+    with pytest.raises(UserError, match="overwrite"):
+        export_network(model, tmp_path / "network.ts", "torchscript")
+    assert (tmp_path / "network.ts").read_text() == "mine"
+    with pytest.raises(UserError, match="torch_export"):
+        export_network(model, tmp_path / "network.x", "x")
+
+
+@pytest.mark.slow
+def test_the_exported_bundle_runs(model, tmp_path, make_ct):
+    """With MONAI's own command; the result is close to nnU-Net's, whose preprocessing is not MONAI's."""
+    pytest.importorskip("monai", reason="the extra 'monai' is not installed")
+    pytest.importorskip("fire", reason="MONAI's command line needs the library fire")
+    import SimpleITK as sitk
+
+    from nnunetv2_ext.cli import export
+    from nnunetv2_ext.inference import Predictor
+
+    bundle, images, out = tmp_path / "bundle", tmp_path / "images", tmp_path / "out"
+    assert export.main(["-m", str(model), "-o", str(bundle), "--format", "monai_bundle"]) == 0
+    images.mkdir()
+    image = make_ct((34, 30, 26), (1.5, 1.5, 1.5))
+    sitk.WriteImage(image, str(images / "case.nii.gz"))
+    command = [
+        sys.executable, "-m", "monai.bundle", "run", "--config_file", f"{bundle}/configs/inference.json",
+        "--meta_file", f"{bundle}/configs/metadata.json", "--bundle_root", str(bundle),
+        "--dataset_dir", str(images), "--output_dir", str(out),
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    (written,) = out.glob("*.nii.gz")
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(written)))
+    expected = sitk.GetArrayFromImage(Predictor.from_model_folder(model, device="cpu").predict(image))
+    assert found.shape == expected.shape
+    assert len(np.unique(expected)) > 1
+    assert (found == expected).mean() >= 0.98
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["1"] == "liver"
+
+
+def test_what_a_bundle_cannot_say_is_refused(tmp_path, region_model):
+    from nnunetv2_ext.inference.monai_bundle_export import export_monai_bundle
+
+    with pytest.raises(UserError, match="regions"):
+        export_monai_bundle(region_model, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
