@@ -15,7 +15,10 @@ from typing import Any
 from nnunetv2_ext.evaluation.metrics import ScoredClass
 from nnunetv2_ext.labels.label_mapping import LabelMapping
 from nnunetv2_ext.labels.label_order import LabelOrder
+from nnunetv2_ext.labels.label_tree import BACKGROUND
+from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
 from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels
+from nnunetv2_ext.labels.tree_sources import DeterminedNodes, TreeSources
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
 
@@ -53,7 +56,7 @@ class References:
 
     classes: tuple[ReferenceClass, ...]
     ignore_label: int | None
-    partial_labels: PartialLabels | None
+    partial_labels: PartialLabels | DeterminedNodes | None
     default_order: LabelOrder
     default_is_a_guess: bool = False
 
@@ -158,10 +161,22 @@ def _find(order: LabelOrder, name: str) -> str | None:
 
 def _from_dataset_json(content: Mapping[str, Any], file: Path) -> References:
     order = LabelOrder.from_dataset_json(content, file)
+    if LABEL_TREE in content:
+        return _from_label_tree(TreeSources.from_dataset_json(content), order)
     keys = {name: str(tuple(v)) if isinstance(v, list) else str(v) for name, v in content["labels"].items()}
     classes = tuple(ReferenceClass(name, keys[name], _integers(value), (name,)) for name, value in order.labels.items())
     partial_labels = PartialLabels.from_dataset_json(content) if SECTION in content else None
     return References(_with_own_keys(classes), order.ignore_label, partial_labels, order)
+
+
+def _from_label_tree(sources: TreeSources, order: LabelOrder) -> References:
+    """Every node but the background, inner ones with all that lies below them, where a case determines it."""
+    classes = []
+    for name, row in zip(sources.tree.names, sources.region_table(), strict=True):
+        if name != BACKGROUND:
+            values = tuple(int(value) for value in row.nonzero()[0])
+            classes.append(ReferenceClass(name, _key(values), values, (name,)))
+    return References(_with_own_keys(tuple(classes)), order.ignore_label, sources.determined(), order)
 
 
 def _from_order(order: LabelOrder) -> References:

@@ -120,6 +120,11 @@ class DeterminedNodes:
     def __init__(self, sources: TreeSources) -> None:
         self._sources = sources
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """All nodes, in the order of their integers."""
+        return self._sources.tree.names
+
     def source_of(self, case: str) -> str:
         """Name of the source that a case belongs to."""
         return self._sources.source_of(case)

@@ -12,6 +12,7 @@ from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.labels.label_tree import BACKGROUND, SECTION, LabelTree
 from nnunetv2_ext.labels.partial_labels import SECTION as PARTIAL_LABELS
 from nnunetv2_ext.labels.salt_files import SaltLabels, read_salt_labels
+from nnunetv2_ext.labels.tree_annotation import unlabelled_is_possible
 
 # What SALT writes into voxels that nobody annotated.
 _IGNORE = 255
@@ -30,8 +31,9 @@ class SaltFolder(DatasetConverter):
         test/images/{case}.nii.gz    test/labels/{case}.nii.gz
 
     Label maps get the integers of the tree's nodes, and the dataset.json a ``label_tree`` and, as ``partial_labels``,
-    the nodes that the dataset annotates. Label values without a path become background, which in a label tree means
-    "none of the annotated nodes". 255 is the ignore label.
+    the nodes that the dataset annotates. Label values without a path become 0, which in a label tree means "none of the
+    annotated nodes"; where the dataset annotates the background, or leaves no leaf for such voxels, they are ignored.
+    255 is the ignore label.
     """
 
     name = "salt"
@@ -69,9 +71,12 @@ class SaltFolder(DatasetConverter):
 
     def rewritten_values(self) -> Mapping[int, int]:
         """Values without a node are none of the annotated nodes; values with the same node are the first of them."""
+        annotated = self.salt_labels.annotated
+        has_place = BACKGROUND not in annotated and unlabelled_is_possible(self.tree, annotated)
+        none = 0 if has_place else _IGNORE
         rewritten = {}
         for value, (name, node) in enumerate(zip(self.salt_labels.names, self.salt_labels.nodes, strict=True)):
-            known = self.order.value(node) if node is not None and node in self.order.labels else 0
+            known = none if node is None else 0 if node == BACKGROUND else self.order.value(node)
             if value and name is not None and known != value:
                 rewritten[value] = known
         return rewritten
