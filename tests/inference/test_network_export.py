@@ -68,15 +68,31 @@ def test_existing_files_and_unknown_formats_are_refused(model, tmp_path):
         export_network(model, tmp_path / "network.x", "x")
 
 
+def in_monai(model, path):
+    """CT normalisation by its formula, MONAI's windows, argmax; the image has the network's spacing already."""
+    import SimpleITK as sitk
+    from monai.inferers import sliding_window_inference
+
+    statistics = model.plans.foreground_intensity_properties_per_channel["0"]
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32)
+    clipped = np.clip(image, statistics["percentile_00_5"], statistics["percentile_99_5"])
+    normalised = torch.from_numpy((clipped - statistics["mean"]) / statistics["std"])[None, None]
+    with torch.no_grad():
+        logits = sliding_window_inference(
+            normalised.float(), (16, 16, 16), 1, model.networks[0], overlap=0.5, mode="gaussian"
+        )
+    return logits[0].argmax(0).numpy()
+
+
 @pytest.mark.slow
 def test_the_exported_bundle_runs(model, tmp_path, make_ct):
-    """With MONAI's own command; the result is close to nnU-Net's, whose preprocessing is not MONAI's."""
+    """With MONAI's own command, as MONAI's transforms and inferer run with the network itself."""
     pytest.importorskip("monai", reason="the extra 'monai' is not installed")
     pytest.importorskip("fire", reason="MONAI's command line needs the library fire")
     import SimpleITK as sitk
 
     from nnunetv2_ext.cli import export
-    from nnunetv2_ext.inference import Predictor
+    from nnunetv2_ext.inference.model import read_model
 
     bundle, images, out = tmp_path / "bundle", tmp_path / "images", tmp_path / "out"
     assert export.main(["-m", str(model), "-o", str(bundle), "--format", "monai_bundle"]) == 0
@@ -92,10 +108,10 @@ def test_the_exported_bundle_runs(model, tmp_path, make_ct):
     assert result.returncode == 0, result.stderr[-2000:]
     (written,) = out.glob("*.nii.gz")
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(written)))
-    expected = sitk.GetArrayFromImage(Predictor.from_model_folder(model, device="cpu").predict(image))
+    expected = in_monai(read_model(model), images / "case.nii.gz")
     assert found.shape == expected.shape
     assert len(np.unique(expected)) > 1
-    assert (found == expected).mean() >= 0.98
+    assert (found == expected).mean() >= 0.999
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["1"] == "liver"
 
