@@ -160,7 +160,8 @@ class BundleWindows(StreamingSlidingWindow):
         count = math.ceil((extent - size) / step) + 1
         return [min(number * step, extent - size) for number in range(count)]
 
-    def _gaussian(self) -> Float[Tensor, "z y x"]:
+    def window_weights(self) -> Float[Tensor, "z y x"]:
+        """MONAI's importance of the voxels of a window."""
         from monai.data.utils import compute_importance_map
 
         weights: Tensor = compute_importance_map(
