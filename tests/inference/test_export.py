@@ -70,7 +70,7 @@ def test_argmax_of_other_types_and_larger_volumes(kind, dtype):
 @pytest.mark.parametrize("new_shape", [(9, 30, 30), (9, 45, 13), (3, 30, 31), (1, 77, 30)])
 def test_a_class_wins_exact_ties_only_if_it_is_first(new_shape):
     logits = logits_of(4, (9, 30, 30), "smooth")
-    labels = resample_argmax(torch.cat([logits, logits, logits]), new_shape)
+    labels = resample_argmax(torch.cat([logits] * 12), new_shape)
     assert labels.max() <= 3
     assert torch.equal(labels, resample_argmax(logits, new_shape))
 
@@ -203,17 +203,25 @@ def test_equals_nnunet(shape, new_shape, current, new):
     assert (regions.numpy() != expected).mean() < 1e-4
 
 
-def test_the_networks_precision_and_threads_are_left_alone():
+def test_the_networks_precision_and_threads_are_left_alone(monkeypatch):
     logits = logits_of(30, (20, 20, 20), "noise")
     expected = resample_argmax(logits, (37, 37, 37))
     threads = torch.get_num_threads()
     torch.set_float32_matmul_precision("medium")
+    used = set()
+    original = export._Beam.interpolate
+    monkeypatch.setattr(
+        export._Beam,
+        "interpolate",
+        lambda *given: used.add(torch.get_float32_matmul_precision()) or original(*given),
+    )
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             labels = resample_argmax(logits, (37, 37, 37), num_threads=3)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+    assert used == {"highest"}
     assert torch.equal(labels, expected)
     assert torch.get_num_threads() == threads
     seen = []
