@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from tqdm import tqdm
+
 from nnunetv2_ext.utilities.errors import UserError
 
 _LINES_SHOWN_AFTER_A_FAILURE = 25
+_TICKER_WIDTH = 100
 
 
 class Runner(Protocol):
@@ -30,16 +33,31 @@ def run_as_subprocess(command: Sequence[str], environment: Mapping[str, str], lo
     """Runs the command of this Python installation in a process of its own; see `Runner`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as output:
-        result = subprocess.run(
+        process = subprocess.Popen(
             [executable(command[0]), *command[1:]],
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            check=False,
         )
-    if result.returncode != 0:
-        raise UserError(f"{command[0]} failed with exit code {result.returncode}; its output is in {log}:\n{tail(log)}")
+        with process:
+            code = _wait(process, log)
+    if code != 0:
+        raise UserError(f"{command[0]} failed with exit code {code}; its output is in {log}:\n{tail(log)}")
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Waits for the end; on a terminal, shows the last line of the log meanwhile. Ctrl-C ends the command too."""
+    with tqdm(disable=None, leave=False, bar_format="   {elapsed}  {desc}") as ticker:
+        try:
+            while True:
+                try:
+                    return process.wait(timeout=1)
+                except subprocess.TimeoutExpired:
+                    ticker.set_description_str(tail(log, 1)[-_TICKER_WIDTH:])
+        except BaseException:
+            process.terminate()
+            raise
 
 
 def executable(name: str) -> str:

@@ -19,7 +19,7 @@ SMALL = TourSize(
     pretraining_epochs=1,
     finetuning_epochs=1,
     iterations_per_epoch=1,
-    patch_size=32,
+    spacing=12.0,
 )
 
 
