@@ -203,40 +203,33 @@ _RANKS = textwrap.dedent(
     import multiprocessing
     import sys
     import torch
-    from torch import distributed as dist, nn
+    from torch import distributed as dist
     from torch.nn.parallel import DistributedDataParallel
+    from nnunetv2_ext.architectures.stunet import STUNet
     from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision, halving_weights
     from nnunetv2_ext.training.loss.partial_label_loss import PartialLabelLoss
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Conv2d(1, 4, 3, padding=1)
-            self.heads = nn.ModuleList([nn.Conv2d(4, 6, 1) for _ in range(3)])
-
-        def forward(self, x, classes):
-            features = [nn.functional.avg_pool2d(self.body(x), 2**level) for level in range(3)]
-            return [
-                nn.functional.conv2d(f, head.weight.index_select(0, classes), head.bias.index_select(0, classes))
-                for f, head in zip(features, self.heads)
-            ]
 
     def run_rank(rank, world, folder):
         dist.init_process_group("gloo", init_method=f"file://{folder}/store{world}", rank=rank, world_size=world)
         torch.manual_seed(0)
-        network = DistributedDataParallel(Network().double())
+        network = STUNet(
+            1, 6, features_per_stage=[4, 4, 4], n_blocks_per_stage=1, strides=[[1, 1], [2, 2], [2, 2]],
+            deep_supervision=True,
+        )
+        network = DistributedDataParallel(network.double())
         images = torch.randn(4, 1, 8, 8).double()
-        label_maps = [torch.randint(0, 6, (4, 1, 8 // 2**level, 8 // 2**level)) for level in range(3)]
+        label_maps = [torch.randint(0, 6, (4, 1, 8 // 2**level, 8 // 2**level)) for level in range(2)]
         annotated = torch.rand(4, 6) < 0.4
         annotated[3] = False  # a rank may hold only an image that annotates nothing
         mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
         classes = annotated[mine].any(0).nonzero().flatten()
         if not len(classes):
             classes = torch.tensor([0])
+        # The lowest level has weight 0, yet its heads must not be missing from the exchange of gradients.
         loss = PartialLabelDeepSupervision(
-            PartialLabelLoss(torch.rand(6, 6) < 0.4, ignore_label=5, smooth=1.0), halving_weights(3)
+            PartialLabelLoss(torch.rand(6, 6) < 0.4, ignore_label=5, smooth=1.0), halving_weights(2)
         )
-        value = loss(network(images[mine], classes), [m[mine] for m in label_maps], annotated[mine], classes)
+        value = loss(network(images[mine], channels=classes), [m[mine] for m in label_maps], annotated[mine], classes)
         value.backward()
         gradients = torch.cat([p.grad.flatten() for p in network.parameters()])
         torch.save((value.detach(), gradients), f"{folder}/result_{world}_{rank}.pt")
