@@ -67,8 +67,8 @@ class TourSize:
 
     training_cases: int = 5
     test_cases: int = 2
-    pretraining_epochs: int = 5
-    finetuning_epochs: int = 3
+    pretraining_epochs: int = 6
+    finetuning_epochs: int = 4
     iterations_per_epoch: int = 50
     spacing: float | None = None
     seed: int = 0
