@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=SIZE, help="edge of the patch in voxels")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for one thread, when busy")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -71,6 +72,7 @@ def main() -> None:
         },
         arguments.repeats,
         device,
+        arguments.clock,
     )
     logits.grad = None
     del one_hot
@@ -85,6 +87,7 @@ def main() -> None:
             size=arguments.size,
             device=device,
             threads=arguments.threads,
+            clock=arguments.clock,
             ours_s=time,
             peer_s=times["peer"],
             ratio=time / times["peer"],
