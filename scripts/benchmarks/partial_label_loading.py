@@ -2,8 +2,8 @@
 
 Both load the same preprocessed cases with nnU-Net's training augmentation and downsampling for deep supervision, in one
 process; the patch is 64^3 and the batch 2. A case annotates 13 of the 47 classes (as BTCV does in MultiTalent's
-collection) and 61 of the 117 (as many of TotalSegmentator's as a CT of thorax and abdomen contains). Peak memory is that
-of one batch.
+collection) and 61 of the 117 (as many of TotalSegmentator's as a CT of thorax and abdomen contains). Peak memory is
+that of one batch.
 
 The peer is nnU-Net's own `nnUNetDataLoader` on the same dataset.json, whose classes are lists of at least two label
 values (``[3, 3]``), for which nnU-Net's conversion calls `torch.isin`. ``single_value_s`` is the same with a single

@@ -222,7 +222,7 @@ class _PartialLabelFunction(torch.autograd.Function):
         weight_slope = (-inside_minus_outside / 2 * scale)[:, None]
 
         flat_logits = logits.flatten(2)
-        gradient = torch.empty_like(flat_logits) if ctx.annotated.all() else torch.zeros_like(flat_logits)
+        gradient = torch.empty_like(flat_logits) if ctx.annotated.all() else _zeros_like(flat_logits)
         for sample in annotated_samples(label_map, ctx.annotated, ctx.settings.ignore_label, dtype):
             for channels in channel_runs(ctx.annotated[sample.index], flat_logits):
                 sign = look_up(signs[channels], sample.labels)
@@ -237,3 +237,10 @@ class _PartialLabelFunction(torch.autograd.Function):
                 else:
                     gradient[sample.index, channels] = slope.mul_(error)
         return gradient.view_as(logits), None, None, None, None, None
+
+
+def _zeros_like(tensor: Tensor) -> Tensor:
+    """Zeros; on the CPU in memory that the system zeroes when it is first touched, as most of it never is here."""
+    if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.zeros(tensor.shape, dtype=str(tensor.dtype).removeprefix("torch.")))
+    return torch.zeros_like(tensor)
