@@ -43,9 +43,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="holds */ct.nii.gz")
     parser.add_argument("--iterations", type=int, default=60, help="training iterations of the trained models")
+    parser.add_argument("--cases", type=int, default=3, help="how many CTs, the smallest first")
     arguments = parser.parse_args()
-    scans = sorted(arguments.folder.rglob("ct.nii.gz"))
+    scans = sorted(arguments.folder.rglob("ct.nii.gz"), key=lambda file: file.stat().st_size)
     labelled = next(scan for scan in scans if (scan.parent / "totalsegmentator_v2_labels.nii.gz").is_file())
+    scans = scans[: arguments.cases]
     worst = 1.0
     with tempfile.TemporaryDirectory() as folder:
         for regions, dimension, trained in product((False, True), (3, 2), (False, True)):
