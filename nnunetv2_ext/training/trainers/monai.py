@@ -31,18 +31,17 @@ class _MonaiTrainer(ExtTrainer):
     # Set by nnU-Net; named here for type checkers, which do not see into nnU-Net.
     label_manager: Any
 
-    @classmethod
-    def build_network_architecture(cls, *arguments: Any, **options: Any) -> nn.Module:
-        """Builds the network that the plans name.
+    def initialize(self) -> None:
+        """Builds network, optimiser and loss.
 
         Raises:
             UserError: MONAI is not installed, or the plans are for another network.
         """
         if find_spec("monai") is None:
             raise UserError(
-                f"{cls.__name__} expects MONAI, but it is not installed; run: pip install 'nnunetv2-ext[monai]'."
+                f"{type(self).__name__} expects MONAI, but it is not installed; run: pip install 'nnunetv2-ext[monai]'."
             )
-        return super().build_network_architecture(*arguments, **options)
+        super().initialize()
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Never: there is one output."""
