@@ -12,6 +12,7 @@ import collections
 import importlib
 import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,11 @@ def load_torch_file(path: Path | str, map_location: Any = "cpu", mmap: bool = Fa
             mmap = mmap and zipfile.is_zipfile(path)
             return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
         except pickle.UnpicklingError as error:
-            raise UserError(f"{path} is not a checkpoint that can be read safely: {_first_line(error)}") from None
+            raise _unsafe(path, error) from None
         except Exception as error:
             # Torch's parsers of damaged files raise almost anything: struct.error, KeyError, RuntimeError, ...
             raise UserError(
-                f"{path} is truncated or is not a checkpoint ({_first_line(error)}); copy or download it again."
+                f"{path} is truncated or is not a checkpoint ({_reason(error)}); copy or download it again."
             ) from None
 
 
@@ -103,6 +104,16 @@ def _refuse_torchscript(path: Path) -> None:
         )
 
 
+def _unsafe(path: Path, error: pickle.UnpicklingError) -> UserError:
+    """Says what torch refused, without its advice to load the file by ``weights_only=False`` all the same."""
+    refused = re.search(r"GLOBAL '?([\w.]+)", str(error))
+    found = f"found {refused.group(1)}" if refused else "found other objects"
+    return UserError(
+        f"{path} cannot be read safely: expected tensors, numbers and containers of them, but {found}; such a file "
+        "can run code of its own, so save the network's state_dict alone where it was written, and give that file."
+    )
+
+
 def load_pickle_file(path: Path | str) -> Any:
     """Reads a pickle of plain containers, numbers and numpy arrays, such as nnU-Net v1's plans.
 
@@ -117,7 +128,7 @@ def load_pickle_file(path: Path | str) -> Any:
     try:
         return _RestrictedUnpickler(io.BytesIO(content)).load()
     except Exception as error:  # a damaged pickle raises almost anything
-        raise UserError(f"{path} is not a pickle that can be read safely: {_first_line(error)}") from None
+        raise UserError(f"{path} is not a pickle that can be read safely: {_reason(error)}") from None
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
@@ -128,5 +139,8 @@ class _RestrictedUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is not plain data.")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(error: BaseException) -> str:
+    """The first sentence of an error; errors of few words, such as ``KeyError(101)``, with their type."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    sentence = text.split(". ")[0].rstrip(".")
+    return sentence if " " in sentence else f"{type(error).__name__} {sentence}".strip()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import collections
 import os
 import pickle
@@ -54,6 +55,30 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, zip_format):
     with pytest.raises(UserError, match="safely"):
         load_torch_file(tmp_path / "c.pth")
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("zip_format", [True, False])
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (argparse.Namespace(epochs=3), "found argparse.Namespace;"),
+        (torch.nn.Linear(2, 2), "found torch.nn.modules.linear.Linear;"),
+        (RunsACommand("never"), f"found {os.system.__module__}.system;"),
+        (np.array([None], object), "found other objects;"),
+    ],
+    ids=["argparse", "network", "command", "objects"],
+)
+def test_what_is_refused_is_named_and_nobody_is_advised_to_load_it_unsafely(tmp_path, zip_format, content, named):
+    torch.save({"x": content}, tmp_path / "c.pth", _use_new_zipfile_serialization=zip_format)
+    with pytest.raises(UserError) as error:
+        load_torch_file(tmp_path / "c.pth")
+    sentence = str(error.value)
+    assert named in sentence
+    assert "expected tensors" in sentence
+    assert "save the network's state_dict alone" in sentence
+    assert "\n" not in sentence
+    for advice in ("weights_only", "PyTorch 2.6", "add_safe_globals", "will likely succeed", "\x1b"):
+        assert advice not in sentence
 
 
 def test_code_in_a_pickle_is_not_executed(tmp_path):
