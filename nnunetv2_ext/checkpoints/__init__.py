@@ -2,6 +2,13 @@
 
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint
 from nnunetv2_ext.checkpoints.reading import read_checkpoint, write_safetensors
-from nnunetv2_ext.checkpoints.transfer import TransferReport, transfer_weights
+from nnunetv2_ext.checkpoints.transfer import TransferReport, check_class_mapping, transfer_weights
 
-__all__ = ["Checkpoint", "TransferReport", "read_checkpoint", "transfer_weights", "write_safetensors"]
+__all__ = [
+    "Checkpoint",
+    "TransferReport",
+    "check_class_mapping",
+    "read_checkpoint",
+    "transfer_weights",
+    "write_safetensors",
+]

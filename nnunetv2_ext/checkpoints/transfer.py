@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -210,6 +211,8 @@ def _pair_classes(
     """(target channel, source channel) of each class in both, or the reason why there are none."""
     sources = checkpoint.class_names if source_classes is None else _names(source_classes)
     targets = None if target_classes is None else _names(target_classes)
+    if class_mapping:
+        _check_mapping(checkpoint, class_mapping, targets, sources)
     if sources is None:
         return "the checkpoint's class names are not known"
     if len(sources) != checkpoint.num_classes:
@@ -218,12 +221,6 @@ def _pair_classes(
         )
     if targets is None:
         return "the network's class names are not known"
-    unknown = sorted(set(class_mapping) - set(targets)) + sorted(set(class_mapping.values()) - set(sources))
-    if unknown:
-        raise UserError(
-            f"The class mapping names {', '.join(unknown)}, but the network has {', '.join(targets)} and the "
-            f"checkpoint {', '.join(sources)}."
-        )
     pairs = []
     for channel, name in enumerate(targets):
         source = class_mapping.get(name, name)
@@ -232,7 +229,67 @@ def _pair_classes(
             report.transferred_classes[name] = source
         else:
             report.reinitialised_classes[name] = "not in the checkpoint"
+    report.notes += _name_hints(report.reinitialised_classes, sources)
     return pairs
+
+
+def check_class_mapping(
+    checkpoint: Checkpoint, class_mapping: Mapping[str, str], target_classes: Mapping[str, Any] | Sequence[str]
+) -> None:
+    """Raises a `UserError` when `transfer_weights` could not follow a mapping of classes.
+
+    Args:
+        checkpoint: From `read_checkpoint`.
+        class_mapping: Target class to source class.
+        target_classes: As for `transfer_weights`.
+    """
+    _check_mapping(checkpoint, class_mapping, _names(target_classes), checkpoint.class_names)
+
+
+def _check_mapping(
+    checkpoint: Checkpoint,
+    class_mapping: Mapping[str, str],
+    targets: Sequence[str] | None,
+    sources: Sequence[str] | None,
+) -> None:
+    if targets is None or sources is None:
+        nameless = "the network" if sources is not None else checkpoint.path.name
+        raise UserError(
+            f"Expected the names of all classes for a class mapping, but those of {nameless} are not known; give the "
+            "model folder with its dataset.json, or leave the mapping out."
+        )
+    wrong = [f"{name} (no class of the dataset)" for name in class_mapping if name not in targets]
+    wrong += [
+        f"{name} (no class of {checkpoint.path.name})"
+        for name in dict.fromkeys(class_mapping.values())
+        if name not in sources
+    ]
+    if wrong:
+        raise UserError(
+            f"Expected a class mapping from classes of the dataset to classes of the checkpoint, but found "
+            f"{', '.join(wrong)}; choose from the dataset's {', '.join(targets)} and from the checkpoint's "
+            f"{', '.join(sources)}."
+        )
+
+
+def _name_hints(reinitialised: Mapping[str, str], sources: Sequence[str]) -> list[str]:
+    """What ``<source>/<class>`` of a collection a class of the same name might want to start from.
+
+    Protocols differ between sources, so that the choice is left to the user.
+    """
+    hints, single = [], []
+    for name in reinitialised:
+        candidates = [source for source in sources if source.endswith(f"/{name}")]
+        if len(candidates) == 1:
+            single.append(f"{name}={candidates[0]}")
+        elif candidates:
+            hints.append(
+                f"the checkpoint has {len(candidates)} classes called {name} ({', '.join(candidates)}); to start from "
+                f"one of them, choose it with --class_mapping {shlex.quote(f'{name}={candidates[0]}')}"
+            )
+    if single:
+        hints.insert(0, f"to start from classes of similar name, add --class_mapping {shlex.join(single)}")
+    return hints
 
 
 def _names(classes: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from nnunetv2_ext.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from nnunetv2_ext.training.run_training import TrainingOptions
@@ -28,6 +31,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val_best", action="store_true", help="validate checkpoint_best instead of checkpoint_final")
     parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda", help="where to train")
+
+
+def add_class_mapping_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that pairs classes of the dataset with classes of the pretrained weights."""
+    parser.add_argument(
+        "--class_mapping",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TARGET=SOURCE",
+        help="start the heads of class TARGET from those of the pretrained class SOURCE; only needed where the names "
+        "differ (liver=msd_liver/liver); one SOURCE may serve several TARGETs; may be repeated",
+    )
 
 
 def add_option_arguments(parser: argparse.ArgumentParser, *, warmup: bool = False) -> None:
@@ -68,6 +84,7 @@ def run_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "configuration": arguments.configuration,
         "fold": arguments.fold,
         "pretrained_weights": arguments.pretrained_weights,
+        "class_mapping": _class_mapping(arguments.class_mapping),
         "num_gpus": arguments.num_gpus,
         "npz": arguments.npz,
         "continue_training": arguments.c or arguments.c_or_start,
@@ -85,6 +102,22 @@ def options_from(arguments: argparse.Namespace) -> TrainingOptions:
 
     names = {field.name for field in dataclasses.fields(TrainingOptions)}
     return TrainingOptions(**{name: value for name, value in vars(arguments).items() if name in names})
+
+
+def _class_mapping(pairs: Sequence[str]) -> dict[str, str] | None:
+    """``["liver=msd_liver/liver"]`` -> ``{"liver": "msd_liver/liver"}``; None where there is nothing to map."""
+    mapping: dict[str, str] = {}
+    for pair in pairs:
+        target, equals, source = (part.strip() for part in pair.partition("="))
+        if not (target and equals and source):
+            raise UserError(f"Expected --class_mapping TARGET=SOURCE, but got {pair!r}.")
+        if target in mapping:
+            raise UserError(
+                f"Expected one pretrained class for {target} in --class_mapping, but found {mapping[target]} and "
+                f"{source}; choose one."
+            )
+        mapping[target] = source
+    return mapping or None
 
 
 def _fold(text: str) -> int | str:

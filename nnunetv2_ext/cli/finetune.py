@@ -6,7 +6,12 @@ import argparse
 from collections.abc import Sequence
 
 from nnunetv2_ext.cli._command import make_parser, run_command
-from nnunetv2_ext.cli._training_arguments import add_option_arguments, add_run_arguments, run_from
+from nnunetv2_ext.cli._training_arguments import (
+    add_class_mapping_argument,
+    add_option_arguments,
+    add_run_arguments,
+    run_from,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE_OR_MODEL_FOLDER",
         help="nnU-Net v2 .pth or model folder, STU-Net or MultiTalent .model, MONAI bundle model.pt, .safetensors",
     )
+    add_class_mapping_argument(parser)
     parser.add_argument("-tr", help="trainer; default: the one that fits the checkpoint")
     parser.add_argument("-p", help="plans identifier; default: plans made from those of the pretraining")
     parser.add_argument("-np", type=int, default=2, help="processes that preprocess")

@@ -6,7 +6,12 @@ import argparse
 from collections.abc import Sequence
 
 from nnunetv2_ext.cli._command import make_parser, run_command
-from nnunetv2_ext.cli._training_arguments import add_option_arguments, add_run_arguments, run_from
+from nnunetv2_ext.cli._training_arguments import (
+    add_class_mapping_argument,
+    add_option_arguments,
+    add_run_arguments,
+    run_from,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-tr", default="STUNetTrainer_base", help="trainer; nnUNetv2_ext_info trainers lists them")
     parser.add_argument("-p", default="nnUNetPlans", help="plans identifier")
     parser.add_argument("-pretrained_weights", help="checkpoint file or model folder of any known format")
+    add_class_mapping_argument(parser)
     add_option_arguments(parser, warmup=True)
     return run_command(parser, _run, argv)
 

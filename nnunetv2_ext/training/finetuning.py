@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,7 @@ def finetune(
     num_processes: int = 2,
     show_progress: bool = True,
     options: TrainingOptions | None = None,
+    class_mapping: Mapping[str, str] | None = None,
     **run_arguments: Any,
 ) -> None:
     """Fine-tunes a pretrained network on a dataset.
@@ -163,12 +165,15 @@ def finetune(
         num_processes: Processes that preprocess.
         show_progress: Whether progress bars are shown.
         options: Hyper-parameters.
+        class_mapping: Class of the dataset to the class of the checkpoint whose heads it starts from, where their
+            names differ.
         **run_arguments: Further attributes of `TrainingRun`.
 
     Raises:
         UserError: Dataset, checkpoint and trainer do not fit together.
     """
-    from nnunetv2_ext.checkpoints import read_checkpoint
+    from nnunetv2_ext.checkpoints import check_class_mapping, read_checkpoint
+    from nnunetv2_ext.training.trainers.base import fresh_start_is_allowed
 
     options = options or TrainingOptions()
     nnunet_folder("nnUNet_results")
@@ -177,6 +182,9 @@ def finetune(
     checkpoint = read_checkpoint(pretrained_weights)
     for note in checkpoint.notes:
         logger.info(note)
+    if class_mapping:
+        # Before the dataset is planned and preprocessed.
+        check_class_mapping(checkpoint, class_mapping, _labels_of(full_name))
     warm_up = options.warmup_heads is not None or options.warmup_network is not None
     trainer = trainer or trainer_for(checkpoint, warm_up)
     check_trainer_name(trainer)
@@ -184,11 +192,19 @@ def finetune(
     plans_file = ensure_plans(checkpoint, full_name, configuration, plans)
     ensure_preprocessed(plans_file, configuration, num_processes, show_progress)
     run = TrainingRun(
-        full_name, configuration, fold, trainer, plans, pretrained_weights, options=options, **run_arguments
+        full_name,
+        configuration,
+        fold,
+        trainer,
+        plans,
+        pretrained_weights,
+        options=options,
+        class_mapping=class_mapping,
+        **run_arguments,
     )
-    if run.continue_training or run.only_validate:
+    if run.only_validate or (run.continue_training and not fresh_start_is_allowed()):
         # The weights come from the fine-tuning's own checkpoint.
-        run = dataclasses.replace(run, pretrained_weights=None)
+        run = dataclasses.replace(run, pretrained_weights=None, class_mapping=None)
     logger.info(
         "Fine-tuning %s on %s, fold %s, with %s and the plans %s.",
         checkpoint.describe(),
@@ -198,3 +214,13 @@ def finetune(
         plans,
     )
     run_training(run)
+
+
+def _labels_of(full_name: str) -> dict[str, Any]:
+    """``labels`` of a dataset, from nnU-Net's raw folder or, where that is not there, from what was preprocessed."""
+    files = [nnunet_folder(variable) / full_name / "dataset.json" for variable in ("nnUNet_raw", "nnUNet_preprocessed")]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise UserError(f"Expected a dataset.json of {full_name} at {files[0]} or {files[1]}, but found neither.")
+    labels: dict[str, Any] = read_json(file)["labels"]
+    return labels

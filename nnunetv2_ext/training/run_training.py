@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ class TrainingRun:
     disable_checkpointing: bool = False
     device: str = "cuda"
     options: TrainingOptions = TrainingOptions()
+    class_mapping: Mapping[str, str] | None = None
+    """Class of the dataset to the class of the pretrained weights that its head starts from, where names differ."""
 
 
 def run_training(run: TrainingRun) -> None:
@@ -178,9 +181,12 @@ def _train(run: TrainingRun) -> None:
     import torch
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
+    from nnunetv2_ext.training.trainers.base import has_checkpoint_to_continue_from
+
     trainer = make_trainer(run)
-    if run.pretrained_weights is not None:
-        initialize_from_pretrained(trainer, run.pretrained_weights)
+    continues = run.continue_training and has_checkpoint_to_continue_from(trainer.output_folder)
+    if run.pretrained_weights is not None and not continues:
+        initialize_from_pretrained(trainer, run.pretrained_weights, run.class_mapping)
     maybe_load_checkpoint(trainer, run.continue_training, run.only_validate)
     if trainer.local_rank == 0 and not run.only_validate:
         _record(run, Path(trainer.output_folder))
@@ -194,12 +200,23 @@ def _train(run: TrainingRun) -> None:
     trainer.perform_actual_validation(run.npz)
 
 
-def initialize_from_pretrained(trainer: Any, source: str) -> None:
-    """Initialises the trainer's network from a checkpoint of any known format; the report goes to the training log."""
+def initialize_from_pretrained(trainer: Any, source: str, class_mapping: Mapping[str, str] | None = None) -> None:
+    """Initialises the trainer's network from a checkpoint of any known format; the report goes to the training log.
+
+    Args:
+        trainer: A trainer of nnU-Net or of this package.
+        source: Checkpoint or model folder.
+        class_mapping: Class of the dataset to class of the checkpoint, where their names differ.
+    """
     from nnunetv2_ext.checkpoints import read_checkpoint, transfer_weights
 
     trainer.initialize()
-    report = transfer_weights(trainer.network, read_checkpoint(source), target_classes=trainer.dataset_json["labels"])
+    report = transfer_weights(
+        trainer.network,
+        read_checkpoint(source),
+        target_classes=trainer.dataset_json["labels"],
+        class_mapping=class_mapping,
+    )
     trainer.print_to_log_file(f"\n{report}\n", add_timestamp=False)
 
 
@@ -214,10 +231,14 @@ def _record(run: TrainingRun, output_folder: Path) -> None:
 
 
 def _check(run: TrainingRun) -> None:
+    from nnunetv2_ext.training.trainers.base import fresh_start_is_allowed
+
     if run.continue_training and run.only_validate:
         raise UserError("--c continues a training and --val only validates one; give one of the two.")
-    if run.continue_training and run.pretrained_weights is not None:
+    if run.continue_training and run.pretrained_weights is not None and not fresh_start_is_allowed():
         raise UserError("-pretrained_weights starts a training and --c continues one; give one of the two.")
+    if run.class_mapping and run.pretrained_weights is None:
+        raise UserError("--class_mapping says which pretrained heads to start from; give -pretrained_weights, too.")
     if run.validate_best and run.disable_checkpointing:
         raise UserError("--val_best needs what --disable_checkpointing does not write; give one of the two.")
     nnunet_folder("nnUNet_results")

@@ -124,10 +124,50 @@ def test_a_mapping_names_structures_that_are_called_differently():
     )
     assert torch.equal(target.decoder.seg_layers[0].weight[1], source.decoder.seg_layers[0].weight[1])
     assert "Leber (from liver)" in str(report)
-    with pytest.raises(UserError, match="Milz"):
+
+
+@pytest.mark.parametrize(
+    ("mapping", "labels", "message"),
+    [
+        ({"Milz": "spleen"}, SOURCE_LABELS, r"Milz \(no class of the dataset\); .* dataset's background, x .*spleen"),
+        ({"x": "lien"}, SOURCE_LABELS, r"lien \(no class of base_ep4k.model\); choose .* background, liver"),
+        ({"x": "liver"}, None, "names of all classes .* base_ep4k.model are not known"),
+    ],
+    ids=["target", "source", "nameless checkpoint"],
+)
+def test_a_mapping_that_cannot_be_followed_is_refused_and_changes_nothing(mapping, labels, message):
+    source, target = stunet(), stunet(num_classes=2, seed=1)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(UserError, match=message):
         transfer_weights(
-            target, checkpoint_of(source), target_classes=["background", "x"], class_mapping={"Milz": "spleen"}
+            target, checkpoint_of(source, labels=labels), target_classes=["background", "x"], class_mapping=mapping
         )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+
+
+def test_classes_of_collections_are_pointed_out_and_not_transferred():
+    """``liver`` is not ``A/liver``, whose source may draw it in another way: the user decides."""
+    source, target = stunet(), stunet(num_classes=4, seed=1)
+    fresh = target.decoder.seg_layers[0].weight.detach().clone()
+    checkpoint = checkpoint_of(source, labels=["A/liver", "A/left kidney", "A/aorta", "B/aorta"])
+    checkpoint.labels = {name: [value, value] for value, name in enumerate(checkpoint.labels, 1)}
+    report = transfer_weights(target, checkpoint, target_classes=["liver", "left kidney", "aorta", "iver"])
+    assert torch.equal(target.decoder.seg_layers[0].weight, fresh)
+    assert report.transferred_classes == {}
+    assert report.notes == [
+        "to start from classes of similar name, add --class_mapping liver=A/liver 'left kidney=A/left kidney'",
+        "the checkpoint has 2 classes called aorta (A/aorta, B/aorta); to start from one of them, choose it with "
+        "--class_mapping aorta=A/aorta",
+    ]
+    mapping = {"liver": "A/liver", "aorta": "B/aorta", "iver": "A/liver"}
+    report = transfer_weights(
+        target, checkpoint, target_classes=["liver", "left kidney", "aorta", "iver"], class_mapping=mapping
+    )
+    assert torch.equal(target.decoder.seg_layers[0].weight[[0, 2, 3]], source.decoder.seg_layers[0].weight[[0, 3, 0]])
+    assert torch.equal(target.decoder.seg_layers[0].weight[1], fresh[1])
+    assert report.notes == [
+        "to start from classes of similar name, add --class_mapping 'left kidney=A/left kidney'",
+    ]
 
 
 @pytest.mark.parametrize(

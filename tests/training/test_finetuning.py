@@ -9,6 +9,7 @@ import torch
 
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
 from nnunetv2_ext.checkpoints import read_checkpoint
+from nnunetv2_ext.cli import finetune as command
 from nnunetv2_ext.training import finetuning
 from nnunetv2_ext.training.finetuning import ensure_plans, finetune, plans_name_for, trainer_for
 from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer
@@ -89,3 +90,86 @@ def test_wrong_size_names_both_sides(pretrained, tiny_dataset, monkeypatch):
             plans="nnUNetPlans",
             device="cpu",
         )
+
+
+@pytest.fixture
+def pretrained_on_a_collection(pretrained):
+    """The same checkpoint, whose liver is that of one source of a collection."""
+    file = pretrained.parents[1] / "dataset.json"
+    labels = {"background": 0, "msd_liver/liver": 1, "spleen": 2}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "labels": labels}))
+    return pretrained
+
+
+def _finetune(pretrained, *flags):
+    return command.main(
+        ["7", "3d_fullres", "0", "-pretrained_weights", str(pretrained), "-device", "cpu", "-np", "1", "--num_epochs",
+         "1", "--iterations_per_epoch", "1", "--val_iterations_per_epoch", "1", "--batch_size", "1", "--num_workers",
+         "0", "--initial_lr", "0", "--quiet", *flags]
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("threads_instead_of_processes", "tiny_dataset")
+def test_classes_are_mapped_by_name_and_a_resumed_run_keeps_its_own_weights(pretrained_on_a_collection, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    before = read_checkpoint(pretrained_on_a_collection).network_state
+    results = Path(os.environ["nnUNet_results"])
+    mapping = ("--class_mapping", "liver=msd_liver/liver")
+
+    # Without the mapping the liver's head is new, and the log says which pretrained class it might start from. The
+    # trainer is named, and --c_or_start finds nothing to continue: both must keep the pretrained weights.
+    monkeypatch.setenv("nnUNetv2_ext_allow_fresh_start", "0")
+    assert _finetune(pretrained_on_a_collection, "-tr", "STUNetTrainer_small_ft", "--c_or_start") == 0
+    (folder,) = results.glob("*/STUNetTrainer_small_ft__*/fold_0")
+    after = read_checkpoint(folder / "checkpoint_final.pth").network_state
+    head = "decoder.seg_layers.0.weight"
+    assert torch.equal(after[head][[0, 2]], before[head][[0, 2]])
+    assert not torch.equal(after[head][1], before[head][1])
+    assert "add --class_mapping liver=msd_liver/liver" in next(folder.glob("training_log*")).read_text()
+
+    monkeypatch.setenv("nnUNetv2_ext_allow_fresh_start", "0")
+    assert _finetune(pretrained_on_a_collection, "-tr", "STUNetTrainer_small_ft", *mapping) == 0
+    file = folder / "checkpoint_final.pth"
+    after = read_checkpoint(file).network_state
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    logs = "".join(log.read_text() for log in folder.glob("training_log*"))
+    assert "liver (from msd_liver/liver)" in logs
+    assert json.loads((folder / "training_options.json").read_text())[0]["class_mapping"] == {
+        "liver": "msd_liver/liver"
+    }
+
+    content = torch.load(file, weights_only=False)
+    content["network_weights"][head] += 1
+    torch.save(content, file)
+    for flag in ("--c", "--c_or_start"):
+        assert _finetune(pretrained_on_a_collection, "-tr", "STUNetTrainer_small_ft", flag, *mapping) == 0
+        assert torch.equal(read_checkpoint(file).network_state[head], before[head] + 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--class_mapping", "liver=msd_liver/lvier"], "found msd_liver/lvier (no class of checkpoint_final.pth)"),
+        (["--class_mapping", "spleen=spleen", "Leber=spleen"], "found Leber (no class of the dataset)"),
+        (["--class_mapping", "liver"], "Expected --class_mapping TARGET=SOURCE, but got 'liver'"),
+        (["--class_mapping", "liver=spleen", "--class_mapping", "liver=background"], "found spleen and background"),
+    ],
+)
+def test_a_wrong_mapping_is_refused_before_anything_is_planned(
+    pretrained_on_a_collection, tiny_dataset, flags, message, capsys
+):
+    folders = [Path(os.environ["nnUNet_preprocessed"]), Path(os.environ["nnUNet_results"])]
+    before = [sorted(folder.rglob("*")) for folder in folders]
+    assert _finetune(pretrained_on_a_collection, *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert [sorted(folder.rglob("*")) for folder in folders] == before
+
+
+def test_a_mapping_without_pretrained_weights_is_refused(tiny_dataset, capsys):
+    from nnunetv2_ext.cli import train
+
+    assert train.main(["7", "3d_fullres", "0", "-device", "cpu", "--class_mapping", "liver=A/liver"]) == 2
+    assert "give -pretrained_weights" in capsys.readouterr().err

@@ -182,15 +182,25 @@ class ExtTrainer(nnUNetTrainer):
     def _require_checkpoint(self) -> None:
         """Stops a ``--c`` that would silently start from scratch."""
         folder = Path(self.output_folder)
-        if any((folder / name).is_file() for name in CHECKPOINTS_TO_CONTINUE_FROM):
+        if has_checkpoint_to_continue_from(folder):
             return
-        if os.environ.get(ALLOW_FRESH_START, "0") == "1":
+        if fresh_start_is_allowed():
             self.print_to_log_file(f"There is no checkpoint in {folder}: a new training starts, as asked for.")
             return
         raise UserError(
             f"--c expects a checkpoint in {folder}, but there is none; leave --c out to start a new training, or set "
             f"{ALLOW_FRESH_START}=1 to continue where possible and start anew elsewhere."
         )
+
+
+def has_checkpoint_to_continue_from(output_folder: str | Path) -> bool:
+    """Whether ``--c`` finds something in the output folder of a fold."""
+    return any((Path(output_folder) / name).is_file() for name in CHECKPOINTS_TO_CONTINUE_FROM)
+
+
+def fresh_start_is_allowed() -> bool:
+    """Whether ``--c`` may start a new training where there is nothing to continue (``--c_or_start``)."""
+    return os.environ.get(ALLOW_FRESH_START, "0") == "1"
 
 
 def settings_from_environment() -> dict[str, Any]:
