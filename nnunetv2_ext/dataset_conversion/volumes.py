@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path
+from nnunetv2_ext.utilities.image_files import damaged, is_nifti, read_image, read_nifti
 
 Array = npt.NDArray[Any]
 
@@ -86,17 +86,10 @@ class Volume:
 def read_volumes(path: Path) -> list[Volume]:
     """Reads a file: one volume, or one per channel where the file has a fourth axis.
 
-    NIfTI voxels are read with nibabel, because SimpleITK fills a truncated file with zeros and only prints a warning.
-
     Raises:
         UserError: The file is missing, truncated or otherwise unreadable.
     """
-    if not path.is_file():
-        raise UserError(f"Expected the file {path}, but it does not exist.")
-    if path.name.endswith((".nii", ".nii.gz")):
-        array, grid, mended = _read_nifti(path)
-    else:
-        array, grid, mended = _read_other(path)
+    array, grid, mended = _read_nifti(path) if is_nifti(path) else _read_other(path)
     if array.ndim == 3:
         return [Volume(array, grid, path, mended)]
     return [Volume(channel, grid, None, mended) for channel in array]
@@ -132,7 +125,10 @@ def read_dicom_series(folder: Path) -> Volume:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(best)
     reader.MetaDataDictionaryArrayUpdateOn()
-    image = _sitk(reader.Execute, Path(best[0]).parent)
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise damaged(Path(best[0]).parent, error) from None
     # ITK notes uneven distances in a form that Python cannot read, so they are worked out here.
     positions = [[float(part) for part in reader.GetMetaData(n, _POSITION).split("\\")] for n in range(len(best))]
     distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
@@ -217,15 +213,9 @@ def compact(array: Array) -> Array:
 
 
 def _read_nifti(path: Path) -> tuple[Array, Grid, str]:
-    import nibabel
     import SimpleITK as sitk
-    from nibabel.filebasedimages import ImageFileError
 
-    try:
-        image: Any = nibabel.load(path)
-        array = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
-        raise _unreadable(path, error) from None
+    image, array = read_nifti(path)
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim not in (3, 4):
@@ -238,7 +228,7 @@ def _read_nifti(path: Path) -> tuple[Array, Grid, str]:
         grid = _grid_of(reader)
     except RuntimeError as error:
         if "orthonormal" not in str(error):
-            raise _unreadable(path, error) from None
+            raise damaged(path, error) from None
         grid, mended = _orthonormal_grid(image.affine, array.shape[:3])
     return array.transpose(), grid, mended
 
@@ -263,7 +253,7 @@ def _orthonormal_grid(affine: npt.NDArray[np.float64], size: Sequence[int]) -> t
 def _read_other(path: Path) -> tuple[Array, Grid, str]:
     import SimpleITK as sitk
 
-    image = _sitk(lambda: sitk.ReadImage(str(path)), path)
+    image = read_image(path)
     array = sitk.GetArrayFromImage(image)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise UserError(f"Expected a volume of one channel in {path}, but it has the shape {_listed(array.shape)}.")
@@ -290,19 +280,6 @@ def _sitk_image(volume: Volume) -> Any:
     image.SetOrigin(volume.grid.origin)
     image.SetDirection(volume.grid.direction)
     return image
-
-
-def _sitk(read: Callable[[], Any], path: Path) -> Any:
-    try:
-        return read()
-    except RuntimeError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: BaseException) -> UserError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1] if lines else type(error).__name__
-    return UserError(f"Expected a readable volume in {path}, but it is truncated or damaged ({reason}).")
 
 
 def _listed(values: Sequence[float]) -> str:

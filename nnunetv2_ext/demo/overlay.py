@@ -10,6 +10,7 @@ import numpy as np
 
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path
+from nnunetv2_ext.utilities.image_files import read_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,5 +101,5 @@ def _read(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
     """Array (z, y, x) and spacing (z, y, x) in mm."""
     import SimpleITK
 
-    image = SimpleITK.ReadImage(str(path))
+    image = read_image(path)
     return SimpleITK.GetArrayFromImage(image), tuple(image.GetSpacing()[::-1])

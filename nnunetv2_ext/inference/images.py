@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from nnunetv2_ext.inference.inputs import Case, image_ending
+from nnunetv2_ext.inference.inputs import Case
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.image_files import is_nifti, read_image, read_nifti
 
 if TYPE_CHECKING:
     import nibabel
@@ -94,8 +95,7 @@ class Scan:
 def read_scan(case: Case, channels: int, *, admit_2d: bool) -> Scan:
     """Reads a case and checks it.
 
-    Values and axis order are those of nnU-Net's ``SimpleITKIO`` and ``NibabelIO`` (which agree). NIfTI voxels are read
-    with nibabel: SimpleITK fills a truncated NIfTI file with zeros and only prints a warning.
+    Values and axis order are those of nnU-Net's ``SimpleITKIO`` and ``NibabelIO`` (which agree).
 
     Args:
         case: What to read.
@@ -185,25 +185,11 @@ def _scan(identifier: str, array: np.ndarray, grid: Grid) -> Scan:
 
 def _read_file(file: Path, channels: int) -> tuple[np.ndarray, Grid]:
     """One file as ``(channels, z, y, x)``; more than one channel only from a file of four dimensions."""
-    ending = image_ending(file)
-    try:
-        array, grid = _read_nifti(file, channels) if ending in (".nii", ".nii.gz") else _read_itk(file)
-    except UserError:
-        raise
-    # What the three libraries raise for damaged files: RuntimeError (ITK), EOFError and OSError (gzip, nibabel),
-    # zlib.error, ValueError and nibabel's own errors.
-    except Exception as error:
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UserError(f"Expected a complete image in {file}, but it cannot be read ({reason[0]}).") from error
-    return array, grid
+    return _read_nifti(file, channels) if is_nifti(file) else _read_itk(file)
 
 
 def _read_nifti(file: Path, channels: int) -> tuple[np.ndarray, Grid]:
-    import nibabel
-    from nibabel.spatialimages import SpatialImage
-
-    image = nibabel.load(file)
-    assert isinstance(image, SpatialImage)
+    image, array = read_nifti(file)
     shape = image.shape
     if image.get_data_dtype().fields is not None:
         raise UserError(f"Expected grey values in {file}, but its voxels are of the type {image.get_data_dtype()}.")
@@ -216,7 +202,7 @@ def _read_nifti(file: Path, channels: int) -> tuple[np.ndarray, Grid]:
             f"Expected a 3D image of {_count(channels, 'channel')}, but {file} has the dimensions {image.shape}; "
             "split it into single volumes."
         )
-    array = np.asanyarray(image.dataobj).reshape(shape, order="A")
+    array = array.reshape(shape, order="A")
     array = array.T if array.ndim == 4 else array.T[None]
     if array.ndim == 3:
         array = array[:, None]
@@ -250,9 +236,7 @@ def _nifti_grid(file: Path, image: Any, size: tuple[int, ...]) -> Grid:
 
 
 def _read_itk(file: Path) -> tuple[np.ndarray, Grid]:
-    import SimpleITK
-
-    array, grid = _split(SimpleITK.ReadImage(str(file)))
+    array, grid = _split(read_image(file))
     if file.suffix.lower() in (".tif", ".tiff") and grid.dimension == 3:
         grid = replace(grid, spacing=_tiff_spacing(file))
     return array, grid

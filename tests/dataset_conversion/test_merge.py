@@ -277,7 +277,10 @@ REFUSED = {
     ),
     "fractions": (lambda a, b: _spoil_label(b, "img0002", lambda label: label * 0.5), "Expected whole numbers"),
     "grid": (lambda a, b: _spoil_label(b, "img0002", lambda label: label[1:]), "expected .* to have the size"),
-    "truncated": (lambda a, b: _cut(b / "imagesTr" / "img0003_0000.nii.gz"), "img0003_0000.nii.gz cannot be read"),
+    "truncated": (
+        lambda a, b: _cut(b / "imagesTr" / "img0003_0000.nii.gz"),
+        "img0003_0000.nii.gz, but it cannot",
+    ),
     "no background": (lambda a, b: _change_json(b, labels={"spleen": 1}), '"background": 0'),
     "no order": (
         lambda a, b: _change_json(b, labels={"background": 0, "s": [1, 2], "t": [2, 3]}),

@@ -265,7 +265,7 @@ def test_processes_do_the_same(source, convert, monkeypatch):
 def test_no_good_case_is_an_error(source, convert, miniature):
     source("a")
     (miniature.root / "labels/a.nii.gz").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="none could be converted; the first reason: Expected a readable volume"):
+    with pytest.raises(UserError, match="none could be converted; the first reason: Expected a complete image"):
         convert()
 
 

@@ -220,7 +220,7 @@ def test_bad_cases_are_named_and_the_rest_is_scored(maps, write_map):
         "shifted.nii.gz to have the origin",
         "spacing.nii.gz to have the spacing",
         "shape.nii.gz to have the size",
-        "cut.nii.gz cannot be read",
+        "cut.nii.gz, but it cannot be read",
         "fractions.nii.gz: Expected whole numbers in the label map",
     ):
         assert text in problems

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.image_files import read_image
+from nnunetv2_ext.utilities.image_files import read_image, read_nifti
 
 
 @pytest.fixture(params=[".nii.gz", ".nii", ".mha", ".nrrd"])
@@ -31,7 +31,7 @@ def test_a_truncated_file_is_refused(image_file, fraction):
     file, _ = image_file
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * fraction)])
-    with pytest.raises(UserError, match=f"{file.name} cannot be read, it is truncated or damaged"):
+    with pytest.raises(UserError, match=f"{file.name}, but it cannot be read, it is truncated or damaged"):
         read_image(file)
 
 
@@ -49,5 +49,30 @@ def test_a_spoilt_byte_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="does not exist"):
         read_image(tmp_path / "image.nii.gz")
+
+
+def test_nifti_comes_as_nibabel_reads_it(tmp_path):
+    import nibabel
+
+    image = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([2.0, 3, 4, 1]))
+    image.header.set_slope_inter(0.5, -1024)
+    for name in ("image.nii", "image.nii.gz", "IMAGE.NII.GZ"):
+        nibabel.save(image, tmp_path / name)
+        header, voxels = read_nifti(tmp_path / name)
+        np.testing.assert_array_equal(voxels, np.arange(60).reshape(3, 4, 5) * 0.5 - 1024)
+        np.testing.assert_array_equal(header.affine, image.affine)
+
+
+def test_a_wrong_checksum_behind_the_voxels_is_refused(tmp_path):
+    import nibabel
+
+    file = tmp_path / "image.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)), file)
+    content = bytearray(file.read_bytes())
+    content[-8] ^= 0xFF  # the trailer of gzip: checksum, then length, four bytes each
+    file.write_bytes(content)
+    np.testing.assert_array_equal(nibabel.load(file).dataobj, 0)  # nibabel alone stops before it
+    with pytest.raises(UserError, match="CRC check failed"):
+        read_nifti(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from nnunetv2_ext.inference.colours import display_colours
 from nnunetv2_ext.inference.images import Grid
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path, write_json
+from nnunetv2_ext.utilities.image_files import is_nifti, read_image, read_nifti
 
 _logger = logging.getLogger(__name__)
 
@@ -92,19 +92,10 @@ def is_complete(file: Path) -> bool:
     """
     if not file.is_file() or file.stat().st_size == 0:
         return False
-    import nibabel
-    import SimpleITK
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError, SpatialImage
-
     try:
-        if file.name.endswith((".nii", ".nii.gz")):
-            image = nibabel.load(file)
-            assert isinstance(image, SpatialImage)
-            np.asanyarray(image.dataobj)
-        else:
-            SimpleITK.ReadImage(str(file))
-    except (OSError, EOFError, RuntimeError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
-        _logger.info("%s is damaged (%s); it is predicted again.", file, error)
+        # Not with ITK where it is NIfTI: a result keeps the transform of its image, which ITK may refuse.
+        _ = read_nifti(file) if is_nifti(file) else read_image(file)
+    except UserError as error:
+        _logger.info("%s It is predicted again.", error)
         return False
     return True
