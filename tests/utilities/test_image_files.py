@@ -69,10 +69,11 @@ def test_a_wrong_checksum_behind_the_voxels_is_refused(tmp_path):
     import nibabel
 
     file = tmp_path / "image.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)), file)
+    voxels = np.random.default_rng(0).integers(0, 255, (80, 90, 100)).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), file)
     content = bytearray(file.read_bytes())
     content[-8] ^= 0xFF  # the trailer of gzip: checksum, then length, four bytes each
     file.write_bytes(content)
-    np.testing.assert_array_equal(nibabel.load(file).dataobj, 0)  # nibabel alone stops before it
+    np.testing.assert_array_equal(nibabel.load(file).dataobj, voxels)  # nibabel alone stops before it
     with pytest.raises(UserError, match="CRC check failed"):
         read_nifti(file)
