@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,9 @@ def test_plan_train_and_predict_with_stock_commands(real_dataset, nnunet_folders
         assert sitk.GetArrayViewFromImage(prediction).max() <= 61
 
 
-def write_published_checkpoint(path: Path) -> None:
+def write_published_checkpoint(
+    path: Path, published_names: Callable[[torch.nn.Module], dict[str, torch.Tensor]]
+) -> None:
     """A STU-Net S with random weights in the layout of ``small_ep4k.model``."""
     size = STUNET_SIZES["S"]
     network = STUNet(
@@ -97,18 +100,8 @@ def write_published_checkpoint(path: Path) -> None:
         n_blocks_per_stage=size.n_blocks_per_stage,
         strides=PUBLISHED_STRIDES,
     )
-    renamed = {}
-    for name, value in network.state_dict().items():
-        for ours, published in (
-            ("encoder.stages", "conv_blocks_context"),
-            ("decoder.stages", "conv_blocks_localization"),
-            ("decoder.upsample_layers", "upsample_layers"),
-            ("decoder.seg_layers", "seg_outputs"),
-            ("shortcut", "conv3"),
-        ):
-            name = name.replace(ours, published)
-        renamed[name] = value
-    torch.save({"epoch": 4000, "state_dict": renamed, "plot_stuff": [np.zeros(3)], "best_stuff": None}, path)
+    state = published_names(network)
+    torch.save({"epoch": 4000, "state_dict": state, "plot_stuff": [np.zeros(3)], "best_stuff": None}, path)
 
 
 def _labels_of(raw: Path) -> list[str]:
@@ -116,9 +109,9 @@ def _labels_of(raw: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_import_and_fine_tune_a_published_checkpoint(real_dataset, nnunet_folders):
+def test_import_and_fine_tune_a_published_checkpoint(real_dataset, nnunet_folders, published_names):
     checkpoint = nnunet_folders / "small_ep4k.model"
-    write_published_checkpoint(checkpoint)
+    write_published_checkpoint(checkpoint, published_names)
     printed = run("nnUNetv2_ext_import_weights", str(checkpoint), "-d", "Dataset101_TotalSegmentator")
     assert "nnUNetv2_predict" in printed
     model = nnunet_folders / "nnUNet_results" / "Dataset101_TotalSegmentator"

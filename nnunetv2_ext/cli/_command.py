@@ -19,11 +19,21 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """States defaults that say something: not that a flag is off, or that nothing is given where nothing is needed."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default == []:
+            return action.help
+        text = super()._get_help_string(action)
+        if isinstance(action.default, list) and text:
+            return text.replace("%(default)s", " ".join(map(str, action.default)))
+        return text
+
+
 def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
     """An argument parser with ``-v/--verbose`` and ``--quiet``."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=_HelpFormatter)
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("-v", "--verbose", action="store_true", help="say more; show the traceback of an error")
     volume.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors; no progress bars")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunetv2_ext.checkpoints.plans_v1 import CONFIGURATION_DEFAULTS
 from nnunetv2_ext.experiment_planning.fit import derive_2d, fit_patch
 from nnunetv2_ext.experiment_planning.normalization import CT_SCHEME, fit_normalization, intensity_statistics
 from nnunetv2_ext.experiment_planning.templates import check_plans, is_template, resolve_configuration
@@ -16,18 +17,8 @@ from nnunetv2_ext.utilities.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# What a template may leave out; values of nnU-Net's default planner.
-_RESAMPLING = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-_CONFIGURATION_DEFAULTS: dict[str, Any] = {
-    "preprocessor_name": "DefaultPreprocessor",
-    "resampling_fn_data": "resample_data_or_seg_to_shape",
-    "resampling_fn_seg": "resample_data_or_seg_to_shape",
-    "resampling_fn_data_kwargs": _RESAMPLING,
-    "resampling_fn_seg_kwargs": {**_RESAMPLING, "is_seg": True, "order": 1},
-    "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-    "resampling_fn_probabilities_kwargs": {**_RESAMPLING, "order": 1},
-    "batch_dice": False,
-}
+# What a template may leave out; for a 3d_fullres without 3d_lowres nnU-Net's planner takes the Dice of each sample.
+_DEFAULTS: dict[str, Any] = {**CONFIGURATION_DEFAULTS, "batch_dice": False}
 
 
 def plans_for_dataset(
@@ -165,10 +156,10 @@ def _select_configurations(plans: dict[str, Any], requested: Sequence[str] | Non
 
 def _base_configuration(plans: dict[str, Any], name: str, images: _Images, flat_images: bool) -> dict[str, Any]:
     if name in plans["configurations"]:
-        configuration = {**deepcopy(_CONFIGURATION_DEFAULTS), **deepcopy(resolve_configuration(plans, name))}
+        configuration = {**deepcopy(_DEFAULTS), **deepcopy(resolve_configuration(plans, name))}
     else:
         parent = next((c for c in ("3d_fullres", *plans["configurations"]) if c in plans["configurations"]), name)
-        resolved = {**deepcopy(_CONFIGURATION_DEFAULTS), **resolve_configuration(plans, parent)}
+        resolved = {**deepcopy(_DEFAULTS), **resolve_configuration(plans, parent)}
         # A template's millimetres mean nothing for 2D images, whose spacing is often just 1.
         spacing = np.median(images.spacings, 0)[1:] if flat_images else _spacing(resolved, images)[1:]
         configuration = derive_2d(resolved, spacing, images.median_shape(spacing))

@@ -15,7 +15,7 @@ COMMANDS = {
     point.name: point.value for point in entry_points(group="console_scripts") if point.name.startswith("nnUNetv2_ext_")
 }
 # Each takes a noticeable part of the second within which help has to answer.
-SLOW_IMPORTS = {"torch", "nnunetv2", "SimpleITK", "monai", "matplotlib", "pandas", "scipy", "nibabel"}
+SLOW_IMPORTS = {"torch", "nnunetv2", "numpy", "SimpleITK", "monai", "matplotlib", "pandas", "scipy", "nibabel"}
 
 
 def test_commands_are_installed():
@@ -35,6 +35,20 @@ def test_help_answers_without_slow_imports(command):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert f"usage: {command}" in result.stdout
     assert result.stdout.rstrip().endswith("IMPORTED")
+
+
+def test_help_states_the_defaults_that_say_something():
+    parser = make_parser("nnUNetv2_ext_test", "A test.")
+    parser.add_argument("-i", required=True, help="folder of images")
+    parser.add_argument("--names", nargs="+", default=[], help="some names")
+    parser.add_argument("--copy", action="store_true", help="copy them")
+    parser.add_argument("--mode", default="fast", help="how")
+    parser.add_argument("-f", nargs="+", default=["0", "1"], help="folds")
+    parser.add_argument("-np", type=int, default=0, help="processes")
+    text = parser.format_help()
+    assert text.count("(default: ") == 3
+    for stated in ("how (default: fast)", "folds (default: 0 1)", "processes (default: 0)"):
+        assert stated in text
 
 
 @pytest.mark.parametrize(

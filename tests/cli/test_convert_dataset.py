@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -74,12 +73,10 @@ def test_lists_datasets_and_layouts(capsys):
     assert "s0001/segmentations/<class>.nii.gz" in capsys.readouterr().out
 
 
-def test_help_needs_no_heavy_imports():
+def test_the_list_needs_no_heavy_imports():
     code = (
         "import sys\nfrom nnunetv2_ext.cli.convert_dataset import main\n"
         "try:\n    main(['--list'])\nfinally:\n"
         "    assert not {'torch', 'nnunetv2', 'SimpleITK', 'scipy'} & set(sys.modules), sys.modules.keys()\n"
     )
-    start = time.process_time()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    assert time.process_time() - start < 5

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -68,14 +66,3 @@ def test_a_user_error_is_exit_code_2(folders, arguments, message, capsys):
     assert main(["-gt", *folder, "-np", "1", "--quiet", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (folders / "pred" / "summary.json").exists()
-
-
-def test_help_needs_no_heavy_import():
-    code = (
-        "import sys\nfrom nnunetv2_ext.cli.evaluate import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
-        "assert not {'torch', 'nnunetv2', 'SimpleITK', 'numpy', 'matplotlib'} & set(sys.modules)"
-    )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert "--mapping" in finished.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -72,14 +70,3 @@ def test_a_user_error_is_one_sentence_and_exit_code_2(two_sources, arguments, me
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
-
-
-def test_help_needs_no_heavy_import():
-    code = (
-        "import sys\nfrom nnunetv2_ext.cli.merge_datasets import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
-        "assert not {'torch', 'nnunetv2', 'SimpleITK', 'numpy'} & set(sys.modules)"
-    )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert "--share" in finished.stdout

