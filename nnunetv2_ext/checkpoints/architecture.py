@@ -12,6 +12,7 @@ from torch import nn
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES, STUNet
 from nnunetv2_ext.utilities.class_paths import check_class_path
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.extras import require_extra
 
 #: Classes that moved since the plans that name them were written (nnU-Net finds them by searching).
 _MOVED = {
@@ -19,6 +20,13 @@ _MOVED = {
         "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
     )
 }
+
+#: Where classes live that cannot be imported without MONAI.
+_NEED_MONAI = (
+    "monai.",
+    "nnunetv2_ext.architectures.monai_networks.",
+    "nnunetv2_ext.architectures.swinunetr.",
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,14 @@ class Architecture:
         for name in self.import_arguments:
             if self.arguments.get(name) is not None:
                 check_class_path(self.arguments[name])
+
+    def require_libraries(self) -> None:
+        """Says what to install for the network, without importing it.
+
+        Raises:
+            UserError: The network is MONAI's, and MONAI is not installed.
+        """
+        _require_monai(self.class_path)
 
     def build(self, input_channels: int, num_classes: int, deep_supervision: bool) -> nn.Module:
         """Builds the network with PyTorch's default initialisation.
@@ -127,8 +143,14 @@ def describe(name: str, dimensions: int, features: Any) -> str:
     return f"{text} (features {min(features)}..{max(features)})" if isinstance(features, Sequence) else text
 
 
+def _require_monai(path: str) -> None:
+    if path.startswith(_NEED_MONAI):
+        require_extra("monai", f"The network {path.rpartition('.')[2]}")
+
+
 def _locate(path: str) -> Any:
     path = _MOVED.get(path, path)
+    _require_monai(path)
     try:
         found = pydoc.locate(path)
     except pydoc.ErrorDuringImport as error:

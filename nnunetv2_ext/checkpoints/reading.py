@@ -55,7 +55,8 @@ def read_checkpoint(
 
     Raises:
         UserError: There is no such file; it is truncated, no checkpoint or carries code; its network is unknown; its
-            plans name a class outside the packages of networks; the labels do not fit the number of outputs.
+            plans name a class outside the packages of networks, or one of a library that is not installed; the labels
+            do not fit the number of outputs.
     """
     raw = open_checkpoint(path, fold)
     if plans is not None:
@@ -77,6 +78,8 @@ def read_checkpoint(
         raise UserError(
             f"{raw.path} looks like {checkpoint_format.name} but is incomplete ({type(error).__name__}: {error})."
         ) from error
+    # Now, before anybody prepares data for a network that cannot be built.
+    translation.architecture.require_libraries()
     checkpoint = Checkpoint(
         path=raw.path,
         format=checkpoint_format.name,

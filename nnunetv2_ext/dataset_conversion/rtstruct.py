@@ -16,6 +16,7 @@ import numpy as np
 from nnunetv2_ext.dataset_conversion.findings import BadCaseError
 from nnunetv2_ext.dataset_conversion.volumes import Volume
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.extras import require_extra
 
 # A contour may lie this far (in slices) from the middle of a slice before it is taken to belong to another image.
 _OFF_SLICE = 0.3
@@ -97,10 +98,7 @@ def _filled(roi: Any, image: Volume, path: Path, name: str) -> np.ndarray:
 
 
 def _pydicom() -> Any:
-    try:
-        import pydicom
-    except ImportError:
-        raise UserError(
-            "Contours in DICOM need pydicom, which is not installed; run: pip install 'nnunetv2-ext[dicom]'."
-        ) from None
+    require_extra("dicom", "A dataset with contours in DICOM", "pydicom")
+    import pydicom
+
     return pydicom

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.checkpoints.model_folder import PROFILE_NAME
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.extras import require_extra
 from nnunetv2_ext.utilities.files import read_json
 
 _CHOICES = {
@@ -71,10 +71,6 @@ def read_profile(model_folder: Path) -> BundleProfile | None:
             raise UserError(f"Expected one of the rules {', '.join(_INTENSITY_RULES)} in {file}, but found {rule}.")
     if not 0 <= content["overlap"] < 1:
         raise UserError(f"Expected an overlap of at least 0 and below 1 in {file}, but found {content['overlap']}.")
-    if find_spec("monai") is None:
-        raise UserError(
-            "This model was imported from a MONAI bundle and is prepared for by MONAI's transforms, but MONAI is not "
-            "installed; run: pip install 'nnunetv2-ext[monai]'."
-        )
+    require_extra("monai", "This model, imported from a MONAI bundle and prepared for by MONAI's transforms,")
     triples = {name: tuple(content[name]) for name in ("spacing", "window_size", "intensity")}
     return BundleProfile(**{**content, **triples})

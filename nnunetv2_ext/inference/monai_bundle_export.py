@@ -26,6 +26,7 @@ from nnunetv2_ext.inference.network_export import (
     trace,
 )
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.extras import require_extra
 from nnunetv2_ext.utilities.files import refuse_existing, write_json
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -57,6 +58,7 @@ def export_monai_bundle(
     """
     target = Path(target)
     refuse_existing(target, overwrite)
+    require_extra("monai", "The format monai_bundle")
     model = read_single_fold(model_folder, fold, checkpoint_name)
     _refuse_what_a_bundle_cannot_say(model)
     window = example_window(model)

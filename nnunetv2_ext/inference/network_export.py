@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from nnunetv2_ext.checkpoints.model_folder import PROVENANCE_NAME
 from nnunetv2_ext.inference.model import Model, read_model
 from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.extras import require_extra
 from nnunetv2_ext.utilities.files import atomic_path, read_json, refuse_existing, write_json
 
 logger = logging.getLogger(__name__)
@@ -192,12 +192,7 @@ def _write_torch_export(module: nn.Module, window: Tensor, file: Path) -> Callab
 
 
 def _write_onnx(module: nn.Module, window: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"The format onnx expects the libraries {', '.join(missing)}, which are not installed; run: "
-            "pip install 'nnunetv2-ext[onnx]'."
-        )
+    require_extra("onnx", "The format onnx", "onnx", "onnxscript", "onnxruntime")
     import onnxruntime
 
     with torch.no_grad():

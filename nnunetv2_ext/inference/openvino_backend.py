@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nnunetv2_ext.inference.model import segmentation_heads
-from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.extras import require_extra
 
 _logger = logging.getLogger(__name__)
 
@@ -49,10 +49,7 @@ class OpenVinoNetwork(nn.Module):
         self, network: nn.Module, window_shape: Sequence[int], cache: Path | None = None, key: str = ""
     ) -> None:
         super().__init__()
-        if not openvino_is_installed():
-            raise UserError(
-                "Expected OpenVINO for --backend openvino; install it with: pip install nnunetv2-ext[openvino]"
-            )
+        require_extra("openvino", "The backend openvino")
         import openvino
 
         core = openvino.Core()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
@@ -55,3 +57,20 @@ def test_classes_that_moved_are_found():
     path = "dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet"
     network = Architecture(path, unet, ("conv_op", "nonlin")).build(1, 2, deep_supervision=False)
     assert type(network).__name__ == "ResidualEncoderUNet"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "monai.networks.nets.SegResNet",
+        "nnunetv2_ext.architectures.monai_networks.SegResNet",
+        "nnunetv2_ext.architectures.swinunetr.SwinUNETR",
+    ],
+)
+def test_without_monai_its_networks_say_what_to_install(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai", None)
+    architecture = Architecture(path, {})
+    for refused in (architecture.require_libraries, lambda: architecture.build(1, 2, False)):
+        with pytest.raises(UserError, match=r"The network \w+ needs monai, .*pip install 'nnunetv2-ext\[monai\]'"):
+            refused()
+    Architecture("dynamic_network_architectures.architectures.unet.PlainConvUNet", {}).require_libraries()

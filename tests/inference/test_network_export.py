@@ -84,6 +84,17 @@ def in_monai(model, path):
     return logits[0].argmax(0).numpy()
 
 
+@pytest.mark.parametrize(("file_format", "library"), [("onnx", "onnxscript"), ("monai_bundle", "monai")])
+def test_without_its_extra_a_format_says_what_to_install(file_format, library, model, tmp_path, monkeypatch, capsys):
+    from nnunetv2_ext.cli import export
+
+    monkeypatch.setitem(sys.modules, library, None)
+    assert export.main(["-m", str(model), "-o", str(tmp_path / "out"), "--format", file_format]) == 2
+    error = capsys.readouterr().err
+    assert f"The format {file_format} needs {library}, which is not installed; run: pip install 'nnunetv2-ext[" in error
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_exported_bundle_runs(model, tmp_path, make_ct):
     """With MONAI's own command, as MONAI's transforms and inferer run with the network itself."""

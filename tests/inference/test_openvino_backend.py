@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 import SimpleITK
@@ -74,8 +75,8 @@ def test_auto_takes_it_where_it_is_installed_and_says_so(softmax_model, monkeypa
 
 
 def test_without_the_extra_it_says_what_to_install(network, monkeypatch):
-    monkeypatch.setattr(openvino_backend, "openvino_is_installed", lambda: False)
-    with pytest.raises(UserError, match=r"pip install nnunetv2-ext\[openvino\]"):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=r"pip install 'nnunetv2-ext\[openvino\]'"):
         OpenVinoNetwork(network, (1, 8, 16, 16))
 
 

@@ -6,7 +6,6 @@ included), patches of 96^3, no deep supervision. Augmentation and schedule are n
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from nnunetv2_ext.training.loss.dice_ce import DiceCrossEntropy
 from nnunetv2_ext.training.trainers.base import ExtTrainer
 from nnunetv2_ext.training.trainers.networks import FromPlans
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.extras import require_extra
 
 __all__ = ["MonaiUNetTrainer", "SegResNetTrainer"]
 
@@ -37,10 +37,7 @@ class _MonaiTrainer(ExtTrainer):
         Raises:
             UserError: MONAI is not installed, or the plans are for another network.
         """
-        if find_spec("monai") is None:
-            raise UserError(
-                f"{type(self).__name__} expects MONAI, but it is not installed; run: pip install 'nnunetv2-ext[monai]'."
-            )
+        require_extra("monai", type(self).__name__)
         super().initialize()
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.extras import require_extra
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -206,14 +207,9 @@ class SwinUNETRForPlans:
                 f"SwinUNETR expects a patch size of multiples of 32, but the plans have {list(patch_size)}; change "
                 "patch_size in a copy of the plans and train with it (-p)."
             )
-        try:
-            from nnunetv2_ext.architectures.swinunetr import SwinUNETR
-        except ModuleNotFoundError as error:
-            if str(error.name).partition(".")[0] != "monai":
-                raise
-            raise UserError(
-                "SwinUNETR expects MONAI, but it is not installed; run: pip install 'nnunetv2-ext[monai]'."
-            ) from None
+        require_extra("monai", "SwinUNETR")
+        from nnunetv2_ext.architectures.swinunetr import SwinUNETR
+
         return SwinUNETR(
             num_input_channels,
             num_output_channels,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -56,6 +58,13 @@ def test_published_networks_bring_their_labels_and_settings(tmp_path):
     checkpoint = read_checkpoint(tmp_path / "model.pt")
     assert checkpoint.class_names == ("background", "spleen")
     assert checkpoint.plans_template == "spleen_ct_unet"
+
+
+def test_without_monai_reading_says_what_to_install(tmp_path, monkeypatch):
+    torch.save(unet(channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2)).state_dict(), tmp_path / "model.pt")
+    monkeypatch.setitem(sys.modules, "monai", None)
+    with pytest.raises(UserError, match=r"needs monai, .*pip install 'nnunetv2-ext\[monai\]'"):
+        read_checkpoint(tmp_path / "model.pt")
 
 
 def test_torchscript_and_other_networks_are_refused(tmp_path):
