@@ -304,7 +304,7 @@ def take_tour(
     """
     folder = folder.resolve()
     if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; choose another folder with --output.")
+        raise UserError(f"{folder} is not empty; delete it, or choose another folder with --output.")
     start = time.perf_counter()
     tour = Tour(folder, size or TourSize(), device, runner)
     table = tour.run()

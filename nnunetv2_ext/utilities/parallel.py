@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -81,10 +82,23 @@ class _Job(Generic[Item, Result]):
             return None, str(error) or type(error).__name__
 
 
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process: at work a worker tidies up and reports it, idle it would print a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _interruptible(job: _Job[Item, Result], item: Item) -> tuple[Result | None, str | None]:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return job(item)
+    finally:
+        _ignore_interrupts()
+
+
 def _in_processes(job: _Job[Item, Result], items: Sequence[Item], processes: int) -> Iterator[tuple[Any, str | None]]:
     # Spawned, as nnU-Net does: forking a process that has started torch's threads can deadlock.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(min(processes, len(items)), mp_context=context)
+    executor = ProcessPoolExecutor(min(processes, len(items)), mp_context=context, initializer=_ignore_interrupts)
     try:
         waiting = iter(enumerate(items))
         running: dict[Future[tuple[Any, str | None]], int] = {}
@@ -92,7 +106,7 @@ def _in_processes(job: _Job[Item, Result], items: Sequence[Item], processes: int
         for turn in range(len(items)):
             while turn not in finished:
                 while len(running) + len(finished) < 4 * processes and (entry := next(waiting, None)) is not None:
-                    running[executor.submit(job, entry[1])] = entry[0]
+                    running[executor.submit(_interruptible, job, entry[1])] = entry[0]
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     finished[running.pop(future)] = future.result()
             yield finished.pop(turn)

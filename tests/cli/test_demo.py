@@ -8,5 +8,5 @@ from nnunetv2_ext.cli.demo import main
 def test_full_output_folder_is_refused(tmp_path, capsys):
     (tmp_path / "precious").write_text("data")
     assert main(["--output", str(tmp_path)]) == 2
-    assert "is not empty; choose another folder with --output." in capsys.readouterr().err
+    assert "is not empty; delete it, or choose another folder with --output." in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]

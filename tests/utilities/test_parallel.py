@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -42,6 +45,46 @@ def test_defects_propagate():
 def test_a_dead_worker_is_explained():
     with pytest.raises(UserError, match="smaller -np"):
         list(parallel_map(die, [1, 2], processes=2, progress=False))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="interrupts a process group as a terminal does")
+def test_an_interrupt_tidies_up_and_prints_no_tracebacks_of_workers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import sys
+import time
+from pathlib import Path
+from nnunetv2_ext.utilities.parallel import parallel_map
+
+def work(folder):
+    if folder.endswith("idle"):
+        return
+    try:
+        Path(folder, "started").touch()
+        time.sleep(60)
+    finally:
+        Path(folder, "tidied").touch()
+
+if __name__ == "__main__":
+    try:
+        list(parallel_map(work, [sys.argv[1], "idle"], processes=2, progress=False))
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)  # for the other worker to become idle
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == ""
+    assert (tmp_path / "tidied").exists()
 
 
 def test_items_are_taken_as_they_are_needed():
