@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_ext.utilities.trainer_listing import list_trainers
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {
@@ -20,7 +22,8 @@ SCRIPTS = {
 def commands(page: Path) -> list[str]:
     """Lines of the page's shell blocks, continuations joined, comments removed, split at && and pipes."""
     found = []
-    for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+    blocks = re.findall(r"^```(.*?)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for block in (text for language, text in blocks if language in ("bash", "")):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             joined = shlex.join(words)
@@ -51,6 +54,25 @@ def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_readme_leads_to_every_page():
+    targets = re.findall(r"\]\((docs/[^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert set(targets) == {f"docs/{page.name}" for page in PAGES[1:]}
+
+
+def test_readme_lists_every_trainer_and_no_other():
+    rows = re.findall(
+        r"^\| (`\w+Trainer.*?) \|.*\| (.*) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    listed = set()
+    for names, purpose in rows:
+        first, *others = re.findall(r"`(\w+)`", names)
+        prefix = first.partition("_")[0]
+        trainers = {first, *(prefix + other if other.startswith("_") else other for other in others)}
+        suffixes = re.findall(r"`(_\w+)`", purpose)
+        listed |= trainers | {trainer + suffix for trainer in trainers for suffix in suffixes}
+    assert listed == set(list_trainers())
 
 
 def test_readme_names_every_command():
