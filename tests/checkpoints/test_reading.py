@@ -428,7 +428,7 @@ def test_multitalents_residual_encoder_is_told_from_the_stock_one(tmp_path, plan
 
 
 def test_swinunetr_is_told_by_its_names(tmp_path):
-    swinunetr = pytest.importorskip("nnunetv2_ext.architectures.swinunetr")
+    swinunetr = pytest.importorskip("nnunetv2_ext.architectures.swinunetr", reason="the extra 'monai' is not installed")
     torch.manual_seed(0)
     network = swinunetr.SwinUNETR(1, 3, feature_size=12, dimensions=2, activation_checkpointing=False).eval()
     path = write_v2(tmp_path / "c.pth", network, plans_v2(UNET_ENTRY), trainer="MultiTalentTrainer_swinunetr")

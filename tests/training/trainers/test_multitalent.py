@@ -75,7 +75,7 @@ def test_plans_of_another_network_are_refused():
 
 class TestSwinUNETR:
     def test_is_built_at_feature_size_48_without_deep_supervision(self):
-        pytest.importorskip("monai")
+        pytest.importorskip("monai", reason="the extra 'monai' is not installed")
         trainer = multitalent.MultiTalentTrainer_swinunetr
         assert not trainer.enable_deep_supervision
         # Not on the meta device: MONAI computes with the network's numbers while it is built.

@@ -1,0 +1,121 @@
+"""Files and folders appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import (
+    atomic_path,
+    folder_under_construction,
+    read_json,
+    refuse_existing,
+    sha256_of,
+    write_json,
+)
+
+
+@pytest.mark.parametrize("name", ["case.nii.gz", "table.csv", "noending", ".hidden.json"])
+def test_a_file_takes_its_name_when_it_is_complete(tmp_path, name):
+    target = tmp_path / "new" / name
+    with atomic_path(target) as temporary:
+        temporary.write_text("content")
+        assert not target.exists()
+        assert temporary.parent == target.parent  # a rename is atomic within one file system only
+        assert temporary.name.startswith(".")
+        assert temporary.suffixes[-1:] == target.suffixes[-1:]
+    assert target.read_text() == "content"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_image_writers_see_both_suffixes(tmp_path):
+    with atomic_path(tmp_path / "a.b.nii.gz") as temporary:
+        assert temporary.name.endswith(".nii.gz")
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
+    target = tmp_path / "file.json"
+    target.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes of POSIX")
+def test_results_have_the_modes_of_the_users_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "file"):
+            pass
+        with folder_under_construction(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path):
+    target = tmp_path / "Dataset001_A"
+    target.mkdir()
+    (target / "old").touch()
+    with folder_under_construction(target) as folder:
+        (folder / "new").touch()
+        assert (target / "old").exists()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failure_leaves_the_old_folder_and_no_other(tmp_path):
+    target = tmp_path / "Dataset001_A"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(KeyboardInterrupt), folder_under_construction(target) as folder:
+        (folder / "new").touch()
+        raise KeyboardInterrupt
+    assert [path.name for path in target.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_keeps_order_and_letters(tmp_path):
+    content = {"zweite": [1, 2.5, None], "erste": "Größe"}
+    write_json(content, tmp_path / "a.json")
+    assert list(read_json(tmp_path / "a.json")) == ["zweite", "erste"]
+    assert read_json(tmp_path / "a.json") == content
+    assert "Größe" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"{", "Expected JSON in"),
+        (b"\xff\xfe\x00", "Expected JSON in"),
+        (b"", "Expected JSON"),
+    ],
+)
+def test_json_that_cannot_be_read_is_said(tmp_path, content, message):
+    file = tmp_path / "a.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        read_json(file)
+    assert str(file) in str(error.value)
+
+
+def test_sha256_is_that_of_the_whole_file(tmp_path):
+    content = os.urandom((1 << 20) + 17)  # more than is read at once
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_what_exists_is_refused_unless_it_may_be_overwritten(tmp_path):
+    with pytest.raises(UserError, match="exists already; .*--overwrite"):
+        refuse_existing(tmp_path)
+    refuse_existing(tmp_path, overwrite=True)
+    refuse_existing(tmp_path / "new")
