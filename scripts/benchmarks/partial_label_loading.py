@@ -10,7 +10,7 @@ values (``[3, 3]``), for which nnU-Net's conversion calls `torch.isin`. ``single
 value for each class, which a dataset.json may give for some of its classes and for which nnU-Net compares.
 
 Least work: decompress one patch of the image (4 bytes per voxel) and of the label map (2), interpolate both once where
-the patch is rotated or scaled, and hand over 6.3 bytes per voxel; the augmentation, which both share, is most of the
+the patch is rotated or scaled, and hand over 5.1 bytes per voxel; the augmentation, which both share, is most of the
 time. The peer adds one pass over the label map and one byte per voxel for each class.
 
 ``ratio`` is the peer's time by ours: how many times as many samples per second. ``target_bytes_ratio`` and

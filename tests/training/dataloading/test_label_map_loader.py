@@ -62,3 +62,67 @@ def test_oversampled_patches_contain_a_class_that_the_case_annotates(parts):
         for label_map, annotated in zip(batch["target"], batch["annotated"].numpy(), strict=True):
             present = np.unique(label_map.clamp_min(0).numpy())
             assert table[annotated][:, present].any()
+
+
+class Pipeline:
+    """The end of nnU-Net's transforms: -1 becomes background, and a second level is half as large."""
+
+    def __init__(self, change=lambda label_map: label_map):
+        self.change = change
+
+    def __call__(self, image, segmentation):
+        label_map = self.change(segmentation.clamp_min(0))
+        return {"image": image, "segmentation": [label_map, label_map[:, ::2, ::2, ::2]]}
+
+
+class Labels:
+    """A label manager whose ignore label can be chosen."""
+
+    def __init__(self, manager, ignore_label):
+        self._manager, self.ignore_label = manager, ignore_label
+
+    def __getattr__(self, name):
+        return getattr(self._manager, name)
+
+
+@pytest.mark.parametrize(
+    ("ignore_label", "dtype"), [(None, torch.uint8), (255, torch.uint8), (256, torch.int16)], ids=str
+)
+def test_label_maps_take_one_byte_per_voxel_where_all_values_fit(parts, ignore_label, dtype):
+    dataset, labels, manager = parts
+    cases = AnnotatedCases(dataset, labels, manager.foreground_regions)
+
+    def ignore_much(label_map):
+        return label_map if ignore_label is None else label_map.masked_fill(label_map == 0, ignore_label)
+
+    size = (16, 16, 16)
+    batches = []
+    for loader_class, label_manager in (
+        (LabelMapDataLoader, Labels(manager, ignore_label)),
+        (nnUNetDataLoader, manager),
+    ):
+        np.random.seed(3)  # noqa: NPY002  nnU-Net draws from the global state
+        batches.append(next(loader_class(cases, 3, size, size, label_manager, transforms=Pipeline(ignore_much))))
+    ours, stock = batches
+    assert [level.dtype for level in ours["target"]] == [dtype] * 2
+    for level, expected in zip(ours["target"], stock["target"], strict=True):
+        assert expected.dtype == torch.int16
+        assert torch.equal(level.long(), expected.long())
+    if ignore_label is not None:
+        assert (ours["target"][0] == ignore_label).any()
+
+
+@pytest.mark.parametrize("value", [-1, 5, 260])
+def test_values_that_the_collection_does_not_know_are_refused(parts, value):
+    """In one byte, -1 and 260 would turn into classes."""
+    dataset, labels, manager = parts
+    loader = LabelMapDataLoader(
+        AnnotatedCases(dataset, labels, manager.foreground_regions),
+        2,
+        (8, 8, 8),
+        (8, 8, 8),
+        manager,
+        transforms=Pipeline(lambda label_map: torch.full_like(label_map, value)),
+    )
+    with pytest.raises(ValueError, match=rf"from 0 to 4 in the cases [AB]_\d, [AB]_\d, but found {value};"):
+        next(loader)

@@ -41,6 +41,7 @@ def test_batches_hold_label_maps_and_what_is_annotated(tiny_collection):
         levels = batch["target"]
         assert [level.shape[:2] for level in levels] == [(2, 1)] * len(levels)
         assert levels[0].shape[2:] == batch["data"].shape[2:]
+        assert all(level.dtype == torch.uint8 for level in levels)
         expected = np.stack([trainer.partial_labels.annotated(case) for case in batch["keys"]])
         assert torch.equal(batch["annotated"], torch.from_numpy(expected))
         for case, label_map in zip(batch["keys"], levels[0], strict=True):
