@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -581,3 +583,59 @@ def code_in():
         return [code.replace("\\\n", " ") for name, _, code in blocks if name.strip() == language]
 
     return read
+
+
+def _run_command(*command: str, **variables: str) -> str:
+    """Runs an installed command in a process of its own; fails with its output when it fails."""
+    environment = {key: value for key, value in os.environ.items() if key != "nnUNet_extTrainer"}
+    program, *arguments = command
+    result = subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *arguments],
+        env={**environment, "nnUNet_n_proc_DA": "1", **variables},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., str]:
+    """``run("nnUNetv2_train", "61", ..., variable=...)``: runs an installed command, returns what it printed.
+
+    The plugin has to be found without any variable set by hand.
+    """
+    return _run_command
+
+
+@pytest.fixture
+def real_dataset(real_ct_folder, nnunet_folders):
+    """The thorax-abdomen CT cut along z into five cases with consecutive labels, as an nnU-Net raw dataset."""
+    import SimpleITK as sitk
+
+    from nnunetv2_ext.labels.label_order import LabelOrder
+
+    image = sitk.ReadImage(str(real_ct_folder / "ct_thorax_abdomen_3mm" / "ct.nii.gz"))
+    labels = sitk.ReadImage(str(real_ct_folder / "ct_thorax_abdomen_3mm" / "totalsegmentator_v2_labels.nii.gz"))
+    present = np.unique(sitk.GetArrayViewFromImage(labels))
+    lookup = np.zeros(present.max() + 1, np.uint8)
+    lookup[present] = np.arange(len(present))
+    consecutive = sitk.GetImageFromArray(lookup[sitk.GetArrayFromImage(labels)])
+    consecutive.CopyInformation(labels)
+    raw = nnunet_folders / "nnUNet_raw" / "Dataset061_RealCT"
+    for folder in ("imagesTr", "labelsTr"):
+        (raw / folder).mkdir(parents=True)
+    for index in range(5):
+        planes = slice(index * 22, index * 22 + 22)
+        sitk.WriteImage(image[:, :, planes], str(raw / "imagesTr" / f"slab_{index}_0000.nii.gz"))
+        sitk.WriteImage(consecutive[:, :, planes], str(raw / "labelsTr" / f"slab_{index}.nii.gz"))
+    order = LabelOrder.read("totalsegmentator_v2")
+    names = {
+        "background": 0,
+        **{next(iter(order.classes_of_value[value])): index for index, value in enumerate(present) if value},
+    }
+    (raw / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "CT"}, "labels": names, "numTraining": 5, "file_ending": ".nii.gz"})
+    )
+    return raw

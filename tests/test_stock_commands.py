@@ -7,9 +7,6 @@ is that every step accepts what the step before it wrote.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,55 +18,11 @@ import torch
 from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES, STUNet
 from nnunetv2_ext.labels.label_order import LabelOrder
 
-DATASET = "Dataset061_RealCT"
 SHORT = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
 
 
-def run(*command: str, **variables: str) -> str:
-    """Runs an installed command; fails with its output when it fails."""
-    environment = {key: value for key, value in os.environ.items() if key != "nnUNet_extTrainer"}
-    program, *arguments = command
-    result = subprocess.run(
-        [str(Path(sys.executable).with_name(program)), *arguments],
-        env={**environment, "nnUNet_n_proc_DA": "1", **variables},
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
-    return result.stdout
-
-
-@pytest.fixture
-def real_dataset(real_ct_folder, nnunet_folders):
-    """The thorax-abdomen CT cut along z into five cases with consecutive labels, as an nnU-Net raw dataset."""
-    image = sitk.ReadImage(str(real_ct_folder / "ct_thorax_abdomen_3mm" / "ct.nii.gz"))
-    labels = sitk.ReadImage(str(real_ct_folder / "ct_thorax_abdomen_3mm" / "totalsegmentator_v2_labels.nii.gz"))
-    present = np.unique(sitk.GetArrayViewFromImage(labels))
-    lookup = np.zeros(present.max() + 1, np.uint8)
-    lookup[present] = np.arange(len(present))
-    consecutive = sitk.GetImageFromArray(lookup[sitk.GetArrayFromImage(labels)])
-    consecutive.CopyInformation(labels)
-    raw = nnunet_folders / "nnUNet_raw" / DATASET
-    for folder in ("imagesTr", "labelsTr"):
-        (raw / folder).mkdir(parents=True)
-    for index in range(5):
-        planes = slice(index * 22, index * 22 + 22)
-        sitk.WriteImage(image[:, :, planes], str(raw / "imagesTr" / f"slab_{index}_0000.nii.gz"))
-        sitk.WriteImage(consecutive[:, :, planes], str(raw / "labelsTr" / f"slab_{index}.nii.gz"))
-    order = LabelOrder.read("totalsegmentator_v2")
-    names = {
-        "background": 0,
-        **{next(iter(order.classes_of_value[value])): index for index, value in enumerate(present) if value},
-    }
-    (raw / "dataset.json").write_text(
-        json.dumps({"channel_names": {"0": "CT"}, "labels": names, "numTraining": 5, "file_ending": ".nii.gz"})
-    )
-    return raw
-
-
 @pytest.mark.slow
-def test_plan_train_and_predict_with_stock_commands(real_dataset, nnunet_folders):
+def test_plan_train_and_predict_with_stock_commands(run, real_dataset, nnunet_folders):
     run("nnUNetv2_plan_and_preprocess", "-d", "61", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
     run(
         "nnUNetv2_train", "61", "3d_fullres", "0", "-tr", "STUNetTrainer_small", "-device", "cpu",
@@ -109,7 +62,7 @@ def _labels_of(raw: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_import_and_fine_tune_a_published_checkpoint(real_dataset, nnunet_folders, published_names):
+def test_import_and_fine_tune_a_published_checkpoint(run, real_dataset, nnunet_folders, published_names):
     checkpoint = nnunet_folders / "small_ep4k.model"
     write_published_checkpoint(checkpoint, published_names)
     printed = run("nnUNetv2_ext_import_weights", str(checkpoint), "-d", "Dataset101_TotalSegmentator")
@@ -127,7 +80,9 @@ def test_import_and_fine_tune_a_published_checkpoint(real_dataset, nnunet_folder
         "--num_epochs", "1", "--iterations_per_epoch", "1", "--val_iterations_per_epoch", "1", "--num_workers", "0",
         "--batch_size", "1", "-np", "1",
     )  # fmt: skip
-    (folder,) = (nnunet_folders / "nnUNet_results" / DATASET).glob("STUNetTrainer_small_ft__*__3d_fullres/fold_0")
+    (folder,) = (nnunet_folders / "nnUNet_results" / real_dataset.name).glob(
+        "STUNetTrainer_small_ft__*__3d_fullres/fold_0"
+    )
     assert (folder / "validation" / "summary.json").is_file()
     log = next(folder.glob("training_log_*.txt")).read_text()
     (line,) = [line for line in log.splitlines() if "classes with pretrained heads: " in line]
