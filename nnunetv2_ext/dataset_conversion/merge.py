@@ -114,8 +114,7 @@ def _merge_cases(
 ) -> dict[str, MergedCase]:
     highest_value = max(value for table in plan.value_tables for value in table.values())
     jobs = [
-        # dict(): a read-only view does not travel to another process.
-        MergeJob(case, dict(table), folder, file_ending, copy, highest_value)
+        MergeJob(case, _explained(dataset, case.source, table), folder, file_ending, copy, highest_value)
         for dataset, table in zip(inputs, plan.value_tables, strict=True)
         for case in dataset.cases
     ]
@@ -132,6 +131,12 @@ def _merge_cases(
         others = f" ({len(problems) - 1} more bad cases are listed above)" if problems[1:] else ""
         raise UserError(f"{problems[0]}{others} Nothing was written.")
     return merged
+
+
+def _explained(dataset: InputDataset, source: str, table: Mapping[int, int]) -> dict[int, int]:
+    """The entries of a value table that cases of one source may hold: a collection explains more than each source."""
+    own = {value for name in dataset.sources[source].classes for value in dataset.regions[name]}
+    return {value: merged for value, merged in table.items() if value in own | {0, dataset.ignore_label}}
 
 
 def _dataset_json(

@@ -31,7 +31,7 @@ class MergeJob:
 
     Attributes:
         case: The case.
-        value_table: Label value in the source -> merged value.
+        value_table: Label value -> merged value, of all values that the case's source explains.
         folder: The dataset under construction, with ``imagesTr`` and ``labelsTr``.
         file_ending: Of the merged dataset.
         copy: Copy images instead of linking them.
@@ -119,9 +119,9 @@ def _translate(
     if strange:
         found = ", ".join(map(str, sorted(strange)[:10]))
         raise UserError(
-            f"Case {job.case.own_name!r} of {job.case.source}: no class explains the label value(s) {found} in "
-            f"{job.case.label} (known: {', '.join(map(str, sorted(job.value_table)))}); add the class to the source's "
-            "'labels' or mend the label map."
+            f"Case {job.case.own_name!r} of {job.case.source}: no class of this source explains the label value(s) "
+            f"{found} in {job.case.label} (known: {', '.join(map(str, sorted(job.value_table)))}); add the class to "
+            "the dataset.json or mend the label map."
         )
     table = np.zeros(number_of_values, dtype=np.uint8 if job.highest_value < 256 else np.uint16)
     table[list(job.value_table)] = list(job.value_table.values())

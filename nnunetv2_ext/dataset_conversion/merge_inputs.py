@@ -91,7 +91,10 @@ def read_input_dataset(argument: str) -> InputDataset:
     if SECTION in dataset_json:
         if given_name:
             raise UserError(f"{dataset} is a collection with sources of its own; give it without '{given_name}='.")
-        return _read_collection(folder, dataset_json, files, channels)
+        try:
+            return _read_collection(folder, dataset_json, files, channels)
+        except UserError as error:
+            raise UserError(f"{folder / 'dataset.json'}: {error}") from None
     name = given_name or re.sub(r"^Dataset\d{3}_", "", folder.resolve().name)
     if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
         raise UserError(f"Expected a source name of letters, digits, '_' and '-', but got {name!r}.")
@@ -146,8 +149,8 @@ def _read_collection(
     absent = [case for source in partial_labels.sources.values() for case in source.cases if case not in files]
     if absent:
         raise UserError(
-            f"The {SECTION!r} of {folder} list case(s) that have no images: {', '.join(absent[:5])}; remove them there "
-            "or add the images."
+            f"The {SECTION!r} list case(s) that have no images: {', '.join(absent[:5])}; remove them there or add the "
+            "images."
         )
     return InputDataset(
         folder=folder,

@@ -237,7 +237,10 @@ def _read_exceptions(
     lacking: dict[str, tuple[str, ...]] = {}
     for key, names in exceptions.items():
         if key not in cases:
-            raise UserError(f"The exceptions name case {key!r}, but there is no such <source>/<case>.")
+            raise UserError(
+                f"The exceptions name case {key!r}, but there is no such <source>/<case>; cases are called like "
+                f"{next(iter(cases))}."
+            )
         dataset, case = cases[key]
         classes = dataset.sources[case.source].classes
         full_names = [name if name in classes else f"{case.source}/{name}" for name in names]

@@ -338,7 +338,10 @@ def _refuse_unknown(names: Iterable[str], known: Iterable[str], what: str, where
     known_names = set(known)
     unknown = [name for name in names if name not in known_names]
     if unknown:
-        raise UserError(f"The {what} {', '.join(unknown)} do not exist in '{where}'; correct the name or add it there.")
+        raise UserError(
+            f"Expected the {what} to be in '{where}', but {', '.join(unknown)} do not exist in '{where}'; correct the "
+            "name or add it there."
+        )
 
 
 def _is_integer(value: Any) -> bool:

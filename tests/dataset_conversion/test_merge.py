@@ -212,6 +212,35 @@ def test_a_collection_can_be_merged_again(three_sources):
         np.testing.assert_array_equal(after[key], mask)
 
 
+@pytest.mark.usefixtures("three_sources")
+def test_a_case_of_a_collection_may_hold_values_of_its_own_source_only():
+    first = merge_datasets(["3", "9"], 30, "First", progress=False)
+    name, source = next((n, s) for n, s in first.plan.partial_labels.sources.items() if n != "Liver")
+    foreign = first.plan.partial_labels.label_values("Liver/liver")[0]
+    _spoil_label(first.folder, source.cases[0], lambda label: np.where(label > 0, foreign, label))
+    with pytest.raises(
+        UserError, match=rf"of {name}: no class of this source explains the label value\(s\) {foreign} "
+    ):
+        merge_datasets(["30"], 31, "Second", progress=False)
+
+
+@pytest.mark.usefixtures("three_sources")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda section: section["Liver"]["cases"].pop(), "belongs to no source"),
+        (lambda section: section["Liver"]["classes"].append("Liver/lung"), "Liver/lung do not exist in 'labels'"),
+    ],
+)
+def test_a_collection_that_contradicts_itself_is_named(change, message):
+    first = merge_datasets(["3", "9"], 30, "First", progress=False)
+    section = json.loads((first.folder / "dataset.json").read_text())["partial_labels"]
+    change(section)
+    _change_json(first.folder, partial_labels=section)
+    with pytest.raises(UserError, match=rf"Dataset030_First/dataset.json: .*{message}"):
+        merge_datasets(["30", "7"], 31, "Second", progress=False)
+
+
 def test_other_file_types_are_rewritten(make_raw_dataset, tiny_case):
     image, label = tiny_case(0, [1])
     make_raw_dataset("Dataset001_A", {"background": 0, "a": 1}, {"case": (image, label)}, ending=".nrrd")
@@ -269,7 +298,7 @@ REFUSED = {
     "no images": (lambda a, b: shutil.rmtree(b / "imagesTr"), "Expected training images"),
     "unknown value": (
         lambda a, b: _spoil_label(b, "img0002", lambda label: np.where(label == 3, 17, label)),
-        r"'img0002' of Organs: no class explains the label value\(s\) 17",
+        r"'img0002' of Organs: no class of this source explains the label value\(s\) 17",
     ),
     "negative value": (
         lambda a, b: _spoil_label(b, "img0002", lambda label: label.astype(np.int16) - 1),
