@@ -10,6 +10,9 @@ from typing import Any
 
 from nnunetv2_ext.dataset_conversion.splits import bring_splits
 from nnunetv2_ext.experiment_planning.plans import plans_for_dataset, reader_writer_of
+from nnunetv2_ext.labels import label_tree, partial_labels
+from nnunetv2_ext.labels.partial_labels import PartialLabels
+from nnunetv2_ext.labels.tree_sources import TreeSources
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, refuse_existing, write_json
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
@@ -51,7 +54,8 @@ def plan_dataset(
         Path of the plans file.
 
     Raises:
-        UserError: See `plans_for_dataset`; also if the plans file exists or the name is no file name.
+        UserError: See `plans_for_dataset`; also if the plans file exists, the name is no file name, or the sections
+            of a collection's dataset.json contradict each other or leave out a case.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.\-]+", name):
         raise UserError(f"Expected a plans name of letters, digits, '_', '-' and '.', but got {name!r}.")
@@ -61,6 +65,7 @@ def plan_dataset(
     target = folder / f"{name}.json"
     refuse_existing(target, overwrite)
     dataset_json = read_json(raw_folder / "dataset.json")
+    _check_collection(raw_folder, dataset_json)
     fingerprint = dataset_fingerprint(full_name, num_processes, show_progress)
     plans = plans_for_dataset(
         template_or_plans,
@@ -79,6 +84,24 @@ def plan_dataset(
     bring_splits(full_name)
     write_json(plans, target)
     return target
+
+
+def _check_collection(raw_folder: Path, dataset_json: dict[str, Any]) -> None:
+    """Refuses a collection that no trainer would take, before hours go into preprocessing it."""
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    if label_tree.SECTION in dataset_json:
+        reader: type[PartialLabels] = TreeSources
+    elif partial_labels.SECTION in dataset_json:
+        reader = PartialLabels
+    else:
+        return
+    try:
+        labels = reader.from_dataset_json(dataset_json)
+        for case in get_filenames_of_train_images_and_targets(str(raw_folder), dataset_json):
+            labels.source_of(case)
+    except UserError as error:
+        raise UserError(f"{raw_folder / 'dataset.json'}: {error}") from None
 
 
 def dataset_fingerprint(full_name: str, num_processes: int | None = None, show_progress: bool = True) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class PartialLabels:
             return self._source_of_case[case]
         except KeyError:
             raise UserError(
-                f"Case {case!r} belongs to no source; list it under {SECTION!r} in the dataset.json (the sources are "
+                f"Case {str(case)!r} belongs to no source; list it under {SECTION!r} in the dataset.json (the sources are "
                 f"{', '.join(self.sources)})."
             ) from None
 

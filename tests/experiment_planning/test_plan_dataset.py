@@ -76,3 +76,34 @@ def test_dataset_without_cases(tiny_dataset, nnunet_folders):
         file.unlink()
     with pytest.raises(UserError, match="training cases"):
         plan_dataset(7, load_template("stunet_ct"), name="mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"cases": ["case0", "case1"]}, "Case 'case2' belongs to no source"),
+        ({"classes": ["A/box", "A/lung"]}, "A/lung do not exist in 'labels'"),
+    ],
+    ids=["sound", "case without source", "unknown class"],
+)
+def test_a_collection_that_no_trainer_would_take_is_not_planned(
+    tiny_dataset, nnunet_folders, make_fingerprint, changes, message
+):
+    folder = nnunet_folders / "nnUNet_preprocessed" / "Dataset007_Tiny"
+    folder.mkdir()
+    (folder / "dataset_fingerprint.json").write_text(json.dumps(make_fingerprint()))
+    content = json.loads((tiny_dataset / "dataset.json").read_text())
+    source = {"classes": ["A/box"], "cases": ["case0", "case1", "case2"], **changes}
+    content |= {
+        "labels": {"background": 0, "A/box": [1, 1]},
+        "regions_class_order": [1],
+        "partial_labels": {"A": source},
+    }
+    (tiny_dataset / "dataset.json").write_text(json.dumps(content))
+    if message is None:
+        assert plan_dataset(7, load_template("stunet_ct"), name="mine").is_file()
+        return
+    with pytest.raises(UserError, match=f"Dataset007_Tiny/dataset.json: .*{message}"):
+        plan_dataset(7, load_template("stunet_ct"), name="mine")
+    assert not (folder / "mine.json").exists()
