@@ -601,8 +601,8 @@ def _run_command(*command: str, **variables: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def run() -> Callable[..., str]:
-    """``run("nnUNetv2_train", "61", ..., variable=...)``: runs an installed command, returns what it printed.
+def run_installed() -> Callable[..., str]:
+    """``run_installed("nnUNetv2_train", "61", ..., variable=...)``: runs an installed command, returns what it printed.
 
     The plugin has to be found without any variable set by hand.
     """

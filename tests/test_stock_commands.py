@@ -7,6 +7,9 @@ is that every step accepts what the step before it wrote.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +21,27 @@ import torch
 from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES, STUNet
 from nnunetv2_ext.labels.label_order import LabelOrder
 
+DATASET = "Dataset061_RealCT"
 SHORT = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
 
 
+def run(*command: str, **variables: str) -> str:
+    """Runs an installed command; fails with its output when it fails."""
+    environment = {key: value for key, value in os.environ.items() if key != "nnUNet_extTrainer"}
+    program, *arguments = command
+    result = subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *arguments],
+        env={**environment, "nnUNet_n_proc_DA": "1", **variables},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
 @pytest.mark.slow
-def test_plan_train_and_predict_with_stock_commands(run, real_dataset, nnunet_folders):
+def test_plan_train_and_predict_with_stock_commands(real_dataset, nnunet_folders):
     run("nnUNetv2_plan_and_preprocess", "-d", "61", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
     run(
         "nnUNetv2_train", "61", "3d_fullres", "0", "-tr", "STUNetTrainer_small", "-device", "cpu",
@@ -62,7 +81,7 @@ def _labels_of(raw: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_import_and_fine_tune_a_published_checkpoint(run, real_dataset, nnunet_folders, published_names):
+def test_import_and_fine_tune_a_published_checkpoint(real_dataset, nnunet_folders, published_names):
     checkpoint = nnunet_folders / "small_ep4k.model"
     write_published_checkpoint(checkpoint, published_names)
     printed = run("nnUNetv2_ext_import_weights", str(checkpoint), "-d", "Dataset101_TotalSegmentator")
@@ -80,9 +99,7 @@ def test_import_and_fine_tune_a_published_checkpoint(run, real_dataset, nnunet_f
         "--num_epochs", "1", "--iterations_per_epoch", "1", "--val_iterations_per_epoch", "1", "--num_workers", "0",
         "--batch_size", "1", "-np", "1",
     )  # fmt: skip
-    (folder,) = (nnunet_folders / "nnUNet_results" / real_dataset.name).glob(
-        "STUNetTrainer_small_ft__*__3d_fullres/fold_0"
-    )
+    (folder,) = (nnunet_folders / "nnUNet_results" / DATASET).glob("STUNetTrainer_small_ft__*__3d_fullres/fold_0")
     assert (folder / "validation" / "summary.json").is_file()
     log = next(folder.glob("training_log_*.txt")).read_text()
     (line,) = [line for line in log.splitlines() if "classes with pretrained heads: " in line]

@@ -108,8 +108,8 @@ class PartialLabels:
             return self._source_of_case[case]
         except KeyError:
             raise UserError(
-                f"Case {str(case)!r} belongs to no source; list it under {SECTION!r} in the dataset.json (the sources are "
-                f"{', '.join(self.sources)})."
+                f"Case {str(case)!r} belongs to no source; list it under {SECTION!r} in the dataset.json (the sources "
+                f"are {', '.join(self.sources)})."
             ) from None
 
     def annotated(self, case: str) -> npt.NDArray[np.bool_]:
