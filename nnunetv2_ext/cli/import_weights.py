@@ -12,8 +12,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see `nnunetv2_ext.checkpoints.model_folder`."""
     parser = make_parser(
         "nnUNetv2_ext_import_weights",
-        "Turn a checkpoint (STU-Net, MultiTalent, nnU-Net v1 or v2, safetensors) into a model folder with which "
-        "nnUNetv2_predict works. Nothing in the file is executed.",
+        "Turn a checkpoint (STU-Net, MultiTalent, MONAI bundle, nnU-Net v1 or v2, safetensors) into a model folder "
+        "with which nnUNetv2_predict works. Nothing in the file is executed.",
     )
     parser.add_argument("file", metavar="FILE", help="checkpoint file, or a folder that holds one")
     parser.add_argument(

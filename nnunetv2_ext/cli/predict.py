@@ -30,6 +30,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", required=True, type=Path, metavar="OUTPUT", help="output folder; or output file, for one image"
     )
+    _add_model_arguments(parser)
+    _add_mode_arguments(parser)
+    _add_output_arguments(parser)
+    _add_batch_arguments(parser)
+    return parser
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("-m", type=Path, metavar="MODEL_FOLDER", help="model folder, instead of -d, -tr, -p and -c")
     model.add_argument("-d", metavar="DATASET", help="dataset ID or name")
@@ -39,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds to average")
     model.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="name of the checkpoint")
 
+
+def _add_mode_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to predict")
     how.add_argument(
         "--mode",
@@ -66,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         "--not_on_device", action="store_true", help="add windows up on the CPU: for GPUs of little memory"
     )
 
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to write")
     what.add_argument(
         "--outputs",
@@ -103,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--preview", action="store_true", help="a picture with coloured overlays per case")
     what.add_argument("--report", action="store_true", help="versions, model, seconds and memory per stage as JSON")
 
+
+def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("how to run over many cases")
     existing = run.add_mutually_exclusive_group()
     existing.add_argument("--continue_prediction", action="store_true", help="keep complete results of an earlier run")
@@ -118,7 +132,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-num_parts", type=int, default=1, metavar="N", help="how many runs share the cases")
     run.add_argument("-part_id", type=int, default=0, metavar="N", help="which of these runs this is, from 0")
     run.add_argument("--disable_progress_bar", action="store_true", help="no progress bar")
-    return parser
 
 
 def _model_folder(arguments: argparse.Namespace) -> Path:

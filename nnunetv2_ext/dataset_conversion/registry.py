@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import pkgutil
@@ -36,7 +37,9 @@ def find_converter(name: str) -> type[DatasetConverter]:
     """
     known = converters()
     if name not in known:
-        raise UserError(f"Expected the name of a dataset, but {name!r} is none of {', '.join(known)}.")
+        similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        advice = f"did you mean {' or '.join(similar)}?" if similar else f"choose one of {', '.join(known)}."
+        raise UserError(f"Expected the name of a dataset, but there is no {name!r}; {advice}")
     return known[name]
 
 

@@ -58,6 +58,8 @@ def remap_files(
     Raises:
         UserError: There are no label maps, or an order cannot be read.
     """
+    if not source_folder.exists():
+        raise UserError(f"Expected a label map or a folder of label maps, but {source_folder} does not exist.")
     files = [source_folder] if source_folder.is_file() else sorted(source_folder.glob("*"))
     files = [file for file in files if file.name.endswith(_ENDINGS) and not file.name.startswith(".")]
     if not files:

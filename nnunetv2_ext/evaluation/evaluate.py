@@ -65,10 +65,11 @@ def evaluate_folder(
         UserError: Nothing can be scored.
     """
     references, predictions = Path(reference_folder), Path(prediction_folder)
+    # Before the search for a dataset.json, whose absence would be reported instead.
+    files = label_map_files(references)
     meaning = read_references(
         references, dataset_json=Path(dataset_json) if dataset_json else None, order=order, mapping=mapping
     )
-    files = label_map_files(references)
     if not files:
         raise UserError(f"Expected label maps (.nii.gz and the like) in {references}, but found none.")
     if not predictions.is_dir():

@@ -51,7 +51,8 @@ def test_a_dry_run_writes_nothing(segthor, nnunet_folders, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("segtor", "-i", "SOURCE", "-d", "1"), "'segtor' is none of"),
+        (("segtor", "-i", "SOURCE", "-d", "1"), "there is no 'segtor'; did you mean segthor"),
+        (("xyz", "-i", "SOURCE", "-d", "1"), "there is no 'xyz'; choose one of abdomenatlas_1_0, "),
         (("segthor", "-i", "SOURCE"), "with -d"),
         (("segthor",), "with -i"),
         (("lits", "-i", "SOURCE", "-d", "1"), "which is the layout of lits, but found train"),

@@ -235,6 +235,8 @@ def test_what_cannot_be_scored_is_refused(maps, write_dataset_json, tmp_path):
         evaluate_folder(folder / "empty", folder / "pred", progress=False)
     with pytest.raises(UserError, match=r"could be scored; the first problem: Expected a prediction a\.nii\.gz"):
         evaluate_folder(folder / "labelsTr", folder / "empty", progress=False)
+    with pytest.raises(UserError, match="Expected a folder of label maps, but nowhere is none"):
+        evaluate_folder("nowhere", folder / "pred", progress=False)
     with pytest.raises(UserError, match="Expected a folder of predictions"):
         evaluate_folder(folder / "labelsTr", folder / "nowhere", progress=False)
     write_dataset_json(folder / "pred", {"background": 0, "lung": 1})
