@@ -79,7 +79,7 @@ def read_input_dataset(argument: str) -> InputDataset:
     folder = Path(dataset)
     if not (folder / "dataset.json").is_file():
         folder = nnunet_folder("nnUNet_raw") / dataset_name(dataset, "nnUNet_raw")
-    dataset_json = read_json(folder / "dataset.json")
+    dataset_json = read_json(folder / "dataset.json", refuse_repeated_names=True)
     missing = [key for key in ("labels", "channel_names", "file_ending") if key not in dataset_json]
     if missing:
         raise UserError(f"Expected {', '.join(missing)} in {folder / 'dataset.json'}, but found no such entry; add it.")

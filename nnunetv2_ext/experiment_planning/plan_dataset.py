@@ -64,7 +64,7 @@ def plan_dataset(
     folder = nnunet_folder("nnUNet_preprocessed") / full_name
     target = folder / f"{name}.json"
     refuse_existing(target, overwrite)
-    dataset_json = read_json(raw_folder / "dataset.json")
+    dataset_json = read_json(raw_folder / "dataset.json", refuse_repeated_names=True)
     _check_collection(raw_folder, dataset_json)
     fingerprint = dataset_fingerprint(full_name, num_processes, show_progress)
     plans = plans_for_dataset(

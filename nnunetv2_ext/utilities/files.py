@@ -71,15 +71,32 @@ def write_json(content: Any, target: Path | str) -> None:
         temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(source: Path | str) -> Any:
+def read_json(source: Path | str, *, refuse_repeated_names: bool = False) -> Any:
     """Reads a JSON file.
 
+    Args:
+        source: The file.
+        refuse_repeated_names: Whether a name that an object holds twice is an error; otherwise the last one counts, as
+            everywhere in Python.
+
     Raises:
-        UserError: The file is missing or is not JSON.
+        UserError: The file is missing, is not JSON, or repeats a name.
     """
     source = Path(source)
+
+    def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            repeated = sorted({name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1})
+            raise UserError(
+                f"Expected every name once in an object of {source}, but {', '.join(repeated)} is there more often; "
+                "rename or remove one."
+            )
+        return content
+
     try:
-        return json.loads(source.read_text(encoding="utf-8"))
+        hook = each_once if refuse_repeated_names else None
+        return json.loads(source.read_text(encoding="utf-8"), object_pairs_hook=hook)
     except FileNotFoundError:
         raise UserError(f"Expected the file {source}, but it does not exist.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

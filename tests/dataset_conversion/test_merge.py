@@ -274,6 +274,12 @@ def _change_json(folder, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+def _replace_text(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
 def _spoil_label(folder, case, spoil):
     import SimpleITK
 
@@ -314,6 +320,10 @@ REFUSED = {
     "no order": (
         lambda a, b: _change_json(b, labels={"background": 0, "s": [1, 2], "t": [2, 3]}),
         "Expected 'regions_class_order' with 2 entries",
+    ),
+    "class twice": (
+        lambda a, b: _replace_text(b / "dataset.json", '"labels": {', '"labels": {"spleen": 7, '),
+        r"every name once in an object of .*dataset.json, but spleen is there more often",
     ),
     "image type": (lambda a, b: _change_json(b, file_ending=".png"), "Expected images of type"),
     "disagreeing collection": (
