@@ -83,6 +83,8 @@ def load_torch_file(path: Path | str, map_location: Any = "cpu", mmap: bool = Fa
             mmap = mmap and zipfile.is_zipfile(path)
             return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
         except pickle.UnpicklingError as error:
+            if "Unsupported operand" in str(error):  # of the unpickler: the first byte that is no pickle's
+                raise UserError(f"{path} is truncated or is not a checkpoint; copy or download it again.") from None
             raise _unsafe(path, error) from None
         except Exception as error:
             # Torch's parsers of damaged files raise almost anything: struct.error, KeyError, RuntimeError, ...

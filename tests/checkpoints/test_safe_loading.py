@@ -99,6 +99,13 @@ def test_truncated_files_are_refused(tmp_path, zip_format, kept):
         load_torch_file(tmp_path / "c.pth")
 
 
+@pytest.mark.parametrize("content", [b"\x1f\x8b\x08\x00", b'{"labels": 1}', b"\x89PNG\r\n", b"hello"])
+def test_other_files_are_not_called_unsafe(tmp_path, content):
+    (tmp_path / "ct.nii.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"ct\.nii\.gz is truncated or is not a checkpoint"):
+        load_torch_file(tmp_path / "ct.nii.gz")
+
+
 @pytest.mark.parametrize("load", [load_torch_file, load_pickle_file])
 def test_other_files_and_missing_files_are_refused(tmp_path, load):
     (tmp_path / "notes.txt").write_text("This is not a checkpoint.")
