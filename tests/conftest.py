@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-# Data loading and tensor threads beyond the two cores that the tests are written for only get in each other's way.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# The tests are written for two cores. More threads than cores, of one process or of several, only wait for each other:
+# small networks train several times slower.
+_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, (os.cpu_count() or 1) // _processes))))
 os.environ.setdefault("nnUNet_n_proc_DA", "0")
 os.environ.setdefault("nnUNet_def_n_proc", "1")
 
