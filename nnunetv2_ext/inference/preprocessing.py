@@ -19,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2_ext.inference.axes import AxisTurn
 from nnunetv2_ext.inference.images import Scan
 from nnunetv2_ext.inference.model import Model
+from nnunetv2_ext.inference.spline_resampling import LeanConfiguration
 from nnunetv2_ext.inference.writers.nifti import affine_of
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -68,6 +69,8 @@ class Preprocessing(Protocol):
 
 class NnunetPreprocessing:
     """nnU-Net's preprocessor (transpose, crop to nonzero, normalise, resample) as the plans configure it.
+
+    Where the plans resample by splines, `spline_resampling` computes the same values in less memory.
 
     Args:
         model: The model whose plans apply.
@@ -193,4 +196,4 @@ class NnunetPreprocessing:
 
 
 def _changed(configuration: ConfigurationManager, changes: dict[str, Any]) -> ConfigurationManager:
-    return ConfigurationManager(deepcopy(configuration.configuration) | changes)
+    return LeanConfiguration(deepcopy(configuration.configuration) | changes)
