@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -36,8 +36,11 @@ _TILE = {"cpu": (20, 4, 16), "cuda": (48, 8, 32)}
 # Classes of a tile that are interpolated together: what fits into the second-level cache.
 _CLASSES_AT_ONCE = 32
 
-# From so many candidates on it pays to compare them with the strongest before they are interpolated.
+# From so many candidates on it pays to compare them with the strongest before they are interpolated further.
 _WORTH_NARROWING = 8
+
+# From so many candidates on it pays to interpolate all classes along the first axis and to pick the candidates then.
+_WORTH_CONTIGUITY = 16
 
 
 def resample_argmax(
@@ -192,7 +195,7 @@ def probabilities_along_axes(
 
     def visit(beam: _Beam) -> None:
         for tile in beam.x_tiles:
-            resampled = beam.interpolate(tile, beam.corners(tile, chosen if has_regions else everything))
+            resampled = beam.along_y_and_z(beam.along_x(tile, chosen if has_regions else everything))
             _refuse_nonfinite(resampled)
             part = resampled.sigmoid() if has_regions else resampled.softmax(0).index_select(0, chosen)
             z, y, x = beam.outputs(tile)
@@ -224,9 +227,9 @@ class _Rule(Protocol):
         """Bool (tiles, classes): what must be interpolated. Integer (tiles,): the label where no candidate wins."""
 
     def narrow(
-        self, corners: Float[Tensor, "some z y x"], classes: Int[Tensor, " some"]
-    ) -> tuple[Float[Tensor, "fewer z y x"], Int[Tensor, " fewer"]]:
-        """Leaves out further candidates of one tile, now that its logits are at hand."""
+        self, values: Float[Tensor, "some z y X"], classes: Int[Tensor, " some"]
+    ) -> tuple[Float[Tensor, "fewer z y X"], Int[Tensor, " fewer"]]:
+        """Leaves out further candidates of one tile, now that its values along one axis are at hand."""
 
     def decide(
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
@@ -252,16 +255,16 @@ class _LargestLogit:
         return possible, first
 
     def narrow(
-        self, corners: Float[Tensor, "some z y x"], classes: Int[Tensor, " some"]
-    ) -> tuple[Float[Tensor, "fewer z y x"], Int[Tensor, " fewer"]]:
+        self, values: Float[Tensor, "some z y X"], classes: Int[Tensor, " some"]
+    ) -> tuple[Float[Tensor, "fewer z y X"], Int[Tensor, " fewer"]]:
         if len(classes) < _WORTH_NARROWING:
-            return corners, classes
-        values = corners.flatten(1)
+            return values, classes
+        flat = values.flatten(1)
         # A class that lies below one other at every corner lies below it everywhere between. Two strong others suffice.
-        strongest = {int(values.mean(1).argmax()), int(values.amin(1).argmax())}
-        kept = torch.stack([(values - values[other]).amax(1) >= 0 for other in strongest]).all(0)
+        strongest = {int(flat.mean(1).argmax()), int(flat.amin(1).argmax())}
+        kept = torch.stack([(flat - flat[other]).amax(1) >= 0 for other in strongest]).all(0)
         index = kept.nonzero().flatten()
-        return corners.index_select(0, index), classes.index_select(0, index)
+        return values.index_select(0, index), classes.index_select(0, index)
 
     def decide(
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
@@ -269,10 +272,9 @@ class _LargestLogit:
         largest = winner = None
         for values, classes in resampled:
             largest_here = values.amax(0)
-            # Zero for the largest, hugely negative for the rest: adding the code leaves that of the first largest.
-            # These vectorise, and are several times faster than torch's search for the position of the largest.
-            below = values.sub_(largest_here).mul_(1e38)
-            winner_here = below.add_(self.codes.index_select(0, classes)).amax(0)
+            # The largest code among the largest logits. These vectorise (in place; `==` does not), and are several
+            # times faster than torch's search for the position of the largest.
+            winner_here = values.eq_(largest_here).mul_(self.codes.index_select(0, classes)).amax(0)
             if largest is None or winner is None:
                 largest, winner = largest_here, winner_here
             else:
@@ -301,9 +303,9 @@ class _LastAboveThreshold:
         return possible.t().cpu().numpy(), self.labels[last_full.cpu().numpy()]
 
     def narrow(
-        self, corners: Float[Tensor, "some z y x"], classes: Int[Tensor, " some"]
-    ) -> tuple[Float[Tensor, "fewer z y x"], Int[Tensor, " fewer"]]:
-        return corners, classes
+        self, values: Float[Tensor, "some z y X"], classes: Int[Tensor, " some"]
+    ) -> tuple[Float[Tensor, "fewer z y X"], Int[Tensor, " fewer"]]:
+        return values, classes
 
     def decide(
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
@@ -327,10 +329,10 @@ def _label_map(
             target = labels[beam.outputs(tile)]
             if possible.any():
                 classes = torch.from_numpy(np.flatnonzero(possible)).to(logits.device)
-                corners, classes = rule.narrow(beam.corners(tile, classes), classes)
+                values, classes = rule.narrow(beam.along_x(tile, classes), classes)
                 resampled = (
-                    (beam.interpolate(tile, some).flatten(1), which)
-                    for some, which in zip(corners.split(classes_at_once), classes.split(classes_at_once), strict=True)
+                    (beam.along_y_and_z(some).flatten(1), which)
+                    for some, which in zip(values.split(classes_at_once), classes.split(classes_at_once), strict=True)
                 )
                 target.copy_(rule.decide(resampled, int(label)).view(target.shape))
             else:
@@ -370,21 +372,28 @@ class _Beam:
             torch.stack([lowest[:, span].amin(1) for span in spans], 1),
         )
 
-    def corners(self, x_tile: _TileOnDevice, classes: Int[Tensor, " some"]) -> Float[Tensor, "some z y x"]:
-        """The logits of a tile before interpolation."""
-        return self.logits[..., x_tile.inputs].index_select(0, classes)
+    def along_x(self, x_tile: _TileOnDevice, classes: Int[Tensor, " some"]) -> Float[Tensor, "some z y X"]:
+        """The logits of a tile, interpolated along x."""
+        if len(classes) < _WORTH_CONTIGUITY or x_tile.is_identity:
+            corners = self.logits[..., x_tile.inputs].index_select(0, classes)
+            return corners if x_tile.is_identity else corners @ x_tile.weights.t()
+        # To pick the short rows of a tile class by class takes longer than to interpolate all of them.
+        rows = self._contiguous.view(-1, self.logits.shape[-1])[:, x_tile.inputs]
+        values = (rows @ x_tile.weights.t()).view(*self.logits.shape[:-1], -1)
+        return values if len(classes) == len(values) else values.index_select(0, classes)
 
-    def interpolate(self, x_tile: _TileOnDevice, corners: Float[Tensor, "some z y x"]) -> Float[Tensor, "some Z Y X"]:
-        """The logits of a tile after interpolation."""
-        values = corners
-        if not x_tile.is_identity:
-            values = values @ x_tile.weights.t()
+    def along_y_and_z(self, values: Float[Tensor, "some z y X"]) -> Float[Tensor, "some Z Y X"]:
+        """The logits of a tile, interpolated along the other axes too."""
         if not self.y_tile.is_identity:
             values = self.y_tile.weights @ values
         if not self.z_tile.is_identity:
             plane = values.shape[2:]
             values = (self.z_tile.weights @ values.flatten(2)).unflatten(2, plane)
         return values
+
+    @cached_property
+    def _contiguous(self) -> Float[Tensor, "classes z y X"]:
+        return self.logits.contiguous()
 
 
 def _for_each_beam(

@@ -209,10 +209,10 @@ def test_the_networks_precision_and_threads_are_left_alone(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_float32_matmul_precision("medium")
     used = set()
-    original = export._Beam.interpolate
+    original = export._Beam.along_y_and_z
     monkeypatch.setattr(
         export._Beam,
-        "interpolate",
+        "along_y_and_z",
         lambda *given: used.add(torch.get_float32_matmul_precision()) or original(*given),
     )
     try:
@@ -233,11 +233,11 @@ def test_the_networks_precision_and_threads_are_left_alone(monkeypatch):
 
 def test_only_possible_classes_are_interpolated(monkeypatch):
     interpolated = []
-    original = export._Beam.interpolate
+    original = export._Beam.along_y_and_z
     monkeypatch.setattr(
         export._Beam,
-        "interpolate",
-        lambda beam, tile, corners: interpolated.append(len(corners)) or original(beam, tile, corners),
+        "along_y_and_z",
+        lambda beam, values: interpolated.append(len(values)) or original(beam, values),
     )
     centres = torch.rand(100, 3, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * 48
     distances = (torch.stack(torch.meshgrid(*[torch.arange(48.0)] * 3, indexing="ij")) - centres).pow(2).sum(1).sqrt()
