@@ -13,12 +13,11 @@ least extra memory is the gradient itself, 304 MB.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 
 import torch
-from _measure import extra_peak_mb, report, seconds
+from _measure import extra_peak_mb, report, run_once, seconds
 from torch import Tensor
 
 from nnunetv2_ext.labels.label_tree import LabelTree
@@ -32,7 +31,10 @@ def straightforward_loss(tree: LabelTree, logits: Tensor, label_map: Tensor, nam
     for group in tree.sibling_groups:
         of_group = logits[:, [tree.value(name) for name in group]].log_softmax(1)
         log_conditional.update(zip(group, of_group.unbind(1), strict=True))
-    log_p = {name: torch.stack([log_conditional[node] for node in tree.path(name)]).sum(0) for name in tree}
+    log_p: dict[str, Tensor] = {}
+    for name in sorted(tree, key=tree.depth):
+        parent = tree.parent(name)
+        log_p[name] = log_conditional[name] if parent is None else log_p[parent] + log_conditional[name]
     annotated = set(names)
     labels = label_map[:, 0]
     cross_entropy = logits.new_zeros(())
@@ -40,12 +42,12 @@ def straightforward_loss(tree: LabelTree, logits: Tensor, label_map: Tensor, nam
         voxels = labels == value
         if voxels.any():
             possible = possible_leaves(tree, name, annotated)
-            likelihood = torch.stack([log_p[leaf] for leaf in possible]).logsumexp(0)
-            cross_entropy = cross_entropy - likelihood[voxels].sum()
+            likelihood = torch.stack([log_p[leaf][voxels] for leaf in possible]).logsumexp(0)
+            cross_entropy = cross_entropy - likelihood.sum()
     dice = []
     for name in sorted(determined_nodes(tree, annotated) - {"background"}):
-        below = [name, *tree.descendants(name)]
-        reference = torch.isin(labels, torch.tensor([tree.value(node) for node in below if node in annotated]))
+        below = {name, *tree.descendants(name)} & annotated
+        reference = torch.tensor([node in below for node in tree.names], device=labels.device)[labels]
         probability = log_p[name].exp()
         overlap = (probability * reference).sum()
         dice.append((2 * overlap + 1) / (probability.sum() + reference.sum() + 1))
@@ -89,14 +91,14 @@ def main() -> None:
 
     if arguments.peak_of:
         # A process of its own, because memory that was freed stays with the process and hides the next peak.
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        {"ours": ours, "peer": peer}[arguments.peak_of]()
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6)
+        print(run_once({"ours": ours, "peer": peer}[arguments.peak_of]).extra_peak_mb)
         return
 
     with torch.no_grad():
         both = [loss(logits, label_map, annotated), straightforward_loss(tree, logits, label_map, names)]
-    difference = (ours() - peer()).abs().max() / peer().abs().max()
+    expected = peer()
+    difference = (ours() - expected).abs().max() / expected.abs().max()
+    del expected
     times = seconds({"ours": ours, "peer": peer}, arguments.repeats, arguments.device)
     if arguments.device == "cpu":
         ours_mb, peer_mb = _peak_in_own_process("ours"), _peak_in_own_process("peer")
