@@ -21,7 +21,8 @@ from nnunetv2_ext.inference.images import Scan
 from nnunetv2_ext.inference.label_rules import Decisions, LabelRule, Winners
 from nnunetv2_ext.inference.preprocessing import Prepared
 from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, Segmenter
-from nnunetv2_ext.inference.sliding_window import StreamingSlidingWindow, WindowPlan
+from nnunetv2_ext.inference.sliding_window import StreamingSlidingWindow, WindowPlan, pad_to_plan
+from nnunetv2_ext.inference.window_sweep import sweep
 from nnunetv2_ext.inference.writers.nifti import affine_of
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -155,6 +156,28 @@ class BundleWindows(StreamingSlidingWindow):
             axis,
         )
 
+    @torch.inference_mode()
+    def winners(
+        self, image: Float[Tensor, "channels z y x"], progress: Progress | None = None
+    ) -> Integer[Tensor, "z y x"]:
+        """The channel with the largest logit, on the CPU, in much less memory than `slabs` takes.
+
+        Sums are not divided by the weights of the windows, which are the same for all channels.
+        """
+        plan = self.plan(image.shape[1:])
+        padded = pad_to_plan(image, plan)
+        winner = torch.empty(plan.padded_shape, dtype=torch.int16)
+
+        def predict(position: tuple[int, int, int]) -> Tensor:
+            logits = self._logits_of(self._load(padded, [position], plan))[0]
+            if progress:
+                progress(1)
+            return logits
+
+        for box in sweep(predict, plan, self.window_weights()):
+            winner[box.where] = box.sums.argmax(0).to("cpu", winner.dtype)
+        return winner[plan.inside]
+
     def _starts(self, extent: int, size: int) -> list[int]:
         step = size if size == extent else max(1, int(size * (1 - self._profile.overlap)))
         count = math.ceil((extent - size) / step) + 1
@@ -193,10 +216,12 @@ class BundleSegmenter(Segmenter):
         super().__init__(model, rule, *arguments, **options)
         self._profile = profile
         self._preprocessing = preprocessing
-        self.windows = BundleWindows(profile, self.windows)
+        self.windows: BundleWindows = BundleWindows(profile, self.windows)
 
     def _decide(self, prepared: Prepared, progress: Progress | None, visit_logits: LogitsVisitor | None) -> Decisions:
         if self._profile.inversion == "nearest_labels":
+            if visit_logits is None:
+                return Winners(self.windows.num_classes, self.windows.winners(prepared.data, progress).numpy())
             return super()._decide(prepared, progress, visit_logits)
         z, y, x = prepared.placement["inside"]
         logits = self.windows.logits(prepared.data, None, progress)[:, z, y, x]

@@ -155,8 +155,8 @@ class StreamingSlidingWindow:
             progress: Called with the number of windows that were just dealt with.
         """
         plan = self.plan(image.shape[1:])
-        padded = _pad(image, plan)
-        padded_content = None if content is None else _pad(content[None], plan)[0]
+        padded = pad_to_plan(image, plan)
+        padded_content = None if content is None else pad_to_plan(content[None], plan)[0]
         ring = _Ring(plan, self.num_classes, self.window_weights(), self.fill)
         starts = plan.starts[plan.axis]
         for number, start in enumerate(starts):
@@ -223,14 +223,15 @@ class StreamingSlidingWindow:
 
     @torch.inference_mode()
     def _predict(self, windows: Tensor, positions: list[tuple[int, int, int]], ring: _Ring) -> None:
+        for window, position in zip(self._logits_of(windows), positions, strict=True):
+            ring.add(window, position)
+
+    def _logits_of(self, windows: Tensor) -> Float[Tensor, "batch classes z y x"]:
         # As nnU-Net: half precision on CUDA only, where the hardware is made for it.
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
             logits = self.network(windows)
         logits = logits.to(self.accumulate_on).float()
-        if len(self.patch_size) == 2:
-            logits = logits.unsqueeze(2)
-        for window, position in zip(logits, positions, strict=True):
-            ring.add(window, position)
+        return logits.unsqueeze(2) if len(self.patch_size) == 2 else logits
 
 
 class _Ring:
@@ -291,7 +292,7 @@ class _Ring:
             start += length
 
 
-def _pad(volume: Tensor, plan: WindowPlan) -> Tensor:
+def pad_to_plan(volume: Tensor, plan: WindowPlan) -> Tensor:
     """Pads with zeros, as nnU-Net; the volume itself where nothing is missing."""
     if tuple(volume.shape[1:]) == plan.padded_shape:
         return volume
