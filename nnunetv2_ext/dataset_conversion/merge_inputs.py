@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
 from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels, Source
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
@@ -80,6 +81,11 @@ def read_input_dataset(argument: str) -> InputDataset:
     if not (folder / "dataset.json").is_file():
         folder = nnunet_folder("nnUNet_raw") / dataset_name(dataset, "nnUNet_raw")
     dataset_json = read_json(folder / "dataset.json", refuse_repeated_names=True)
+    if LABEL_TREE in dataset_json:
+        raise UserError(
+            f"Expected datasets of plain classes or regions, but {folder} has a label tree, which merging cannot keep; "
+            f"join such datasets by one {LABEL_TREE!r} and one source each in {SECTION!r} (docs/label_trees.md)."
+        )
     missing = [key for key in ("labels", "channel_names", "file_ending") if key not in dataset_json]
     if missing:
         raise UserError(f"Expected {', '.join(missing)} in {folder / 'dataset.json'}, but found no such entry; add it.")

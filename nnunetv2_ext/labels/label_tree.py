@@ -200,8 +200,8 @@ class LabelTree:
         labels = dataset_json.get("labels")
         if not isinstance(nested, Mapping) or not nested:
             raise UserError(
-                f"Expected a dataset.json with a {SECTION!r} section, but found none; convert or merge the dataset "
-                "with a label tree, or use a trainer for plain datasets."
+                f"Expected a dataset.json with a {SECTION!r} section, but found none; add one (docs/label_trees.md), "
+                "convert a SALT folder, or use a trainer for plain datasets."
             )
         if not isinstance(labels, Mapping):
             raise UserError("Expected 'labels' in the dataset.json, but found none.")

@@ -326,6 +326,10 @@ REFUSED = {
         r"every name once in an object of .*dataset.json, but spleen is there more often",
     ),
     "image type": (lambda a, b: _change_json(b, file_ending=".png"), "Expected images of type"),
+    "label tree": (
+        lambda a, b: _change_json(b, label_tree={"background": {}, "body": {"spleen": {}, "rest": {}}}),
+        "has a label tree, which merging cannot keep",
+    ),
     "disagreeing collection": (
         lambda a, b: _change_json(b, partial_labels={"X": {"classes": ["spleen"], "cases": ["img0000"]}}),
         "to be a list of at least two integers",
