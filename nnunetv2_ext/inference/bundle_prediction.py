@@ -1,7 +1,7 @@
 """Predicts as a MONAI bundle does: its transforms, its windows, its way back to the image.
 
 Transforms and window weights are MONAI's own (extra ``monai``). Windows run through the streaming accumulation of this
-package, so that memory does not grow with the scan, which MONAI's own inferer cannot offer.
+package, which holds what neighbouring windows share instead of the logits of the whole scan.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Integer, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.segmentation_heads import SelectableHeads
 from nnunetv2_ext.inference.bundle_profile import BundleProfile
 from nnunetv2_ext.inference.images import Scan
 from nnunetv2_ext.inference.label_rules import Decisions, LabelRule, Winners
+from nnunetv2_ext.inference.model import WindowNetwork
 from nnunetv2_ext.inference.preprocessing import Prepared
 from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, Segmenter
 from nnunetv2_ext.inference.sliding_window import StreamingSlidingWindow, WindowPlan, pad_to_plan
@@ -162,20 +164,27 @@ class BundleWindows(StreamingSlidingWindow):
     ) -> Integer[Tensor, "z y x"]:
         """The channel with the largest logit, on the CPU, in much less memory than `slabs` takes.
 
-        Sums are not divided by the weights of the windows, which are the same for all channels.
+        Where the last layer is a 1x1x1 convolution from fewer channels than there are classes, these channels are added
+        up and the layer comes after: it is linear, so that the order makes no difference but for rounding. Sums are not
+        divided by the weights of the windows, which are the same for all classes.
         """
         plan = self.plan(image.shape[1:])
         padded = pad_to_plan(image, plan)
         winner = torch.empty(plan.padded_shape, dtype=torch.int16)
+        linear = LinearHead.of(self.network, self.accumulate_on)
+        network = self.network if linear is None else linear.backbone
 
         def predict(position: tuple[int, int, int]) -> Tensor:
-            logits = self._logits_of(self._load(padded, [position], plan))[0]
+            outputs = self._run(network, self._load(padded, [position], plan))[0]
             if progress:
                 progress(1)
-            return logits
+            return outputs
 
         for box in sweep(predict, plan, self.window_weights()):
-            winner[box.where] = box.sums.argmax(0).to("cpu", winner.dtype)
+            for target, sums in zip(winner[box.where], box.sums.unbind(1), strict=True):
+                logits = sums if linear is None else linear.logits(sums)
+                target.copy_(logits.argmax(0))
+            del box, sums, logits  # before the next window is made
         return winner[plan.inside]
 
     def _starts(self, extent: int, size: int) -> list[int]:
@@ -191,6 +200,44 @@ class BundleWindows(StreamingSlidingWindow):
             self._profile.window_size, mode=self._profile.blend, sigma_scale=0.125, device=self.accumulate_on
         )
         return weights.float()
+
+
+class LinearHead:
+    """The last layer of a network, a 1x1x1 convolution, apart from everything before it.
+
+    Args:
+        network: Gives feature maps apart from the heads.
+        device: Where features are added up.
+    """
+
+    def __init__(self, network: SelectableHeads, device: torch.device) -> None:
+        self._network = network
+        layer = network.decoder.seg_layers[-1]
+        bias = layer.weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias
+        self._matrix = torch.cat([layer.weight.flatten(1), bias[:, None]], 1).detach().to(device, torch.float32)
+
+    @classmethod
+    def of(cls, network: Any, device: torch.device) -> LinearHead | None:
+        """None where the network has no such layer, or where adding up its inputs would take more memory."""
+        if isinstance(network, WindowNetwork):
+            if len(network.networks) > 1 or len(network.flips) > 1:
+                return None
+            network = network.networks[0]
+        # Hooks, such as a label tree's, change what the last layer gives.
+        if not isinstance(network, SelectableHeads) or network._forward_hooks:
+            return None
+        layer = network.decoder.seg_layers[-1]
+        is_linear = isinstance(layer, nn.Conv3d) and set(layer.kernel_size) == {1} and set(layer.stride) == {1}
+        return cls(network, device) if is_linear and layer.in_channels + 1 < layer.out_channels else None
+
+    def backbone(self, windows: Float[Tensor, "batch channels z y x"]) -> Float[Tensor, "batch features z y x"]:
+        """Inputs of the last layer, and a channel of ones, whose sum the bias is multiplied by."""
+        features = self._network.forward_features(windows)[-1]
+        return torch.cat([features, torch.ones_like(features[:, :1])], 1)
+
+    def logits(self, sums: Float[Tensor, features * axes]) -> Float[Tensor, classes * axes]:
+        """What the last layer makes of sums of what `backbone` gave."""
+        return (self._matrix @ sums.flatten(1)).unflatten(1, sums.shape[1:])
 
 
 class BundleSegmenter(Segmenter):

@@ -223,15 +223,15 @@ class StreamingSlidingWindow:
 
     @torch.inference_mode()
     def _predict(self, windows: Tensor, positions: list[tuple[int, int, int]], ring: _Ring) -> None:
-        for window, position in zip(self._logits_of(windows), positions, strict=True):
+        for window, position in zip(self._run(self.network, windows), positions, strict=True):
             ring.add(window, position)
 
-    def _logits_of(self, windows: Tensor) -> Float[Tensor, "batch classes z y x"]:
+    def _run(self, network: Callable[[Tensor], Tensor], windows: Tensor) -> Float[Tensor, "batch outputs z y x"]:
         # As nnU-Net: half precision on CUDA only, where the hardware is made for it.
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
-            logits = self.network(windows)
-        logits = logits.to(self.accumulate_on).float()
-        return logits.unsqueeze(2) if len(self.patch_size) == 2 else logits
+            outputs = network(windows)
+        outputs = outputs.to(self.accumulate_on).float()
+        return outputs.unsqueeze(2) if len(self.patch_size) == 2 else outputs
 
 
 class _Ring:

@@ -74,6 +74,8 @@ def sweep(
                     shared_planes[row, column] = kept
                 z, y, x = _back([slice(step.start, step.finished) for step in steps], order)
                 yield FinishedBox((z, y, x), sums.permute(0, *(1 + axis for axis in _back(range(3), order))))
+                # A window is to be gone before the network, which takes memory too, makes the next one.
+                del sums, kept
 
 
 def _predict_block(
@@ -98,6 +100,7 @@ def _predict_block(
         ]
         plane, row, column = inside
         block[:, plane, row, column] += window
+        del window
     assert block is not None
     return block
 

@@ -16,13 +16,13 @@ from nnunetv2_ext.inference.bundle_profile import read_profile
 from nnunetv2_ext.utilities.errors import UserError
 
 # The published networks with fewer channels.
-SEGRESNET = {"in_channels": 1, "out_channels": 5, "init_filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)}
+SEGRESNET = {"in_channels": 1, "init_filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)}
 UNET = {"in_channels": 1, "out_channels": 2, "channels": (4, 8), "strides": (2,), "num_res_units": 2, "norm": "batch"}
 
 
 @pytest.fixture
 def ct_on_disk(tmp_path, make_ct):
-    """A CT whose axes are permuted and flipped against RAS, smaller than the window along one axis."""
+    """A CT whose axes are permuted and flipped against RAS."""
     import SimpleITK as sitk
 
     image = make_ct((34, 40, 26), (1.6, 1.3, 2.2), direction=(0, 1, 0, -1, 0, 0, 0, 0, 1))
@@ -36,8 +36,10 @@ def bundle_network(kind):
     from monai.networks import nets
 
     torch.manual_seed(3)
-    if kind == "segresnet":
-        network = nets.SegResNet(spatial_dims=3, dropout_prob=0.2, **SEGRESNET)
+    if kind != "unet":
+        # With more classes than channels before them, these channels are added up instead of the logits.
+        outputs = {"segresnet": 12, "segresnet of few classes": 5}[kind]
+        network = nets.SegResNet(spatial_dims=3, dropout_prob=0.2, out_channels=outputs, **SEGRESNET)
     else:
         network = nets.UNet(spatial_dims=3, **UNET)
     return network.eval()
@@ -61,10 +63,11 @@ def bundle_inference(kind, network, path, pixdim, window):
         Spacingd,
     )
 
+    is_segresnet = kind != "unet"
     intensity = {
-        "segresnet": [NormalizeIntensityd("image", nonzero=True), ScaleIntensityd("image", minv=-1.0, maxv=1.0)],
-        "unet": [ScaleIntensityRanged("image", -57, 164, 0, 1, clip=True)],
-    }[kind]
+        True: [NormalizeIntensityd("image", nonzero=True), ScaleIntensityd("image", minv=-1.0, maxv=1.0)],
+        False: [ScaleIntensityRanged("image", -57, 164, 0, 1, clip=True)],
+    }[is_segresnet]
     before = Compose(
         [
             LoadImaged("image"),
@@ -75,15 +78,11 @@ def bundle_inference(kind, network, path, pixdim, window):
             *intensity,
         ]
     )
-    options = (
-        {"overlap": 0.25, "mode": "gaussian", "padding_mode": "replicate"} if kind == "segresnet" else {"overlap": 0.5}
-    )
+    options = {"overlap": 0.25, "mode": "gaussian", "padding_mode": "replicate"} if is_segresnet else {"overlap": 0.5}
     inferer = SlidingWindowInferer(window, sw_batch_size=1, **options)
-    to_image = Invertd("pred", before, "image", nearest_interp=kind == "segresnet", to_tensor=True)
+    to_image = Invertd("pred", before, "image", nearest_interp=is_segresnet, to_tensor=True)
     decide = AsDiscreted("pred", argmax=True)
-    after = Compose(
-        [Activationsd("pred", softmax=True), *([decide, to_image] if kind == "segresnet" else [to_image, decide])]
-    )
+    after = Compose([Activationsd("pred", softmax=True), *([decide, to_image] if is_segresnet else [to_image, decide])])
     data = before({"image": str(path)})
     with torch.no_grad():
         data["pred"] = inferer(data["image"][None], network)[0]
@@ -94,24 +93,24 @@ def import_bundle(kind, network, tmp_path, window):
     torch.save({"model": network.state_dict()}, tmp_path / "model.pt")
     checkpoint = read_checkpoint(
         tmp_path / "model.pt",
-        plans=load_template("wholebody_ct_segresnet_1p5mm" if kind == "segresnet" else "spleen_ct_unet"),
+        plans=load_template("spleen_ct_unet" if kind == "unet" else "wholebody_ct_segresnet_1p5mm"),
     )
     assert checkpoint.inference_allowed_mirroring_axes is None
     checkpoint.preprocessing_profile["window_size"] = list(window)
     return write_model_folder(checkpoint, tmp_path / "results", "Dataset901_Bundle", plans_name="bundle")
 
 
-@pytest.mark.parametrize("kind", ["segresnet", "unet"])
+@pytest.mark.parametrize("kind", ["segresnet", "segresnet of few classes", "unet"])
 def test_equals_the_bundles_own_pipeline(kind, tmp_path, ct_on_disk):
     network = bundle_network(kind)
-    window = (32, 32, 32)
-    folder = import_bundle(kind, network, tmp_path, window)
+    window = (16, 24, 48)  # x, y, z; several windows along the first, padding along the last
+    folder = import_bundle(kind, network, tmp_path, window[::-1])
     import SimpleITK as sitk
 
     found = sitk.GetArrayFromImage(Predictor.from_model_folder(folder, device="cpu").predict(ct_on_disk))
-    expected = bundle_inference(kind, network, ct_on_disk, (1.5, 1.5, 1.5 if kind == "segresnet" else 2.0), window)
+    expected = bundle_inference(kind, network, ct_on_disk, (1.5, 1.5, 2.0 if kind == "unet" else 1.5), window)
     assert len(np.unique(expected)) > 1
-    assert (found == expected).mean() >= 0.999
+    assert np.count_nonzero(found != expected) == 0
 
 
 @pytest.mark.slow
@@ -138,7 +137,8 @@ def test_equals_the_bundles_own_pipeline_on_a_real_ct(kind, tmp_path, real_ct_fo
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(written)))
     expected = bundle_inference(kind, network, ct, pixdim, (96, 96, 96))
     assert len(np.unique(expected)) > 1
-    assert (found == expected).mean() >= 0.999
+    # Sums of windows are rounded in another order than MONAI's, which decides where two logits tie in float32.
+    assert np.count_nonzero(found != expected) <= 10, f"of {found.size} voxels"
 
 
 def test_a_damaged_profile_is_refused(tmp_path):
