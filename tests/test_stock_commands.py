@@ -7,9 +7,6 @@ is that every step accepts what the step before it wrote.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -32,30 +29,15 @@ def run_here(command: str, *arguments: str) -> None:
     assert point.load()(list(arguments)) == 0, f"{command} {' '.join(arguments)}"
 
 
-def run(*command: str, **variables: str) -> str:
-    """Runs an installed command; fails with its output when it fails."""
-    environment = {key: value for key, value in os.environ.items() if key != "nnUNet_extTrainer"}
-    program, *arguments = command
-    result = subprocess.run(
-        [str(Path(sys.executable).with_name(program)), *arguments],
-        env={**environment, "nnUNet_n_proc_DA": "1", **variables},
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
-    return result.stdout
-
-
 @pytest.mark.slow
-def test_plan_train_and_predict_with_stock_commands(real_dataset, nnunet_folders):
-    run("nnUNetv2_plan_and_preprocess", "-d", "61", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
-    run(
+def test_plan_train_and_predict_with_stock_commands(real_dataset, nnunet_folders, run_installed):
+    run_installed("nnUNetv2_plan_and_preprocess", "-d", "61", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
+    run_installed(
         "nnUNetv2_train", "61", "3d_fullres", "0", "-tr", "STUNetTrainer_small", "-device", "cpu",
         nnUNetv2_ext_settings=json.dumps(SHORT),
     )  # fmt: skip
     output = nnunet_folders / "prediction"
-    run(
+    run_installed(
         "nnUNetv2_predict", "-i", str(real_dataset / "imagesTr"), "-o", str(output), "-d", "61", "-c", "3d_fullres",
         "-tr", "STUNetTrainer_small", "-f", "0", "-device", "cpu", "--disable_tta", "-npp", "1", "-nps", "1",
     )  # fmt: skip
@@ -88,19 +70,19 @@ def _labels_of(raw: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_import_and_fine_tune_a_published_checkpoint(real_dataset, nnunet_folders, published_names):
+def test_import_and_fine_tune_a_published_checkpoint(real_dataset, nnunet_folders, published_names, run_installed):
     checkpoint = nnunet_folders / "small_ep4k.model"
     write_published_checkpoint(checkpoint, published_names)
-    printed = run("nnUNetv2_ext_import_weights", str(checkpoint), "-d", "Dataset101_TotalSegmentator")
+    printed = run_installed("nnUNetv2_ext_import_weights", str(checkpoint), "-d", "Dataset101_TotalSegmentator")
     assert "nnUNetv2_predict" in printed
     model = nnunet_folders / "nnUNet_results" / "Dataset101_TotalSegmentator"
     assert next(model.glob("STUNetTrainer_small__*__3d_fullres/fold_0/checkpoint_final.pth")).is_file()
 
-    run(
+    run_installed(
         "nnUNetv2_ext_plan", "-d", "61", "-t", "stunet_totalsegmentator", "--name", "small_windows",
         "--spacing", "3", "3", "3", "--patch_size", "32", "64", "64", "-np", "1",
     )  # fmt: skip
-    run(
+    run_installed(
         "nnUNetv2_ext_finetune", "61", "3d_fullres", "0", "-pretrained_weights", str(checkpoint), "-device", "cpu",
         "-p", "small_windows",
         "--num_epochs", "1", "--iterations_per_epoch", "1", "--val_iterations_per_epoch", "1", "--num_workers", "0",
@@ -172,7 +154,7 @@ def real_tree_dataset(real_dataset):
 
 
 @pytest.mark.slow
-def test_a_label_tree_over_a_real_ct(real_tree_dataset, nnunet_folders):
+def test_a_label_tree_over_a_real_ct(real_tree_dataset, nnunet_folders, run_installed):
     """Trains with stock commands, predicts leaves, two levels and chosen nodes, and scores inner nodes."""
     content = json.loads((real_tree_dataset / "dataset.json").read_text())
     values, paths = content["labels"], paths_of(content["label_tree"])
@@ -181,9 +163,9 @@ def test_a_label_tree_over_a_real_ct(real_tree_dataset, nnunet_folders):
         "nnUNetv2_ext_plan", "-d", "61", "-t", "stunet_totalsegmentator", "--name", "small_windows",
         "--spacing", "5", "5", "5", "--patch_size", "16", "48", "48", "--batch_size", "2", "-np", "1",
     )  # fmt: skip
-    run("nnUNetv2_preprocess", "-d", "61", "-plans_name", "small_windows", "-c", "3d_fullres", "-np", "1")
+    run_installed("nnUNetv2_preprocess", "-d", "61", "-plans_name", "small_windows", "-c", "3d_fullres", "-np", "1")
     trainer = "LabelTreeTrainer_stunet_small"
-    run(
+    run_installed(
         "nnUNetv2_train", "61", "3d_fullres", "0", "-tr", trainer, "-p", "small_windows", "-device", "cpu",
         nnUNetv2_ext_settings=json.dumps(SHORT | {"num_iterations_per_epoch": 6}),
     )  # fmt: skip
@@ -275,7 +257,7 @@ def salt_folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_documented_commands_of_a_salt_folder(salt_folder, nnunet_folders, code_in):
+def test_the_documented_commands_of_a_salt_folder(salt_folder, nnunet_folders, code_in, run_installed):
     commands = [
         line for block in code_in("label_trees.md", "bash") for line in block.splitlines() if "info tree" not in line
     ]
@@ -292,7 +274,7 @@ def test_the_documented_commands_of_a_salt_folder(salt_folder, nnunet_folders, c
         if words[0].startswith("nnUNetv2_ext_"):
             run_here(*words)
         else:
-            run(*words, nnUNetv2_ext_settings=json.dumps(SHORT))
+            run_installed(*words, nnUNetv2_ext_settings=json.dumps(SHORT))
     (written,) = output.glob("*.nii.gz")
     tree = json.loads((nnunet_folders / "nnUNet_raw" / "Dataset300_Salt" / "dataset.json").read_text())["labels"]
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(written)))
