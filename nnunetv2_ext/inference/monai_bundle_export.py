@@ -2,7 +2,8 @@
 
 The network is a TorchScript file in the bundle's order of axes (x, y, z): running it needs MONAI and torch, not this
 package. The bundle's transforms come close to nnU-Net's preprocessing without equalling it: they normalise after
-resampling instead of before, and bring the label map to the image's grid by nearest neighbour.
+resampling instead of before, and bring the label map to the image's grid by nearest neighbour. A model that was
+imported from a MONAI bundle becomes a bundle again that does what the first one did.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from nnunetv2_ext.inference.network_export import (
     load_traced,
     read_single_fold,
     trace,
+    window_shape,
 )
+from nnunetv2_ext.inference.preprocessing import orientation_of
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
 from nnunetv2_ext.utilities.files import refuse_existing, write_json
@@ -69,7 +72,10 @@ def export_monai_bundle(
         trace(InMonaisOrder(model.networks[0]), window.permute(0, 1, 4, 3, 2), new / "models" / "model.ts")
         traced = load_traced(new / "models" / "model.ts")
         check_agreement(
-            lambda image: traced(image.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2), model.networks[0], window, target
+            lambda image: traced(image.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2),
+            model.networks[0],
+            example_window(model, seed=1),
+            target,
         )
         write_json(_metadata(model), new / "configs" / "metadata.json")
         write_json(_inference(model), new / "configs" / "inference.json")
@@ -120,14 +126,17 @@ def _preprocessing(model: Model, profile: BundleProfile | None) -> list[dict[str
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
     ]
     spacing = [float(value) for value in model.configuration.spacing]
+    orientation = orientation_of(model) if profile is None else profile.orientation
+    if orientation is not None:
+        transforms.append({"_target_": "Orientationd", "keys": "image", "axcodes": orientation})
     if profile is not None:
-        transforms.append({"_target_": "Orientationd", "keys": "image", "axcodes": profile.orientation})
         spacing = list(profile.spacing)
     transforms.append({"_target_": "Spacingd", "keys": "image", "pixdim": spacing[::-1], "mode": "bilinear"})
     if profile is not None:
         return transforms + [_intensity(rule) for rule in profile.intensity]
     if _schemes(model) == ["ZScoreNormalization"]:
-        return [*transforms, {"_target_": "NormalizeIntensityd", "keys": "image"}]
+        inside = bool(model.configuration.use_mask_for_norm[0])
+        return [*transforms, {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": inside}]
     statistics = model.plans.foreground_intensity_properties_per_channel["0"]
     low, high = float(statistics["percentile_00_5"]), float(statistics["percentile_99_5"])
     mean, deviation = float(statistics["mean"]), max(float(statistics["std"]), 1e-8)
@@ -154,9 +163,25 @@ def _clip_and_scale(low: float, high: float, new_low: float, new_high: float) ->
     }
 
 
+def _back_to_the_image(profile: BundleProfile | None) -> list[dict[str, Any]]:
+    """The decision, and the way to the image's grid; where a profile says so, probabilities go there first."""
+    of_labels = profile is None or profile.inversion == "nearest_labels"
+    decide = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
+    invert = {
+        "_target_": "Invertd",
+        "keys": "pred",
+        "transform": "@preprocessing",
+        "orig_keys": "image",
+        "nearest_interp": of_labels,
+        "to_tensor": True,
+    }
+    if of_labels:
+        return [decide, invert]
+    return [{"_target_": "Activationsd", "keys": "pred", "softmax": True}, invert, decide]
+
+
 def _inference(model: Model) -> dict[str, Any]:
     profile = read_profile(model.folder)
-    size = list(profile.window_size if profile else model.configuration.patch_size)[::-1]
     return {
         "imports": ["$import functools", "$import glob", "$import numpy", "$import torch"],
         "bundle_root": ".",
@@ -174,7 +199,7 @@ def _inference(model: Model) -> dict[str, Any]:
         },
         "inferer": {
             "_target_": "SlidingWindowInferer",
-            "roi_size": size,
+            "roi_size": list(window_shape(model)[:0:-1]),
             "sw_batch_size": 1,
             "overlap": profile.overlap if profile else 0.5,
             "mode": profile.blend if profile else "gaussian",
@@ -183,15 +208,7 @@ def _inference(model: Model) -> dict[str, Any]:
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-                {
-                    "_target_": "Invertd",
-                    "keys": "pred",
-                    "transform": "@preprocessing",
-                    "orig_keys": "image",
-                    "nearest_interp": True,
-                    "to_tensor": True,
-                },
+                *_back_to_the_image(profile),
                 {
                     "_target_": "SaveImaged",
                     "keys": "pred",
@@ -224,7 +241,7 @@ def _metadata(model: Model) -> dict[str, Any]:
 
     description = describe_model(model)
     names = list(model.class_names)
-    size = list(model.configuration.patch_size)[::-1]
+    size = list(window_shape(model)[:0:-1])
     tensor = {"type": "image", "spatial_shape": size, "dtype": "float32", "is_patch_data": True}
     return {
         "schema": _SCHEMA,

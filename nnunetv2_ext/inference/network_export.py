@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import nnunetv2_ext
+from nnunetv2_ext.architectures.label_tree_network import INNER_VALUE
 from nnunetv2_ext.checkpoints.model_folder import PROVENANCE_NAME
+from nnunetv2_ext.inference.bundle_profile import read_profile
 from nnunetv2_ext.inference.model import Model, read_model
+from nnunetv2_ext.inference.preprocessing import orientation_of
 from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
+from nnunetv2_ext.labels.label_tree import LabelTree
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
 from nnunetv2_ext.utilities.files import atomic_path, read_json, refuse_existing, write_json
@@ -45,7 +50,7 @@ def export_network(
     """Writes the network as one file, and ``<file>.metadata.json`` beside it.
 
     The network takes one window ``(1, channels, *patch)``, normalised and resampled as the metadata say, axes
-    (z, y, x), and gives logits ``(1, classes, *patch)``.
+    (z, y, x), and gives logits ``(1, classes, *patch)``; with a label tree, log-probabilities of its leaves.
 
     Args:
         model_folder: As nnU-Net and this package write them.
@@ -70,7 +75,7 @@ def export_network(
     window = example_window(model)
     with atomic_path(target) as temporary:
         run = _WRITERS[file_format](Plain(model.networks[0]), window, temporary)
-        difference = check_agreement(run, model.networks[0], window, target)
+        difference = check_agreement(run, model.networks[0], example_window(model, seed=1), target)
     write_json({**describe_model(model), "format": file_format}, target.with_name(target.name + ".metadata.json"))
     logger.info("%s agrees with the network to %.1e.", target, difference)
     return target
@@ -89,13 +94,18 @@ def read_single_fold(model_folder: Path | str, fold: str | int | None, checkpoin
     return model
 
 
-def example_window(model: Model) -> Tensor:
-    """Random numbers of the shape that the network takes."""
+def window_shape(model: Model) -> tuple[int, ...]:
+    """Shape (channels, z, y, x), or (channels, y, x), of the windows that the model is run with."""
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
+    profile = read_profile(model.folder)
     channels = determine_num_input_channels(model.plans, model.configuration, model.dataset_json)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn((1, channels, *model.configuration.patch_size), generator=generator)
+    return channels, *(profile.window_size if profile else model.configuration.patch_size)
+
+
+def example_window(model: Model, seed: int = 0) -> Tensor:
+    """Random numbers of the shape that the network takes."""
+    return torch.randn((1, *window_shape(model)), generator=torch.Generator().manual_seed(seed))
 
 
 class Plain(nn.Module):
@@ -135,7 +145,7 @@ def load_traced(file: Path) -> Any:
 
 
 def check_agreement(run: Callable[[Tensor], Tensor], network: nn.Module, window: Tensor, target: Path) -> float:
-    """Largest difference between an exported network and the original one on a random window.
+    """Largest difference between an exported network and the original one on a window that it was not traced with.
 
     Raises:
         UserError: It is larger than `TOLERANCE`.
@@ -152,7 +162,6 @@ def check_agreement(run: Callable[[Tensor], Tensor], network: nn.Module, window:
 
 def describe_model(model: Model) -> dict[str, Any]:
     """What somebody who runs the exported network has to know."""
-    configuration = model.configuration
     provenance = model.folder / PROVENANCE_NAME
     description: dict[str, Any] = {
         "name": model.folder.parent.name,
@@ -160,17 +169,14 @@ def describe_model(model: Model) -> dict[str, Any]:
         "labels": model.dataset_json["labels"],
         "channel_names": model.dataset_json.get("channel_names", {}),
         "input": {
-            "shape": [1, model.image_channels, *configuration.patch_size],
+            "shape": [1, *window_shape(model)],
             "axes": "batch, channel, z, y, x" if not model.is_2d else "batch, channel, y, x",
         },
         "output": {
             "channels": list(model.class_names),
             "activation": "sigmoid" if model.labels.has_regions else "softmax",
         },
-        "spacing_mm": [float(value) for value in configuration.spacing],
-        "transpose_forward": list(model.plans.transpose_forward),
-        "normalization_schemes": list(configuration.normalization_schemes),
-        "foreground_intensity_properties_per_channel": model.plans.foreground_intensity_properties_per_channel,
+        **_describe_preprocessing(model),
         "regions_class_order": model.dataset_json.get("regions_class_order"),
         "checkpoint_sha256": model.sha256(),
         "license": model.dataset_json.get("licence") or model.dataset_json.get("license") or "unknown",
@@ -178,9 +184,32 @@ def describe_model(model: Model) -> dict[str, Any]:
     }
     if LABEL_TREE in model.dataset_json:
         description[LABEL_TREE] = model.dataset_json[LABEL_TREE]
+        description["output"]["leaves"] = list(LabelTree.from_dataset_json(model.dataset_json).leaves())
+        description["output"]["value_of_inner_nodes"] = INNER_VALUE
+    if model.configuration.previous_stage_name:
+        description["input"]["previous_stage"] = model.configuration.previous_stage_name
     if provenance.is_file():
         description["provenance"] = read_json(provenance)
     return description
+
+
+def _describe_preprocessing(model: Model) -> dict[str, Any]:
+    """How an image becomes what the network takes.
+
+    Either nnU-Net's way or that of the MONAI bundle that the model comes from: its plans merely come close then.
+    """
+    profile = read_profile(model.folder)
+    if profile is not None:
+        return {"spacing_mm": list(profile.spacing), "preprocessing_profile": asdict(profile)}
+    configuration = model.configuration
+    return {
+        "orientation": orientation_of(model),
+        "spacing_mm": [float(value) for value in configuration.spacing],
+        "transpose_forward": list(model.plans.transpose_forward),
+        "normalization_schemes": list(configuration.normalization_schemes),
+        "use_mask_for_norm": list(configuration.use_mask_for_norm),
+        "foreground_intensity_properties_per_channel": model.plans.foreground_intensity_properties_per_channel,
+    }
 
 
 def _write_torch_export(module: nn.Module, window: Tensor, file: Path) -> Callable[[Tensor], Tensor]:

@@ -87,9 +87,7 @@ class NnunetPreprocessing:
     def __init__(self, model: Model, *, linear: bool = False, find_content: bool = False) -> None:
         self._model = model
         self._find_content = find_content
-        reader = model.plans.plans["image_reader_writer"]
-        # nnU-Net's readers with this suffix turn images to RAS before anything else; the others leave axes alone.
-        self.orientation = "RAS" if reader.endswith("WithReorient") else None
+        self.orientation = orientation_of(model)
         changes: dict[str, Any] = {}
         if linear:
             separate_z = model.configuration.configuration["resampling_fn_data_kwargs"].get("force_separate_z")
@@ -197,3 +195,9 @@ class NnunetPreprocessing:
 
 def _changed(configuration: ConfigurationManager, changes: dict[str, Any]) -> ConfigurationManager:
     return LeanConfiguration(deepcopy(configuration.configuration) | changes)
+
+
+def orientation_of(model: Model) -> str | None:
+    """What nnU-Net's reader of the plans turns images to, such as ``"RAS"``; None where it leaves axes alone."""
+    reader = model.plans.plans["image_reader_writer"]
+    return "RAS" if reader.endswith("WithReorient") else None

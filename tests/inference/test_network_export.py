@@ -127,9 +127,60 @@ def test_the_exported_bundle_runs(model, tmp_path, make_ct):
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["1"] == "liver"
 
 
-def test_what_a_bundle_cannot_say_is_refused(tmp_path, region_model):
-    from nnunetv2_ext.inference.monai_bundle_export import export_monai_bundle
+@pytest.mark.parametrize("file_format", FILE_FORMATS)
+def test_a_label_tree_is_exported_as_log_probabilities_of_its_leaves(
+    file_format, tree_model, leaf_log_probabilities, tmp_path
+):
+    if file_format == "onnx":
+        pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    file = export_network(tree_model, tmp_path / f"network{FILE_FORMATS[file_format]}", file_format)
+    image = torch.randn(1, 1, 16, 16, 16)
+    found = run_exported(file, file_format, image)
+    metadata = json.loads((tmp_path / f"{file.name}.metadata.json").read_text())
+    channels = metadata["output"]["channels"]
+    assert channels == ["background", "body", "bones", "rib", "hip", "body_other"]
+    assert metadata["output"]["leaves"] == ["background", "rib", "hip", "body_other"]
+    leaves = [channels.index(name) for name in metadata["output"]["leaves"]]
+    expected = leaf_log_probabilities(image)
+    torch.testing.assert_close(found[:, leaves], expected, rtol=0, atol=1e-4)
+    assert metadata["output"]["activation"] == "softmax"
+    torch.testing.assert_close(found.softmax(1)[:, leaves], expected.exp(), rtol=0, atol=1e-4)
+    assert bool((found[:, [1, 2]] == metadata["output"]["value_of_inner_nodes"]).all())
+    assert metadata["label_tree"]["body"]["bones"] == {"rib": {}, "hip": {}}
 
-    with pytest.raises(UserError, match="regions"):
-        export_monai_bundle(region_model, tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
+
+@pytest.mark.parametrize("file_format", ["torch_export", "torchscript"])
+@pytest.mark.parametrize("kind", ["segresnet", "unet"])
+def test_an_imported_bundle_is_described_by_its_own_preprocessing(
+    kind, file_format, tmp_path, bundle_network, import_bundle
+):
+    """Not by that of the plans, which comes close at best."""
+    pytest.importorskip("monai", reason="the extra 'monai' is not installed")
+    network = bundle_network(kind)
+    folder = import_bundle(kind, network, tmp_path, (48, 24, 16))
+    file = export_network(folder, tmp_path / f"network{FILE_FORMATS[file_format]}", file_format)
+    image = torch.randn(1, 1, 48, 24, 16)
+    found = run_exported(file, file_format, image)
+    with torch.no_grad():
+        expected = network(image.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    metadata = json.loads((tmp_path / f"{file.name}.metadata.json").read_text())
+    profile = metadata["preprocessing_profile"]
+    assert profile["orientation"] == "RAS"
+    if kind == "unet":
+        assert metadata["spacing_mm"] == profile["spacing"] == [2.0, 1.5, 1.5]
+        assert profile["intensity"] == [{"name": "clip_and_scale", "from": [-57.0, 164.0], "to": [0.0, 1.0]}]
+    else:
+        assert metadata["spacing_mm"] == profile["spacing"] == [1.5, 1.5, 1.5]
+        assert [rule["name"] for rule in profile["intensity"]] == ["normalize_nonzero", "scale"]
+    assert metadata["input"]["shape"] == [1, 1, 48, 24, 16]
+    claims = {"normalization_schemes", "foreground_intensity_properties_per_channel", "use_mask_for_norm"}
+    assert not claims & set(metadata)
+
+
+def test_the_second_stage_of_a_cascade_says_what_it_reads(tmp_path, make_model_folder):
+    folder = make_model_folder(tmp_path / "model", patch_size=(16, 16, 16), changes={"previous_stage": "3d_lowres"})
+    export_network(folder, tmp_path / "network.ts", "torchscript")
+    metadata = json.loads((tmp_path / "network.ts.metadata.json").read_text())
+    assert metadata["input"]["shape"] == [1, 4, 16, 16, 16]  # the image, and a mask of each of three classes
+    assert metadata["input"]["previous_stage"] == "3d_lowres"
