@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import nnunetv2_ext
-from nnunetv2_ext.architectures.label_tree_network import INNER_VALUE
+from nnunetv2_ext.architectures.label_tree_network import INNER_VALUE, LEAF_FLOOR
 from nnunetv2_ext.checkpoints.model_folder import PROVENANCE_NAME
 from nnunetv2_ext.inference.bundle_profile import read_profile
 from nnunetv2_ext.inference.model import Model, read_model
@@ -185,6 +185,7 @@ def describe_model(model: Model) -> dict[str, Any]:
     if LABEL_TREE in model.dataset_json:
         description[LABEL_TREE] = model.dataset_json[LABEL_TREE]
         description["output"]["leaves"] = list(LabelTree.from_dataset_json(model.dataset_json).leaves())
+        description["output"]["least_value_of_leaves"] = LEAF_FLOOR
         description["output"]["value_of_inner_nodes"] = INNER_VALUE
     if model.configuration.previous_stage_name:
         description["input"]["previous_stage"] = model.configuration.previous_stage_name

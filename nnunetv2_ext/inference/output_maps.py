@@ -125,7 +125,7 @@ def plan_outputs(
     else:
         own = {source: {name: value for value, name in enumerate(names, 1)} for source, names in by_source.items()}
         maps = [output(source, values) for source, values in own.items() if set(values) & set(chosen)]
-    _refuse_equal_paths(kind, maps)
+    refuse_equal_paths(kind, maps)
     return OutputPlan(kind, channels, tuple(maps))
 
 
@@ -151,7 +151,12 @@ def _sources(dataset_json: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return {name: source.classes for name, source in PartialLabels.from_dataset_json(dataset_json).sources.items()}
 
 
-def _refuse_equal_paths(kind: str, maps: Sequence[OutputMap]) -> None:
+def refuse_equal_paths(kind: str, maps: Sequence[OutputMap]) -> None:
+    """Checks that every map has a file of its own.
+
+    Raises:
+        UserError: Two names give the same file name.
+    """
     plan = OutputPlan(kind, None, tuple(maps))
     paths = [str(plan.path_of("case", output, "")) for output in maps]
     for number, path in enumerate(paths):

@@ -22,7 +22,12 @@ from nnunetv2_ext.inference.openvino_backend import OpenVinoNetwork, cache_folde
 from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan, plan_outputs
 from nnunetv2_ext.inference.preprocessing import NnunetPreprocessing, Prepared, Preprocessing
 from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, Segmenter
-from nnunetv2_ext.inference.tree_outputs import has_label_tree, plan_tree_outputs
+from nnunetv2_ext.inference.tree_outputs import (
+    check_tree_choice,
+    has_label_tree,
+    plan_node_masks,
+    plan_tree_outputs,
+)
 from nnunetv2_ext.utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,9 +127,11 @@ class Predictor:
             if outputs != "merged" or self.classes is not None:
                 raise UserError("Expected --level or --nodes without --outputs and --classes, but got both.")
             return plan_tree_outputs(model.dataset_json, level, nodes)
-        if has_label_tree(model.dataset_json) and outputs == "merged" and self.classes is None:
-            return plan_tree_outputs(model.dataset_json)
-        return plan_outputs(
+        if has_label_tree(model.dataset_json):
+            check_tree_choice(model.dataset_json, outputs, self.classes)
+            if outputs == "merged" and self.classes is None:
+                return plan_tree_outputs(model.dataset_json)
+        plan = plan_outputs(
             model.dataset_json,
             model.class_names,
             model.painted_values,
@@ -132,6 +139,9 @@ class Predictor:
             kind=outputs,
             classes=self.classes,
         )
+        if has_label_tree(model.dataset_json) and outputs == "per_class":
+            return plan_node_masks(model.dataset_json, self.classes)
+        return plan
 
     @classmethod
     def from_model_folder(

@@ -1,12 +1,12 @@
-"""Label maps of a model with a label tree: leaves, a level of the tree, or chosen nodes."""
+"""Label maps of a model with a label tree: leaves, a level of the tree, chosen nodes, or one mask per node."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan
-from nnunetv2_ext.labels.label_tree import SECTION, LabelTree
+from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan, refuse_equal_paths
+from nnunetv2_ext.labels.label_tree import BACKGROUND, SECTION, LabelTree
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -29,7 +29,8 @@ def plan_tree_outputs(
         A merged map. In its statistics an inner node holds everything below it.
 
     Raises:
-        UserError: The model has no label tree; both a level and nodes are asked for; a node does not exist.
+        UserError: The model has no label tree; both a level and nodes are asked for; no node is asked for, or one that
+            does not exist.
     """
     if not has_label_tree(dataset_json):
         raise UserError(
@@ -38,6 +39,8 @@ def plan_tree_outputs(
         )
     if level is not None and nodes is not None:
         raise UserError("Expected either --level or --nodes, but got both.")
+    if nodes is not None and not nodes:
+        raise UserError("Expected at least one node for --nodes, but got none.")
     tree = LabelTree.from_dataset_json(dataset_json)
     if nodes is not None:
         table = tree.at_nodes(nodes)
@@ -57,3 +60,36 @@ def plan_tree_outputs(
     # Names of the painted integers, and of the nodes that are made of them.
     names = {value: tree.names[value] for value in sorted(parts)}
     return OutputPlan("merged", None, (OutputMap("", names, paint, parts),))
+
+
+def plan_node_masks(dataset_json: Mapping[str, Any], leaves: Collection[str] | None = None) -> OutputPlan:
+    """One mask per node; that of an inner node is everything below it, as the network decides for leaves only.
+
+    Args:
+        dataset_json: The model's dataset.json, with ``label_tree``.
+        leaves: Only these; all nodes by default.
+    """
+    tree = LabelTree.from_dataset_json(dataset_json)
+    chosen = [name for name in tree if name != BACKGROUND and (leaves is None or name in leaves)]
+    maps = [OutputMap(name, {1: name}, tuple((tree.value(leaf), 1) for leaf in tree.leaves(name))) for name in chosen]
+    refuse_equal_paths("per_class", maps)
+    return OutputPlan("per_class", None, tuple(maps))
+
+
+def check_tree_choice(dataset_json: Mapping[str, Any], outputs: str, classes: Collection[str] | None) -> None:
+    """Checks what is asked of a model with a label tree beside a level and nodes.
+
+    Raises:
+        UserError: Maps per source, or inner nodes as classes: their channels hold no prediction.
+    """
+    if outputs == "per_source":
+        raise UserError(
+            "Expected merged or per_class outputs for a model with a label tree, whose sources share the nodes, but "
+            "got per_source; choose what to write with --nodes."
+        )
+    inner = [name for name in LabelTree.from_dataset_json(dataset_json).inner_nodes if name in (classes or ())]
+    if inner:
+        raise UserError(
+            f"Expected leaves of the label tree for --classes, but {', '.join(inner)} consists of other nodes; write "
+            f"it with --nodes {' '.join(inner)}."
+        )

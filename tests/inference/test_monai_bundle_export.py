@@ -57,7 +57,7 @@ def test_a_label_tree_becomes_a_bundle_of_leaves(tree_model, leaf_log_probabilit
         logits = torch.jit.load(str(bundle / "models" / "model.ts"))(window)
     leaves = [0, 3, 4, 5]
     expected = leaf_log_probabilities(window.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2)
-    torch.testing.assert_close(logits[:, leaves], expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits[:, leaves], expected.clamp_min(-64), rtol=0, atol=1e-4)
     (tmp_path / "images").mkdir()
     sitk.WriteImage(make_ct((20, 18, 17), (1.5, 1.5, 1.5)), str(tmp_path / "images" / "case.nii.gz"))
     found = run_bundle(bundle, tmp_path / "images" / "case.nii.gz", tmp_path / "out")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_ext.inference.statistics import label_statistics
-from nnunetv2_ext.inference.tree_outputs import plan_tree_outputs
+from nnunetv2_ext.inference.tree_outputs import plan_node_masks, plan_tree_outputs
 from nnunetv2_ext.labels.label_tree import LabelTree
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -66,3 +66,39 @@ def test_bad_requests_are_refused():
         plan_tree_outputs(DATASET, nodes=["leg"])
     with pytest.raises(UserError, match="at least 1"):
         plan_tree_outputs(DATASET, level=0)
+    with pytest.raises(UserError, match="at least one node"):
+        plan_tree_outputs(DATASET, nodes=[])
+
+
+def test_a_mask_of_an_inner_node_is_everything_below():
+    """The network decides for leaves, never for inner nodes: a mask of their own channel would be empty."""
+    masks = {output.name: output.table(len(TREE))[LEAVES] for output in plan_node_masks(DATASET).maps}
+    assert list(masks) == [name for name in TREE if name != "background"]
+    for name, mask in masks.items():
+        assert [bool(value) for value in mask] == [name in TREE.path(leaf) for leaf in TREE.leaves()], name
+    assert [output.name for output in plan_node_masks(DATASET, ["hip"]).maps] == ["hip"]
+
+
+@pytest.mark.parametrize("kind", ["masks", "classes"])
+def test_predictions_of_nodes(kind, tree_model, make_ct):
+    """From an image to the masks, against the merged map of leaves."""
+    import SimpleITK as sitk
+
+    from nnunetv2_ext.inference import Predictor
+
+    def predict(**options):
+        return Predictor.from_model_folder(tree_model, device="cpu", **options).predict(make_ct())
+
+    leaves = sitk.GetArrayFromImage(predict())
+    assert set(np.unique(leaves)) == {0, 3, 4, 5}
+    if kind == "masks":
+        masks = {name: sitk.GetArrayFromImage(image) for name, image in predict(outputs="per_class").items()}
+        for name, below in {"body": (3, 4, 5), "bones": (3, 4), "rib": (3,), "hip": (4,), "body_other": (5,)}.items():
+            assert (masks[name] == np.isin(leaves, below)).all(), name
+        assert len(masks) == 5
+        return
+    assert (sitk.GetArrayFromImage(predict(classes=["rib"])) == np.where(leaves == 3, 3, 0)).all()
+    with pytest.raises(UserError, match="--nodes bones"):
+        predict(classes=["rib", "bones"])
+    with pytest.raises(UserError, match="per_source"):
+        predict(outputs="per_source")
