@@ -1,7 +1,9 @@
 """Predicts as a MONAI bundle does: its transforms, its windows, its way back to the image.
 
-Transforms and window weights are MONAI's own (extra ``monai``). Windows run through the streaming accumulation of this
-package, which holds what neighbouring windows share instead of the logits of the whole scan.
+Transforms and window weights are MONAI's own (extra ``monai``). A bundle that decides before it goes back to the image
+(``nearest_labels``, whole body: 105 classes) never has the logits of the whole scan in memory: only what neighbouring
+windows share is kept. One that brings probabilities back first (``linear_probabilities``, spleen: 2 classes) has, at
+its own spacing, and one class at a time at the image's.
 """
 
 from __future__ import annotations
@@ -125,7 +127,7 @@ class BundlePreprocessing:
 
 
 class BundleWindows(StreamingSlidingWindow):
-    """MONAI's positions and weights of windows in the streaming accumulation.
+    """MONAI's positions and weights of windows.
 
     Args:
         profile: What the bundle does.
@@ -162,7 +164,7 @@ class BundleWindows(StreamingSlidingWindow):
     def winners(
         self, image: Float[Tensor, "channels z y x"], progress: Progress | None = None
     ) -> Integer[Tensor, "z y x"]:
-        """The channel with the largest logit, on the CPU, in much less memory than `slabs` takes.
+        """The channel with the largest logit, on the CPU; what is added up is let go box by box, see `window_sweep`.
 
         Where the last layer is a 1x1x1 convolution from fewer channels than there are classes, these channels are added
         up and the layer comes after: it is linear, so that the order makes no difference but for rounding. Sums are not
@@ -243,9 +245,12 @@ class LinearHead:
 class BundleSegmenter(Segmenter):
     """Runs a bundle's windows and decides as the bundle does.
 
+    All logits of a scan are held only where the bundle decides on the image's grid, or where somebody visits them.
+
     Args:
         profile: What the bundle does.
         preprocessing: For bundles that decide on the image's grid.
+        model: The model.
         rule: How logits become decisions.
         *arguments: As for `Segmenter`.
         **options: As for `Segmenter`.

@@ -1,8 +1,10 @@
 """Adds windows up box by box, where nothing is resampled afterwards and a voxel's decision needs no neighbours.
 
 Windows run row by row. After each one a box at its beginning lies in no later window: its sums are complete and handed
-on, and only what neighbouring windows have in common is kept. With MONAI's overlap of a quarter these are a quarter of
-the planes, of the rows and of a window, where `StreamingSlidingWindow.slabs` keeps a window's whole depth of planes.
+on, and only what it shares with later windows is kept: planes of the scan, rows of these planes, columns of a window.
+With MONAI's overlap of a quarter these are a quarter of a window's depth, height and width (up to half of the depth,
+and up to all of the others, where the last window is moved back inside the image), where `StreamingSlidingWindow.slabs`
+keeps planes of a window's whole depth.
 """
 
 from __future__ import annotations

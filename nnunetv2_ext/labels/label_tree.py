@@ -80,12 +80,15 @@ class LabelTree:
         names: Node names; the index is the node's integer.
 
     Raises:
+        LabelTreeError: There is no node, or one without a name.
         MissingParentError: A parent is not a node of the tree.
         CycleError: A node is its own ancestor.
         SingleChildError: A node, or the root, has exactly one child.
     """
 
     def __init__(self, parents: Mapping[str, str | None], *, check_single_children: bool = True) -> None:
+        if not parents:
+            raise LabelTreeError("Expected a label tree with nodes, but found none; write them below each other.")
         self.names: tuple[str, ...] = tuple(parents)
         self._parents: dict[str, str | None] = dict(parents)
         self._values = {name: value for value, name in enumerate(self.names)}
@@ -186,6 +189,8 @@ class LabelTree:
             raise UserError(f"Expected a label tree file or one of {known}, but found no {name_or_path}.")
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise LabelTreeError(f"{path.name}: Expected a label tree as JSON, but it is no text in UTF-8.") from None
         except LabelTreeError as error:
             raise type(error)(f"{path.name}: {error}") from None
 
@@ -231,7 +236,11 @@ class LabelTree:
         """This tree with a sibling ``<parent>_other`` appended wherever a node has a single child.
 
         A dataset that annotates ``mediastinum`` and, of its parts, only ``pericardium`` has voxels that are
-        mediastinum but not pericardium: they need a leaf. The root's missing sibling is called ``background``.
+        mediastinum but not pericardium: they need a leaf. A single child of the root gets the sibling ``background``,
+        which a dataset.json has first: start from a tree that has it (`merge_salt_trees` does).
+
+        Raises:
+            SingleChildError: The name of a sibling is taken.
         """
         parents = dict(self._parents)
         for parent, children in self._children.items():
@@ -277,6 +286,8 @@ class LabelTree:
 
     def children(self, name: str | None = None) -> tuple[str, ...]:
         """The node's children (of the root: ``None``), in ascending integers."""
+        if name is not None:
+            self._check_known((name,))
         return tuple(self._children.get(name, ()))
 
     def path(self, name: str) -> tuple[str, ...]:
@@ -448,6 +459,13 @@ def _in_order_of(labels: Mapping[str, int], parents: Mapping[str, str | None]) -
                 if part
             )
             + "."
+        )
+    # Lists are the regions of nnU-Net, which a tree's own nodes make superfluous.
+    strange = [name for name, value in labels.items() if isinstance(value, bool) or not isinstance(value, int)]
+    if strange:
+        raise LabelTreeError(
+            f"Expected one integer for every node of the label tree, but {strange[0]!r} has {labels[strange[0]]!r} "
+            "as its label; an inner node needs an integer of its own, not the list of its parts."
         )
     order = sorted(labels, key=lambda name: labels[name])
     if [labels[name] for name in order] != list(range(len(order))):

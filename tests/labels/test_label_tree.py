@@ -86,6 +86,11 @@ def test_refuses_contradictions_in_nested_form():
         LabelTree.from_paths([("a", "b", "a")])
     with pytest.raises(module.UnknownNodeError, match="'leg'"):
         LabelTree.from_nested(NESTED).path("leg")
+    for query in ("children", "descendants", "leaves", "siblings", "value"):
+        with pytest.raises(module.UnknownNodeError, match="'leg'"):
+            getattr(LabelTree.from_nested(NESTED), query)("leg")
+    with pytest.raises(module.LabelTreeError, match="found none"):
+        LabelTree.from_json("{}")
 
 
 def test_refuses_labels_that_disagree_with_the_tree():
@@ -94,6 +99,9 @@ def test_refuses_labels_that_disagree_with_the_tree():
         LabelTree.from_nested(NESTED, {name: value for name, value in labels.items() if name != "hip"})
     with pytest.raises(module.LabelTreeError, match="0 to 7"):
         LabelTree.from_nested(NESTED, labels | {"hip": 12})
+    for value in ([3, 4], "2", True, None):
+        with pytest.raises(module.LabelTreeError, match="one integer for every node"):
+            LabelTree.from_nested(NESTED, labels | {"bones": value})
 
 
 def test_dataset_json_needs_the_background_as_leaf_zero(tree):
@@ -166,3 +174,6 @@ def test_unknown_tree_is_refused_with_the_known_names(tmp_path):
     (tmp_path / "bad.json").write_text('{"a": {"x": {}}, "b": {}}')
     with pytest.raises(module.SingleChildError, match=r"bad\.json"):
         LabelTree.from_file(Path(tmp_path / "bad.json"))
+    (tmp_path / "bytes.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(module.LabelTreeError, match=r"bytes\.json: .*UTF-8"):
+        LabelTree.from_file(tmp_path / "bytes.json")

@@ -25,13 +25,14 @@ def salt_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy summed over all annotated ancestors, plus one minus the Dice, averaged over the images.
 
-    For each image, over the voxels that are not ignored, with `Y_j` = 1 where the label is node `j` or lies below it::
+    For each image that has annotated nodes, over its voxels that are not ignored (at least one), with `Y_j` = 1 where
+    the label is node `j` or lies below it::
 
         mean over voxels of sum_{j in M} -Y_j log p_j  +  mean over M of (1 - 2 sum Y_j p_j / (sum Y_j + sum p_j))
 
     Its known weaknesses, which `LabelTreeLoss` avoids: a deep voxel counts once per ancestor, a voxel without label
-    teaches nothing, and a class that is absent from the patch has no gradient. Unused since the weight of SALT's sink
-    term is 0 in its published training, that term is left out.
+    teaches nothing, and a class that is absent from the patch has no gradient. The published code has a further term,
+    for a "sink", whose weight is 0 in the published training; it is left out.
 
     Source: Becker et al., Scientific Reports 15, 44140 (2025), and its published code.
 
@@ -54,6 +55,8 @@ def salt_loss(
         nodes = torch.tensor(sorted(tree.value(name) for name in names), device=logits.device)
         values = label_map[sample].flatten().long()
         valid = torch.ones_like(values, dtype=torch.bool) if ignore_label is None else values != ignore_label
+        if not valid.any():
+            continue
         probabilities = softmax.log_probabilities(logits[sample].flatten(1)[:, valid], dim=0)[nodes].exp()
         # A label that the source does not annotate, like 0 where it does not annotate the background, is no label.
         is_label = torch.tensor(chosen, device=logits.device)[values[valid]]

@@ -68,3 +68,17 @@ def test_deep_voxels_weigh_more_there_but_not_here():
     there = float(LabelTreeLoss(TREE, formula="salt")(logits, label_map, mask))
     assert here == pytest.approx(3 * 0.6931472, abs=1e-5)
     assert there > (1 + 2 + 3) * 0.6931
+
+
+def test_an_image_of_ignored_voxels_counts_nowhere():
+    torch.manual_seed(0)
+    logits = torch.randn(2, len(TREE), 2, 3, requires_grad=True)
+    label_map = torch.full((2, 1, 2, 3), len(TREE))
+    mask = torch.tensor([[name in TREE.leaves() for name in TREE]] * 2)
+    loss = LabelTreeLoss(TREE, ignore_label=len(TREE), formula="salt")
+    nothing = loss(logits, label_map, mask)
+    nothing.backward()
+    assert float(nothing) == 0
+    assert not logits.grad.any()
+    label_map[0] = TREE.value("rib")
+    torch.testing.assert_close(loss(logits, label_map, mask), loss(logits[:1], label_map[:1], mask[:1]))
