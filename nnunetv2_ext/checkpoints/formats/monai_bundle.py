@@ -70,7 +70,7 @@ def _translate(raw: RawCheckpoint) -> Translation:
     translation = _unet(raw) if _UNET_FIRST in raw.state else _segresnet(raw)
     translation.notes.append(
         "nnUNetv2_ext_predict prepares images as the bundle does (see preprocessing_profile.json in the model folder); "
-        "stock nnUNetv2_predict only comes close, because nnU-Net normalises and resamples in another way."
+        "stock nnUNetv2_predict normalises and resamples in nnU-Net's way, so that its labels differ."
     )
     return translation
 

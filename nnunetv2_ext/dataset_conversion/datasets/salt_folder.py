@@ -33,7 +33,7 @@ class SaltFolder(DatasetConverter):
     Label maps get the integers of the tree's nodes, and the dataset.json a ``label_tree`` and, as ``partial_labels``,
     the nodes that the dataset annotates. Label values without a path become 0, which in a label tree means "none of the
     annotated nodes"; where the dataset annotates the background, or leaves no leaf for such voxels, they are ignored.
-    255 is the ignore label.
+    255 means ignored too; in the result that is the label ``ignore``, one above the highest node.
     """
 
     name = "salt"
