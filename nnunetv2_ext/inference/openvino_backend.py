@@ -65,15 +65,18 @@ class OpenVinoNetwork(nn.Module):
             },
         )
         self._request = self._compiled.create_infer_request()
+        self._output_shape = tuple(self._compiled.output(0).shape)[1:]
 
     def forward(self, window: Float[Tensor, "batch channels *patch"]) -> Float[Tensor, "batch classes *patch"]:
         """Logits of a batch of windows, one at a time (the shape is compiled in)."""
-        outputs = []
-        for single in window.float():
+        import openvino
+
+        logits = torch.empty((len(window), *self._output_shape))
+        for single, output in zip(window.float(), logits, strict=True):
+            # OpenVINO writes straight into the result: with 100 classes a copy takes a tenth of the network's time.
+            self._request.set_output_tensor(0, openvino.Tensor(output[None].numpy(), shared_memory=True))
             self._request.infer([single[None].contiguous().numpy()], share_inputs=True)
-            # The request's own buffer is overwritten by the next window.
-            outputs.append(torch.from_numpy(self._request.get_output_tensor(0).data.copy()))
-        return torch.cat(outputs)
+        return logits
 
 
 def cache_folder(model_folder: Path) -> Path | None:
