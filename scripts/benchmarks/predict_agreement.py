@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="holds */ct.nii.gz")
     parser.add_argument("--iterations", type=int, default=60, help="training iterations of the trained models")
     parser.add_argument("--cases", type=int, default=3, help="how many CTs, the smallest first")
+    parser.add_argument("--kinds", nargs="+", help="only these kinds of models, such as regions_2d_trained")
     arguments = parser.parse_args()
     scans = sorted(arguments.folder.rglob("ct.nii.gz"), key=lambda file: file.stat().st_size)
     labelled = next(scan for scan in scans if (scan.parent / "totalsegmentator_v2_labels.nii.gz").is_file())
@@ -52,6 +53,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for regions, dimension, trained in product((False, True), (3, 2), (False, True)):
             kind = f"{'regions' if regions else 'softmax'}_{dimension}d_{'trained' if trained else 'random'}"
+            if arguments.kinds and kind not in arguments.kinds:
+                continue
             model = _write_models(
                 Path(folder) / kind, regions, dimension, labelled if trained else None, arguments.iterations
             )
