@@ -71,8 +71,9 @@ def main() -> None:
 
 def _compare(model: Path, image: Path, folder: Path, arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
-    peer, peer_mb = _measured(lambda clock: _stock(model, image, folder / "stock", device, clock), device)
-    stock = _voxels(folder / "stock" / "case.nii.gz")
+    of_stock = folder / f"stock_{image.name.removesuffix('_0000.nii.gz')}"
+    peer, peer_mb = _measured(lambda clock: _stock(model, image, of_stock, device, clock), device)
+    stock = _voxels(of_stock / "case.nii.gz")
     for mode in arguments.modes:
         target = folder / mode / image.name
         predictor = Predictor.from_model_folder(model, mode=mode, device=arguments.device, backend=arguments.backend)
