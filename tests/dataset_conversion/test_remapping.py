@@ -1,7 +1,10 @@
+import shlex
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunetv2_ext.cli.remap_labels import main
 from nnunetv2_ext.dataset_conversion.remapping import remap_files
 from nnunetv2_ext.labels import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
@@ -59,3 +62,12 @@ def test_nothing_to_do_is_said(tmp_path, label_maps):
         _remap(tmp_path / "nowhere", tmp_path / "out", target="totalsegmentator_v1")
     with pytest.raises(UserError, match="another folder"):
         _remap(label_maps, label_maps, target="totalsegmentator_v1")
+
+
+def test_the_command_of_the_documentation_runs(miniature, tmp_path, code_in):
+    miniature.save("LABELS/a.nii.gz", miniature.label("totalsegmentator_v2"))
+    lines = [line for block in code_in("labels.md", "bash") for line in block.splitlines()]
+    (line,) = (line for line in lines if line.startswith("nnUNetv2_ext_remap_labels"))
+    paths = {"LABELS": str(miniature.root / "LABELS"), "OUTPUT": str(tmp_path / "OUTPUT")}
+    assert main([paths.get(word, word) for word in shlex.split(line)[1:]]) == 0
+    assert (tmp_path / "OUTPUT" / "a.nii.gz").is_file()

@@ -1,0 +1,7 @@
+"""FLARE 2022."""
+
+
+def test_converts_the_published_layout(miniature, assert_converts):
+    folder = "FLARE22Train"
+    miniature.case(f"{folder}/images/FLARE22_Tr_0001_0000.nii.gz", f"{folder}/labels/FLARE22_Tr_0001.nii.gz", "flare22")
+    assert_converts("flare22", training=1)
