@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -105,7 +105,7 @@ def plan_outputs(
     """
     if kind not in OUTPUTS:
         raise UserError(f"Expected one of {', '.join(OUTPUTS)} as outputs, but got {kind!r}.")
-    chosen = _chosen_classes(classes, painted_values)
+    chosen = list(painted_values) if classes is None else chosen_classes(classes, painted_values)
     by_source = _sources(dataset_json) if kind == "per_source" else {}
     position = {name: channel for channel, name in enumerate(class_names)}
     channels = None
@@ -129,17 +129,19 @@ def plan_outputs(
     return OutputPlan(kind, channels, tuple(maps))
 
 
-def _chosen_classes(classes: Iterable[str] | None, painted_values: Mapping[str, int]) -> list[str]:
-    """The classes that were asked for, in the order of the output channels."""
-    if classes is None:
-        return list(painted_values)
-    wanted = set(classes)
-    unknown = sorted(wanted - set(painted_values))
+def chosen_classes(wanted: Iterable[str], available: Collection[str]) -> list[str]:
+    """The classes that were asked for, in the order of the available ones.
+
+    Raises:
+        UserError: A class does not exist, or none is asked for.
+    """
+    wanted = set(wanted)
+    unknown = sorted(wanted - set(available))
     if unknown or not wanted:
         raise UserError(
-            f"Expected classes of the model ({', '.join(painted_values)}), but got {', '.join(unknown) or 'none'}."
+            f"Expected classes of the model ({', '.join(available)}), but got {', '.join(unknown) or 'none'}."
         )
-    return [name for name in painted_values if name in wanted]
+    return [name for name in available if name in wanted]
 
 
 def _sources(dataset_json: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -131,7 +131,9 @@ class Predictor:
             check_tree_choice(model.dataset_json, outputs, self.classes)
             if outputs == "merged" and self.classes is None:
                 return plan_tree_outputs(model.dataset_json)
-        plan = plan_outputs(
+            if outputs == "per_class":
+                return plan_node_masks(model.dataset_json, self.classes)
+        return plan_outputs(
             model.dataset_json,
             model.class_names,
             model.painted_values,
@@ -139,9 +141,6 @@ class Predictor:
             kind=outputs,
             classes=self.classes,
         )
-        if has_label_tree(model.dataset_json) and outputs == "per_class":
-            return plan_node_masks(model.dataset_json, self.classes)
-        return plan
 
     @classmethod
     def from_model_folder(

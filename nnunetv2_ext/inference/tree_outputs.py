@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan, refuse_equal_paths
+from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan, chosen_classes, refuse_equal_paths
 from nnunetv2_ext.labels.label_tree import BACKGROUND, SECTION, LabelTree
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -68,9 +68,14 @@ def plan_node_masks(dataset_json: Mapping[str, Any], leaves: Collection[str] | N
     Args:
         dataset_json: The model's dataset.json, with ``label_tree``.
         leaves: Only these; all nodes by default.
+
+    Raises:
+        UserError: One of ``leaves`` is none of the tree's, or there are none.
     """
     tree = LabelTree.from_dataset_json(dataset_json)
-    chosen = [name for name in tree if name != BACKGROUND and (leaves is None or name in leaves)]
+    chosen = [name for name in tree if name != BACKGROUND]
+    if leaves is not None:
+        chosen = chosen_classes(leaves, [name for name in tree.leaves() if name != BACKGROUND])
     maps = [OutputMap(name, {1: name}, tuple((tree.value(leaf), 1) for leaf in tree.leaves(name))) for name in chosen]
     refuse_equal_paths("per_class", maps)
     return OutputPlan("per_class", None, tuple(maps))

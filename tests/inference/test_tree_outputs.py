@@ -76,7 +76,13 @@ def test_a_mask_of_an_inner_node_is_everything_below():
     assert list(masks) == [name for name in TREE if name != "background"]
     for name, mask in masks.items():
         assert [bool(value) for value in mask] == [name in TREE.path(leaf) for leaf in TREE.leaves()], name
-    assert [output.name for output in plan_node_masks(DATASET, ["hip"]).maps] == ["hip"]
+    assert [output.name for output in plan_node_masks(DATASET, ["liver", "hip"]).maps] == ["hip", "liver"]
+
+
+@pytest.mark.parametrize(("leaves", "found"), [(["hip", "leg"], "leg"), (["background"], "background"), ([], "none")])
+def test_masks_of_classes_that_the_model_does_not_have_are_refused(leaves, found):
+    with pytest.raises(UserError, match=rf"classes of the model \(rib, hip, liver, .*\), but got {found}\."):
+        plan_node_masks(DATASET, leaves)
 
 
 @pytest.mark.parametrize("kind", ["masks", "classes"])
@@ -97,6 +103,8 @@ def test_predictions_of_nodes(kind, tree_model, make_ct):
             assert (masks[name] == np.isin(leaves, below)).all(), name
         assert len(masks) == 5
         return
+    with pytest.raises(UserError, match=r"classes of the model .*, but got leg"):
+        predict(outputs="per_class", classes=["leg"])
     assert (sitk.GetArrayFromImage(predict(classes=["rib"])) == np.where(leaves == 3, 3, 0)).all()
     with pytest.raises(UserError, match="--nodes bones"):
         predict(classes=["rib", "bones"])
