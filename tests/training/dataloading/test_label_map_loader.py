@@ -27,18 +27,20 @@ def parts(tiny_collection):
     return dataset, PartialLabels.from_dataset_json(dataset_json), manager
 
 
+def _batches(*loaders):
+    """A batch of each loader, drawn with the same random numbers."""
+    batches = []
+    for loader in loaders:
+        np.random.seed(3)  # noqa: NPY002  nnU-Net draws from the global state
+        batches.append(next(loader))
+    return batches
+
+
 def test_a_batch_is_nnunets_with_the_mask_of_annotated_classes(parts):
     dataset, labels, manager = parts
     cases = AnnotatedCases(dataset, labels, manager.foreground_regions)
-    size = (8, 8, 8)
-    batches = []
-    for loader in (
-        LabelMapDataLoader(cases, 3, size, size, manager),
-        nnUNetDataLoader(dataset, 3, size, size, manager),
-    ):
-        np.random.seed(3)  # noqa: NPY002  nnU-Net draws from the global state
-        batches.append(next(loader))
-    ours, stock = batches
+    patch = (3, (8, 8, 8), (8, 8, 8), manager)
+    ours, stock = _batches(LabelMapDataLoader(cases, *patch), nnUNetDataLoader(dataset, *patch))
     assert list(ours["keys"]) == list(stock["keys"])
     assert torch.equal(ours["data"], stock["data"])
     assert torch.equal(ours["target"], stock["target"])
@@ -95,15 +97,11 @@ def test_label_maps_take_one_byte_per_voxel_where_all_values_fit(parts, ignore_l
     def ignore_much(label_map):
         return label_map if ignore_label is None else label_map.masked_fill(label_map == 0, ignore_label)
 
-    size = (16, 16, 16)
-    batches = []
-    for loader_class, label_manager in (
-        (LabelMapDataLoader, Labels(manager, ignore_label)),
-        (nnUNetDataLoader, manager),
-    ):
-        np.random.seed(3)  # noqa: NPY002  nnU-Net draws from the global state
-        batches.append(next(loader_class(cases, 3, size, size, label_manager, transforms=Pipeline(ignore_much))))
-    ours, stock = batches
+    patch, transforms = (3, (16, 16, 16), (16, 16, 16)), Pipeline(ignore_much)
+    ours, stock = _batches(
+        LabelMapDataLoader(cases, *patch, Labels(manager, ignore_label), transforms=transforms),
+        nnUNetDataLoader(cases, *patch, manager, transforms=transforms),
+    )
     assert [level.dtype for level in ours["target"]] == [dtype] * 2
     for level, expected in zip(ours["target"], stock["target"], strict=True):
         assert expected.dtype == torch.int16
