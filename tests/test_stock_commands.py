@@ -53,14 +53,7 @@ def write_published_checkpoint(
     path: Path, published_names: Callable[[torch.nn.Module], dict[str, torch.Tensor]]
 ) -> None:
     """A STU-Net S with random weights in the layout of ``small_ep4k.model``."""
-    size = STUNET_SIZES["S"]
-    network = STUNet(
-        1,
-        105,
-        features_per_stage=size.features_per_stage,
-        n_blocks_per_stage=size.n_blocks_per_stage,
-        strides=PUBLISHED_STRIDES,
-    )
+    network = STUNet(1, 105, **STUNET_SIZES["S"].arguments, strides=PUBLISHED_STRIDES)
     state = published_names(network)
     torch.save({"epoch": 4000, "state_dict": state, "plot_stuff": [np.zeros(3)], "best_stuff": None}, path)
 

@@ -43,6 +43,14 @@ class STUNetSize:
     features_per_stage: tuple[int, ...]
     n_blocks_per_stage: tuple[int, ...]
 
+    @property
+    def arguments(self) -> dict[str, list[int]]:
+        """What `STUNet` takes, under the names of its arguments, as they stand in a plans file."""
+        return {
+            "features_per_stage": list(self.features_per_stage),
+            "n_blocks_per_stage": list(self.n_blocks_per_stage),
+        }
+
 
 def _size(name: str, base_features: int, depth: int) -> STUNetSize:
     return STUNetSize(name, tuple(base_features * factor for factor in (1, 2, 4, 8, 16, 16)), (depth,) * 6)
@@ -260,11 +268,7 @@ class STUNet(SelectableHeads, AbstractDynamicNetworkArchitectures):
         UserError: The numbers of features, blocks and strides differ, or the strides are not usable.
 
     Example:
-        >>> size = STUNET_SIZES["S"]
-        >>> network = STUNet(
-        ...     1, 105, features_per_stage=size.features_per_stage, n_blocks_per_stage=size.n_blocks_per_stage,
-        ...     strides=PUBLISHED_STRIDES, deep_supervision=True,
-        ... )
+        >>> network = STUNet(1, 105, **STUNET_SIZES["S"].arguments, strides=PUBLISHED_STRIDES, deep_supervision=True)
         >>> sum(parameter.numel() for parameter in network.parameters())
         14596941
     """

@@ -29,13 +29,11 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=105)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    size = STUNET_SIZES[arguments.size]
     torch.manual_seed(0)
     network = STUNet(
         1,
         arguments.classes,
-        features_per_stage=size.features_per_stage,
-        n_blocks_per_stage=size.n_blocks_per_stage,
+        **STUNET_SIZES[arguments.size].arguments,
         strides=PUBLISHED_STRIDES,
         deep_supervision=False,
     ).eval()

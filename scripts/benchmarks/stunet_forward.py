@@ -51,12 +51,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
-    size = STUNET_SIZES[arguments.size]
     network = STUNet(
         1,
         arguments.classes,
-        features_per_stage=size.features_per_stage,
-        n_blocks_per_stage=size.n_blocks_per_stage,
+        **STUNET_SIZES[arguments.size].arguments,
         strides=PUBLISHED_STRIDES,
         deep_supervision=True,
     ).to(arguments.device)

@@ -27,8 +27,7 @@ def build(size, **arguments):
     return STUNet(
         arguments.pop("input_channels", 1),
         arguments.pop("num_classes", 105),
-        features_per_stage=STUNET_SIZES[size].features_per_stage,
-        n_blocks_per_stage=STUNET_SIZES[size].n_blocks_per_stage,
+        **STUNET_SIZES[size].arguments,
         strides=PUBLISHED_STRIDES,
         **arguments,
     )

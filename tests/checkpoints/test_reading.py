@@ -166,13 +166,7 @@ def test_published_sizes_are_recognised(size, published_names):
 
     entry = STUNET_SIZES[size]
     with torch.device("meta"):
-        network = STUNet(
-            1,
-            105,
-            features_per_stage=entry.features_per_stage,
-            n_blocks_per_stage=entry.n_blocks_per_stage,
-            strides=[[1, 1, 1]] + [[2, 2, 2]] * 5,
-        )
+        network = STUNet(1, 105, **entry.arguments, strides=[[1, 1, 1]] + [[2, 2, 2]] * 5)
     raw = RawCheckpoint("x.model", published_names(network))
     assert FORMAT.recognises(raw)
     translation = FORMAT.translate(raw)

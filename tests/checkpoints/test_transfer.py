@@ -198,13 +198,8 @@ def test_wrappers_are_seen_through():
 
 
 def published(size, dimensions=3):
-    entry = STUNET_SIZES[size]
     strides = [list(stride)[3 - dimensions :] for stride in PUBLISHED_STRIDES]
-    return {
-        "features_per_stage": list(entry.features_per_stage),
-        "n_blocks_per_stage": list(entry.n_blocks_per_stage),
-        "strides": strides,
-    }
+    return {**STUNET_SIZES[size].arguments, "strides": strides}
 
 
 @pytest.mark.parametrize(

@@ -54,13 +54,7 @@ def test_the_documented_commands_work(write_v1, published_names, tiny_stunet, nn
     from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES
     from nnunetv2_ext.resources import resource_folder
 
-    size = STUNET_SIZES["S"]
-    network = tiny_stunet(
-        105,
-        features_per_stage=size.features_per_stage,
-        n_blocks_per_stage=size.n_blocks_per_stage,
-        strides=PUBLISHED_STRIDES,
-    )
+    network = tiny_stunet(105, **STUNET_SIZES["S"].arguments, strides=PUBLISHED_STRIDES)
     folder = write_v1(published_names(network), name="small_ep4k.model").parent
     monkeypatch.chdir(folder)
     (first, second), printed = documented_commands()

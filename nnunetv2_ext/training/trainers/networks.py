@@ -125,12 +125,10 @@ class STUNetFromPlans:
         """Builds the network; see `NetworkEntry.build`."""
         from nnunetv2_ext.architectures.stunet import STUNET_SIZES, STUNet
 
-        size = STUNET_SIZES[self.size]
         network = STUNet(
             num_input_channels,
             num_output_channels,
-            features_per_stage=size.features_per_stage,
-            n_blocks_per_stage=size.n_blocks_per_stage,
+            **STUNET_SIZES[self.size].arguments,
             strides=self.strides(configuration_manager)[0],
             deep_supervision=deep_supervision,
             activation_checkpointing=self.activation_checkpointing,
