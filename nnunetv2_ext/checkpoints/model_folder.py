@@ -19,7 +19,7 @@ from nnunetv2_ext.checkpoints.plans_v1 import CONFIGURATION_DEFAULTS
 from nnunetv2_ext.checkpoints.raw import resolve_configuration
 from nnunetv2_ext.labels.channels import BACKGROUND, channel_names, has_regions
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json, sha256_of, write_json
+from nnunetv2_ext.utilities.files import read_json, require_writable, sha256_of, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def write_model_folder(
     joins = folder.exists() and not overwrite
     if joins:
         _check_fold_can_join(folder, fold, plans, dataset_json)
+    require_writable(folder.parent)
     content = {
         # With every name of every tensor: stock nnU-Net loads strictly.
         "network_weights": checkpoint.build_network().state_dict(),
@@ -88,7 +89,6 @@ def write_model_folder(
         "imported_with": f"nnunetv2-ext {nnunetv2_ext.__version__}",
         "notes": checkpoint.notes,
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
         new = Path(name) / folder.name
         (new / f"fold_{fold}").mkdir(parents=True)

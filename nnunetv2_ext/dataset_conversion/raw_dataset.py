@@ -35,7 +35,7 @@ from nnunetv2_ext.dataset_conversion.volumes import read_volume, write_volume
 from nnunetv2_ext.labels.atoms import AtomTable, Combination, EncodedMasks
 from nnunetv2_ext.labels.label_order import BACKGROUND, LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json, write_json
+from nnunetv2_ext.utilities.files import read_json, require_writable, write_json
 from nnunetv2_ext.utilities.parallel import parallel_map
 from nnunetv2_ext.utilities.paths import refuse_used_id
 
@@ -210,8 +210,9 @@ def _open(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, 
             if file.name != "settings.json":
                 record = CaseRecord.from_json(read_json(file))
                 records[record.identifier] = record
+    require_writable(folder)
     for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).mkdir(exist_ok=True)
     for name in _FOLDERS:
         for leftover in (folder / name).glob(".*.tmp*"):
             leftover.unlink()

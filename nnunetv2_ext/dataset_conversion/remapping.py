@@ -11,7 +11,7 @@ from typing import Literal
 from nnunetv2_ext.dataset_conversion.volumes import read_volume, write_volume
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import refuse_existing
+from nnunetv2_ext.utilities.files import refuse_existing, require_writable
 from nnunetv2_ext.utilities.parallel import parallel_map
 
 _logger = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ def remap_files(
         File name -> reason, for the files that could not be translated.
 
     Raises:
-        UserError: There are no label maps, or an order cannot be read.
+        UserError: There are no label maps, an order cannot be read, a class to drop does not exist, or the folder for
+            the results cannot be written.
     """
     if not source_folder.exists():
         raise UserError(f"Expected a label map or a folder of label maps, but {source_folder} does not exist.")
@@ -67,6 +68,12 @@ def remap_files(
     if output.resolve() == (files[0].parent).resolve():
         raise UserError(f"Expected another folder for the results than that of the label maps, but got {output} twice.")
     old, new = LabelOrder.read(source) if source else None, LabelOrder.read(target)
+    unknown = [name for name in drop if old.find(name) is None] if old and drop != "all" else []
+    if old and unknown:
+        raise UserError(
+            f"Expected classes of {old.name} to drop ({', '.join(old.labels)}), but {', '.join(unknown)} is none of "
+            "them."
+        )
     missing = old.missing_in(new) if old else []
     if old and missing and drop != "all":
         _logger.info(
@@ -76,6 +83,7 @@ def remap_files(
             old.name,
             ", ".join(missing),
         )
+    require_writable(output)
     jobs = [_Job(file, output, old, new, drop, overwrite) for file in files]
     outcomes = parallel_map(_remap, jobs, processes=num_processes, description="Remapping", progress=progress)
     return {outcome.item.file.name: outcome.error for outcome in outcomes if outcome.error}

@@ -20,6 +20,7 @@ from nnunetv2_ext.demo.overlay import save_overlay
 from nnunetv2_ext.demo.phantom_datasets import FILE_ENDING, Protocol, write_raw_dataset
 from nnunetv2_ext.demo.results import DiceTable, read_summary
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import require_writable
 from nnunetv2_ext.utilities.paths import NNUNET_VARIABLES
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,7 @@ class Tour:
 
     def make_datasets(self) -> None:
         """Draws the patients of four hospitals and writes them as nnU-Net raw datasets."""
+        require_writable(self.folder)
         for variable in NNUNET_VARIABLES:
             (self.folder / variable).mkdir(parents=True, exist_ok=True)
         for name, value in self.environment.items():

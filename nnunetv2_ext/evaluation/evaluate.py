@@ -12,7 +12,7 @@ from nnunetv2_ext.evaluation.classes import References, read_references
 from nnunetv2_ext.evaluation.page import write_page
 from nnunetv2_ext.evaluation.summary import CaseMetrics, summarise, write_csv
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import refuse_existing, write_json
+from nnunetv2_ext.utilities.files import refuse_existing, require_writable, write_json
 from nnunetv2_ext.utilities.parallel import parallel_map
 
 SUMMARY_FILE, TABLE_FILE, PAGE_FILE = "summary.json", "metrics.csv", "evaluation.html"
@@ -113,11 +113,12 @@ def write_evaluation(evaluation: Evaluation, folder: Path | str, title: str, ove
 
 
 def check_output_folder(folder: Path | str, overwrite: bool = False) -> None:
-    """Refuses to replace results; called before the work as well, so that it is not lost.
+    """Refuses to replace results, and folders that cannot be written; called before the work as well.
 
     Raises:
-        UserError: A result exists and may not be overwritten.
+        UserError: A result exists and may not be overwritten, or the folder cannot be written.
     """
+    require_writable(folder)
     for name in (SUMMARY_FILE, TABLE_FILE, PAGE_FILE):
         refuse_existing(Path(folder) / name, overwrite)
 

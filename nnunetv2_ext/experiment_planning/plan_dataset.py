@@ -14,7 +14,7 @@ from nnunetv2_ext.labels import label_tree, partial_labels
 from nnunetv2_ext.labels.partial_labels import PartialLabels
 from nnunetv2_ext.labels.tree_sources import TreeSources
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json, refuse_existing, write_json
+from nnunetv2_ext.utilities.files import read_json, refuse_existing, require_writable, write_json
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ def plan_dataset(
     refuse_existing(target, overwrite)
     dataset_json = read_json(raw_folder / "dataset.json", refuse_repeated_names=True)
     _check_collection(raw_folder, dataset_json)
+    require_writable(folder)
     fingerprint = dataset_fingerprint(full_name, num_processes, show_progress)
     plans = plans_for_dataset(
         template_or_plans,

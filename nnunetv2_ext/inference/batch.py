@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,7 @@ from nnunetv2_ext.inference.report import StageClock, write_report
 from nnunetv2_ext.inference.statistics import gather_statistics, label_statistics, write_case_statistics
 from nnunetv2_ext.inference.writers import is_complete, write_label_map, write_names
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import write_json
+from nnunetv2_ext.utilities.files import require_writable, write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -117,8 +116,8 @@ class Batch:
                 "Expected a model that leaves the axes of images alone for --save_probabilities, but this one turns "
                 f"them to {predictor.preprocessing.orientation}; predict it without."
             )
-        _refuse_unwritable(self.folder)
         self._refuse_inputs_as_outputs()
+        require_writable(self.folder)
         self.kept = self._kept_cases()
         self._clock = clock or StageClock()
 
@@ -338,15 +337,6 @@ def _folder_and_file(target: Path, cases: Sequence[Case], kind: str) -> tuple[Pa
             f"Expected a folder as the output of {len(cases)} cases with {kind} label maps, but got the file {target}."
         )
     return target.parent, target
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise UserError(f"Expected an output folder that can be written at {folder}, but {error.strerror}.") from None
 
 
 def _device_name(device: torch.device) -> str:

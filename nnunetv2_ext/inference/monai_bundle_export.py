@@ -30,7 +30,7 @@ from nnunetv2_ext.inference.network_export import (
 from nnunetv2_ext.inference.preprocessing import orientation_of
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
-from nnunetv2_ext.utilities.files import refuse_existing, write_json
+from nnunetv2_ext.utilities.files import refuse_existing, require_writable, write_json
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 
@@ -61,11 +61,11 @@ def export_monai_bundle(
     """
     target = Path(target)
     refuse_existing(target, overwrite)
+    require_writable(target.parent)
     require_extra("monai", "The format monai_bundle")
     model = read_single_fold(model_folder, fold, checkpoint_name)
     _refuse_what_a_bundle_cannot_say(model)
     window = example_window(model)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
         new = Path(name) / target.name
         (new / "models").mkdir(parents=True)

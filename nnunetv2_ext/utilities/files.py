@@ -20,11 +20,14 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside ``target``, renamed to it when the block succeeds and removed when it fails.
 
     The temporary name keeps the target's suffixes (``.nii.gz`` stays ``.nii.gz``), because image writers look at them.
+
+    Raises:
+        UserError: The folder of ``target`` cannot be made or written.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     suffixes = "".join(Path(target.name.lstrip(".")).suffixes[-2:])
-    handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=f".tmp{suffixes}", dir=target.parent)
+    with _writing_in(target.parent):
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=f".tmp{suffixes}", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -41,10 +44,13 @@ def folder_under_construction(target: Path | str) -> Iterator[Path]:
     """Yields a hidden folder beside ``target`` that takes its place when the block succeeds and vanishes when it fails.
 
     An existing ``target`` is replaced; see `refuse_existing`.
+
+    Raises:
+        UserError: The folder of ``target`` cannot be made or written.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    with _writing_in(target.parent):
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         folder.chmod(0o777 & ~_umask())
         yield folder
@@ -57,6 +63,28 @@ def folder_under_construction(target: Path | str) -> Iterator[Path]:
             folder.rename(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_writable(folder: Path | str) -> None:
+    """Makes a folder for results unless it is there; called before the work, so that this is not done in vain.
+
+    Raises:
+        UserError: The folder cannot be made, or no file in it.
+    """
+    with _writing_in(Path(folder)), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+@contextmanager
+def _writing_in(folder: Path) -> Iterator[None]:
+    """Makes the folder; what fails there or in the block is the user's to mend, who chose the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"Expected a folder for the results at {folder}, but there is a file in its place.") from None
+    except OSError as error:
+        raise UserError(f"Expected a folder that can be written at {folder}, but {error.strerror}.") from None
 
 
 def _umask() -> int:

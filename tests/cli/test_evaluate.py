@@ -66,3 +66,14 @@ def test_a_user_error_is_exit_code_2(folders, arguments, message, capsys):
     assert main(["-gt", *folder, "-np", "1", "--quiet", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (folders / "pred" / "summary.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(folders, capsys):
+    output = folders / "pred" / "a.nii.gz"
+    before = output.read_bytes()
+    arguments = ["-gt", folders / "labelsTr", "-pred", folders / "pred", "-o", output, "-np", 1]
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert "Expected a folder for the results" in error
+    assert "Evaluating" not in error
+    assert output.read_bytes() == before

@@ -109,3 +109,11 @@ def test_damaged_files_are_refused(bare_file, tmp_path, capsys):
     assert main([str(bare_file), "-d", "Dataset101_Tiny", "-results", str(tmp_path / "models")]) == 2
     assert f"{bare_file} is truncated or is not a checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
+
+
+def test_results_folders_that_cannot_be_written_are_refused(bare_file, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    command = [str(bare_file), "-d", "Dataset101_Tiny", "--plans", "stunet_totalsegmentator"]
+    assert main([*command, "-results", str(tmp_path / "file")]) == 2
+    assert "Expected a folder for the results" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"

@@ -200,7 +200,7 @@ def test_wrong_models_are_refused_in_one_sentence(softmax_model, ct_file, tmp_pa
 def test_an_output_folder_that_cannot_be_written_is_refused(softmax_model, ct_file, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert _run("-i", ct_file, "-o", tmp_path / "file" / "out", "-m", softmax_model, "-f", 0) == 2
-    assert "can be written" in capsys.readouterr().err
+    assert "there is a file in its place" in capsys.readouterr().err
 
 
 def test_an_image_is_never_replaced_by_its_result(softmax_model, make_ct, tmp_path, capsys):

@@ -33,3 +33,17 @@ def test_a_wrong_order_is_explained(tmp_path, capsys):
     _save(tmp_path / "in/a.nii.gz", [0, 1])
     assert _run("-i", tmp_path / "in", "-o", tmp_path / "out", "--from", "nobody", "--to", "word") == 2
     assert "'nobody' is none" in capsys.readouterr().err
+
+
+def test_what_cannot_work_is_said_once_before_any_file(tmp_path, capsys):
+    _save(tmp_path / "in/a.nii.gz", [0, 1])
+    (tmp_path / "file").write_text("mine")
+    command = ("-i", tmp_path / "in", "--from", "totalsegmentator_v2", "--to", "word", "-np", 1)
+    assert _run(*command, "-o", tmp_path / "out", "--drop", "leg", "skull") == 2
+    error = capsys.readouterr().err
+    assert "leg is none of them" in error
+    assert "Remapping" not in error
+    assert not (tmp_path / "out").exists()
+    assert _run(*command, "-o", tmp_path / "file") == 2
+    assert "Remapping" not in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from nnunetv2_ext.utilities.files import (
     folder_under_construction,
     read_json,
     refuse_existing,
+    require_writable,
     sha256_of,
     write_json,
 )
@@ -129,3 +131,35 @@ def test_what_exists_is_refused_unless_it_may_be_overwritten(tmp_path):
         refuse_existing(tmp_path)
     refuse_existing(tmp_path, overwrite=True)
     refuse_existing(tmp_path / "new")
+
+
+def _write_file(folder):
+    with atomic_path(folder / "result.json"):
+        pytest.fail("there is nowhere to write")
+
+
+def _write_folder(folder):
+    with folder_under_construction(folder / "result"):
+        pytest.fail("there is nowhere to write")
+
+
+@pytest.mark.parametrize("write", [require_writable, _write_file, _write_folder])
+@pytest.mark.parametrize("below", [".", "deeper"])
+def test_a_file_in_place_of_the_folder_is_named(write, below, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"Expected a folder for the results at .*file.*, but there is a file"):
+        write(tmp_path / "file" / below)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write, as /proc on Linux")
+@pytest.mark.parametrize("write", [require_writable, _write_file, _write_folder])
+def test_a_folder_that_cannot_be_written_is_named(write):
+    # Unlike a folder without permissions, this one refuses administrators, too.
+    with pytest.raises(UserError, match=r"Expected a folder that can be written at /proc/self, but \w+"):
+        write(Path("/proc/self"))
+
+
+def test_a_writable_folder_is_made_and_left_empty(tmp_path):
+    require_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
