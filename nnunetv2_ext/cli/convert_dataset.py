@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
         from nnunetv2_ext.dataset_conversion.summary import describe_cases
 
         print(describe_cases(converter))
-        return 0
+        return EXIT_BATCH_HAD_FAILURES if any(case.problem for case in converter.cases()) else 0
     if arguments.dataset_id is None:
         raise UserError("Expected the ID of the nnU-Net dataset with -d, for example -d 101.")
     from nnunetv2_ext.dataset_conversion.raw_dataset import convert_dataset

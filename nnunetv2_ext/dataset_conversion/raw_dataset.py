@@ -112,6 +112,9 @@ def convert_dataset(
     groups = _find_duplicates(ordered, converter, folder)
     result = ConversionResult(folder, tuple(ordered))
     if not result.converted:
+        if not (folder / REPORT).exists():
+            # There is nothing to go on with, and what is left of a new dataset would occupy its ID.
+            shutil.rmtree(folder)
         raise UserError(
             f"Expected at least one good case of {converter.name}, but none could be converted; the first reason: "
             f"{result.failed[0].findings[-1].message}"

@@ -46,6 +46,9 @@ def test_a_dry_run_writes_nothing(segthor, nnunet_folders, capsys):
     assert _run("segthor", "-i", segthor, "--dry_run") == 0
     assert "2 complete cases (2 train)" in capsys.readouterr().out
     assert list((nnunet_folders / "nnUNet_raw").iterdir()) == []
+    (segthor / "train/Patient_02/GT.nii.gz").unlink()
+    assert _run("segthor", "-i", segthor, "--dry_run") == 1
+    assert "Patient_02: Expected its label" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -262,11 +262,22 @@ def test_processes_do_the_same(source, convert, monkeypatch):
     assert _files(folder, content=True) == expected
 
 
-def test_no_good_case_is_an_error(source, convert, miniature):
+def test_no_good_case_is_an_error_and_leaves_nothing(source, convert, miniature, nnunet_folders):
     source("a")
     (miniature.root / "labels/a.nii.gz").write_bytes(b"nothing")
     with pytest.raises(UserError, match="none could be converted; the first reason: Expected a complete image"):
         convert()
+    assert list((nnunet_folders / "nnUNet_raw").iterdir()) == []
+
+
+def test_a_dataset_that_was_complete_is_not_deleted_when_no_case_is_good_any_more(source, convert, miniature):
+    source("a")
+    folder = convert().folder
+    (folder / "labelsTr" / "a.nii.gz").unlink()
+    (miniature.root / "labels/a.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="none could be converted"):
+        convert()
+    assert (folder / "conversion_report.json").is_file()
 
 
 @pytest.mark.parametrize(
