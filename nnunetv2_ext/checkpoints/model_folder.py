@@ -20,6 +20,7 @@ from nnunetv2_ext.checkpoints.raw import resolve_configuration
 from nnunetv2_ext.labels.channels import BACKGROUND, channel_names, has_regions
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, require_writable, sha256_of, write_json
+from nnunetv2_ext.utilities.paths import refuse_used_id
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +63,12 @@ def write_model_folder(
         The model folder.
 
     Raises:
-        UserError: Plans or labels are unknown or do not fit; the model or this fold of it exists.
+        UserError: Plans or labels are unknown or do not fit; the model or this fold of it exists; another dataset has
+            the ID; ``results`` cannot be written.
     """
     if not re.fullmatch(r"Dataset\d{3}_[A-Za-z0-9_\-]+", dataset):
         raise UserError(f"Expected a dataset name such as Dataset101_TotalSegmentator, but got {dataset!r}.")
+    refuse_used_id(dataset)
     plans, configuration = plans_for_model_folder(checkpoint, dataset, configuration, plans_name)
     dataset_json = dataset_json_for_model_folder(checkpoint)
     trainer = trainer or checkpoint.fitting_trainer

@@ -54,6 +54,10 @@ def _run(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.experiment_planning.templates import load_template
     from nnunetv2_ext.labels.label_order import LabelOrder
 
+    if arguments.trainer:
+        from nnunetv2_ext.training.run_training import check_trainer_name
+
+        check_trainer_name(arguments.trainer)
     fold = arguments.fold if arguments.fold == "all" else int(arguments.fold)
     # A checkpoint file has no folds; of a model folder the fold of the same number is meant.
     folder_of_folds = Path(arguments.file).is_dir() and any(Path(arguments.file).glob("fold_*"))

@@ -184,3 +184,14 @@ def test_a_trained_v2_folder_can_be_imported_under_another_name(v1_file, tmp_pat
     shutil.copytree(folder, moved)
     copy = write_model_folder(read_checkpoint(moved, fold=0), tmp_path / "results", "Dataset103_Copy", fold="all")
     assert (copy / "fold_all" / "checkpoint_final.pth").is_file()
+
+
+def test_the_id_of_another_dataset_is_refused(v1_file, nnunet_folders):
+    """Stock nnU-Net could not tell the two apart by their ID any more."""
+    (nnunet_folders / "nnUNet_raw" / "Dataset101_Mine").mkdir()
+    checkpoint = read_checkpoint(v1_file)
+    results = nnunet_folders / "nnUNet_results"
+    with pytest.raises(UserError, match="101 is used by Dataset101_Mine"):
+        write_model_folder(checkpoint, results, "Dataset101_Theirs")
+    assert list(results.iterdir()) == []
+    write_model_folder(checkpoint, results, "Dataset101_Mine")

@@ -82,6 +82,7 @@ def test_the_documented_commands_work(write_v1, published_names, tiny_stunet, nn
         (["--labels", "totalsegmentator_v2"], "118 outputs"),
         (["-d", "Tiny"], "Dataset101"),
         (["-c", "2d"], "2d"),
+        (["-tr", "STUNetTrainer_smal"], "similar: STUNetTrainer_small"),
     ],
 )
 def test_wrong_arguments_end_with_one_sentence_and_write_nothing(bare_file, tmp_path, capsys, change, words):
