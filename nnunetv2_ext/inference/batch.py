@@ -117,6 +117,11 @@ class Batch:
                 f"them to {predictor.preprocessing.orientation}; predict it without."
             )
         self._refuse_inputs_as_outputs()
+        if Path(source).is_dir() and self.folder.resolve() == Path(source).resolve():
+            raise UserError(
+                f"Expected another output folder than that of the images, {source}, where the next prediction would "
+                "take the results for images; choose another -o."
+            )
         require_writable(self.folder)
         self.kept = self._kept_cases()
         self._clock = clock or StageClock()

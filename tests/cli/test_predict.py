@@ -209,6 +209,14 @@ def test_an_image_is_never_replaced_by_its_result(softmax_model, make_ct, tmp_pa
     assert "would replace the image" in capsys.readouterr().err
 
 
+def test_results_do_not_go_among_the_images(softmax_model, ct_file, capsys):
+    """``case.nii.gz`` beside ``case_0000.nii.gz`` would be the second image of a case in the next prediction."""
+    before = sorted(ct_file.parent.iterdir())
+    assert _run("-i", ct_file.parent, "-o", ct_file.parent, "-m", softmax_model, "-f", 0) == 2
+    assert "Expected another output folder than that of the images" in capsys.readouterr().err
+    assert sorted(ct_file.parent.iterdir()) == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_no_half_file_and_continuing_finishes(
     softmax_model, make_ct, tmp_path, monkeypatch, number
