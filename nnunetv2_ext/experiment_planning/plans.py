@@ -142,13 +142,24 @@ class _Images:
         return [float(edge) for edge in np.median(resampled, axis=0)]
 
 
+def check_configurations(plans: dict[str, Any], requested: Sequence[str]) -> None:
+    """Checks that plans have the configurations that are asked for, or that they can be made from them.
+
+    Raises:
+        UserError: A configuration does not exist.
+    """
+    available = list(plans["configurations"])
+    for name in requested:
+        if name not in available and name != "2d":
+            raise UserError(f"Expected configurations among {', '.join([*available, '2d'])}, but got {name!r}.")
+
+
 def _select_configurations(plans: dict[str, Any], requested: Sequence[str] | None, flat_images: bool) -> list[str]:
     available = list(plans["configurations"])
     if requested is None:
         return ["2d"] if flat_images else available
+    check_configurations(plans, requested)
     for name in requested:
-        if name not in available and name != "2d":
-            raise UserError(f"Expected configurations among {', '.join([*available, '2d'])}, but got {name!r}.")
         if flat_images and name != "2d":
             raise UserError(f"The images are two-dimensional, but configuration {name} is not; use -c 2d.")
     return list(dict.fromkeys(requested))

@@ -68,7 +68,8 @@ def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name:
         Path of the plans file.
 
     Raises:
-        UserError: The checkpoint brings no plans and its format has no published ones.
+        UserError: The checkpoint brings no plans and its format has no published ones, or the plans that are there
+            lack the configuration.
     """
     from nnunetv2_ext.experiment_planning.plan_dataset import plan_dataset
     from nnunetv2_ext.experiment_planning.templates import load_template
@@ -76,6 +77,12 @@ def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name:
     full_name = dataset_name(dataset)
     path = nnunet_folder("nnUNet_preprocessed") / full_name / f"{name}.json"
     if path.is_file():
+        known = read_json(path)["configurations"]
+        if configuration not in known:
+            raise UserError(
+                f"Expected the configuration {configuration} in the plans {path}, but they have {', '.join(known)}; "
+                "fine-tune one of these, or make plans that have it with nnUNetv2_ext_plan and name them with -p."
+            )
         logger.info("Using the plans %s.", path)
         return path
     source: dict[str, Any]
@@ -185,6 +192,12 @@ def finetune(
     if class_mapping:
         # Before the dataset is planned and preprocessed.
         check_class_mapping(checkpoint, class_mapping, _labels_of(full_name))
+    if configuration == "2d" and checkpoint.architecture.dimensions == 3:
+        # Plans for it could be made, and the dataset preprocessed, all in vain.
+        raise UserError(
+            f"Expected a 3D configuration, such as 3d_fullres, for {checkpoint.describe()}, but got 2d; fine-tune a 2D "
+            "network with it."
+        )
     warm_up = options.warmup_heads is not None or options.warmup_network is not None
     trainer = trainer or trainer_for(checkpoint, warm_up)
     check_trainer_name(trainer)

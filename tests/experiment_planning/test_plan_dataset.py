@@ -107,3 +107,9 @@ def test_a_collection_that_no_trainer_would_take_is_not_planned(
     with pytest.raises(UserError, match=f"Dataset007_Tiny/dataset.json: .*{message}"):
         plan_dataset(7, load_template("stunet_ct"), name="mine")
     assert not (folder / "mine.json").exists()
+
+
+def test_an_unknown_configuration_is_refused_before_any_image_is_read(tiny_dataset, nnunet_folders):
+    with pytest.raises(UserError, match="among 3d_fullres, 2d, but got '3d_lowres'"):
+        plan_dataset(7, load_template("stunet_ct"), name="mine", configurations=["3d_fullres", "3d_lowres"])
+    assert list((nnunet_folders / "nnUNet_preprocessed").iterdir()) == []

@@ -173,3 +173,19 @@ def test_a_mapping_without_pretrained_weights_is_refused(tiny_dataset, capsys):
 
     assert train.main(["7", "3d_fullres", "0", "-device", "cpu", "--class_mapping", "liver=A/liver"]) == 2
     assert "give -pretrained_weights" in capsys.readouterr().err
+
+
+def test_a_2d_configuration_is_no_home_for_a_3d_network(pretrained, tiny_dataset, capsys):
+    preprocessed = Path(os.environ["nnUNet_preprocessed"])
+    before = sorted(preprocessed.rglob("*"))
+    command_line = ["7", "2d", "0", "-pretrained_weights", str(pretrained), "-device", "cpu"]
+    assert command.main(command_line) == 2
+    assert "Expected a 3D configuration, such as 3d_fullres, for" in capsys.readouterr().err
+    assert sorted(preprocessed.rglob("*")) == before
+
+
+def test_plans_that_lack_the_configuration_are_named(pretrained, tiny_dataset, capsys):
+    plans = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / "mine.json"
+    plans.write_text(json.dumps({"plans_name": "mine", "configurations": {"3d_lowres": {}}}))
+    assert _finetune(pretrained, "-p", "mine") == 2
+    assert f"in the plans {plans}, but they have 3d_lowres" in capsys.readouterr().err
