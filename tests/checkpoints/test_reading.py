@@ -445,3 +445,55 @@ def test_labels_that_do_not_fit_the_outputs_are_refused(tmp_path):
         read_checkpoint(path)
     checkpoint = read_checkpoint(path, labels={"background": 0, "a": 1, "b": 2})
     assert checkpoint.class_names == ("background", "a", "b")
+
+
+def test_one_of_several_checkpoints_has_to_be_named(tmp_path, tiny_stunet):
+    for name in ("first.pth", "second.pth"):
+        write_v2(tmp_path / name, tiny_stunet(), plans_v2(STUNET_ENTRY))
+    with pytest.raises(
+        UserError, match=r"Expected one checkpoint in .*, but found first\.pth, second\.pth; give the file"
+    ):
+        read_checkpoint(tmp_path)
+    (tmp_path / "second.pth").unlink()
+    assert read_checkpoint(tmp_path).path == tmp_path / "first.pth"
+
+
+@pytest.mark.parametrize("plans", [{}, {"configurations": {}}, [1]], ids=str)
+def test_plans_that_are_none_are_refused(tmp_path, tiny_stunet, plans):
+    path = write_v2(tmp_path / "c.pth", tiny_stunet(), plans_v2(STUNET_ENTRY))
+    write_json(plans, tmp_path / "plans.json")
+    with pytest.raises(UserError, match="Expected nnU-Net v2 plans with 'configurations'"):
+        read_checkpoint(path, plans=tmp_path / "plans.json")
+
+
+@pytest.mark.parametrize(("metadata", "sentence"), [("{", "is not JSON"), ("[]", "Expected a JSON object")])
+def test_safetensors_with_other_metadata_are_refused(tmp_path, tiny_stunet, metadata, sentence):
+    from safetensors.torch import save_file
+
+    from nnunetv2_ext.checkpoints.raw import METADATA_KEY
+
+    path = tmp_path / "weights.safetensors"
+    save_file(tiny_stunet().state_dict(), path, {METADATA_KEY: metadata})
+    with pytest.raises(UserError, match=rf"{sentence}.*|.*{METADATA_KEY}.*{sentence}"):
+        read_checkpoint(path)
+
+
+def test_a_pickle_without_plans_beside_the_weights_is_refused(write_v1, published_names, tiny_stunet):
+    path = write_v1(published_names(tiny_stunet()))
+    path.with_name(f"{path.name}.pkl").write_bytes(pickle.dumps({"plans": {"patch_size": [8, 8, 8]}}))
+    with pytest.raises(
+        UserError, match=r"Expected nnU-Net v1 plans in .*\.model\.pkl, but found none; remove the file"
+    ):
+        read_checkpoint(path)
+
+
+def test_plans_of_another_dimension_are_refused(write_v1, plans_v1, published_names, tiny_stunet):
+    plans = plans_v1([[2, 2], [1, 2]], [16, 32], [3.0, 1.5, 1.5])
+    with pytest.raises(UserError, match="are 3D, but the plans are 2D; give the plans"):
+        read_checkpoint(write_v1(published_names(tiny_stunet()), plans=plans))
+
+
+def test_normalisation_that_v2_does_not_know_is_refused(write_v1, plans_v1, published_names, tiny_stunet):
+    plans = plans_v1([[1, 2, 2], [2, 2, 2]], [8, 16, 16], [1.5, 1.5, 1.5], scheme="CT4")
+    with pytest.raises(UserError, match="but found CT4, which nnU-Net v2 does not have; give v2 plans with --plans"):
+        read_checkpoint(write_v1(published_names(tiny_stunet()), plans=plans))

@@ -249,3 +249,8 @@ def test_other_strides_are_noted():
     source, target = stunet(), stunet(seed=1, strides=[[1, 1, 1], [2, 2, 2]])
     report = transfer_weights(target, checkpoint_of(source), target_classes=SOURCE_LABELS)
     assert "strides [[1, 1, 1], [1, 2, 2]], this network has [[1, 1, 1], [2, 2, 2]]" in str(report)
+
+
+def test_networks_without_heads_are_refused():
+    with pytest.raises(UserError, match=r"segmentation heads at decoder\.seg_layers, but Conv3d has none"):
+        transfer_weights(torch.nn.Conv3d(1, 2, 3), checkpoint_of(stunet()), target_classes=SOURCE_LABELS)

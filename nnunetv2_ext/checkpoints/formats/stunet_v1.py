@@ -82,9 +82,10 @@ def _strides(raw: RawCheckpoint, n_stages: int, dimensions: int) -> list[list[in
         raise UserError(
             f"{raw.path} is a {dimensions}D STU-Net, of which none was published; give the plans it was trained with."
         )
-    if len(planned[0]) != dimensions:
+    # The last one, because that of the first stage is not in plans of nnU-Net v1.
+    if len(planned[-1]) != dimensions:
         raise UserError(
-            f"The weights in {raw.path} are {dimensions}D, but the plans are {len(planned[0])}D; give the plans and "
+            f"The weights in {raw.path} are {dimensions}D, but the plans are {len(planned[-1])}D; give the plans and "
             "the configuration that they were trained with."
         )
     strides = stunet_strides(planned, n_stages)
