@@ -79,6 +79,11 @@ def read_input_dataset(argument: str) -> InputDataset:
     given_name, _, dataset = argument.rpartition("=")
     folder = Path(dataset)
     if not (folder / "dataset.json").is_file():
+        if folder.is_dir() and not re.fullmatch(r"\d+|Dataset\d{3}_.+", dataset):
+            raise UserError(
+                f"Expected an nnU-Net raw dataset in the folder {folder}, but it has no dataset.json; give the ID, "
+                "name or folder of a dataset."
+            )
         folder = nnunet_folder("nnUNet_raw") / dataset_name(dataset, "nnUNet_raw")
     dataset_json = read_json(folder / "dataset.json", refuse_repeated_names=True)
     if LABEL_TREE in dataset_json:

@@ -62,6 +62,7 @@ def test_options_reach_the_merge(two_sources, tmp_path, capsys):
         (["3", "4", "--share", "spleen"], "Expected --share NAME=VALUE, but got 'spleen'"),
         (["3", "--share", "a=A/liver", "--share", "a=A/spleen"], "--share names 'a' twice"),
         (["3", "--exception", "A/x=,"], "Expected --exception NAME=VALUE"),
+        (["3", "."], "Expected an nnU-Net raw dataset in the folder ., but it has no dataset.json"),
         (["3", "--exceptions", "nowhere.json"], "Expected the file nowhere.json"),
     ],
 )
@@ -70,3 +71,12 @@ def test_a_user_error_is_one_sentence_and_exit_code_2(two_sources, arguments, me
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ['["A/x"]', '{"A/x": "liver"}', '{"A/x": [1]}'])
+def test_exceptions_of_another_form_are_refused(two_sources, tmp_path, content, capsys):
+    (tmp_path / "exceptions.json").write_text(content)
+    arguments = ["3", "4", "-d", "50", "-n", "Both", "--exceptions", str(tmp_path / "exceptions.json")]
+    assert main(arguments) == 2
+    assert 'Expected {"SOURCE/CASE": ["CLASS", ...]} in ' in capsys.readouterr().err
+    assert not (two_sources / "Dataset050_Both").exists()

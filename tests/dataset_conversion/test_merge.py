@@ -280,12 +280,17 @@ def _replace_text(file, old, new):
     file.write_text(text.replace(old, new))
 
 
-def _spoil_label(folder, case, spoil):
+def _remove_from_json(folder, key):
+    file = folder / "dataset.json"
+    file.write_text(json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != key}))
+
+
+def _spoil_label(folder, case, spoil, spacing=(1, 1, 1.5)):
     import SimpleITK
 
     file = folder / "labelsTr" / f"{case}.nii.gz"
     spoilt = SimpleITK.GetImageFromArray(spoil(_array(file)))
-    spoilt.SetSpacing((1, 1, 1.5))
+    spoilt.SetSpacing(spacing)
     SimpleITK.WriteImage(spoilt, str(file))
 
 
@@ -325,6 +330,11 @@ REFUSED = {
         lambda a, b: _replace_text(b / "dataset.json", '"labels": {', '"labels": {"spleen": 7, '),
         r"every name once in an object of .*dataset.json, but spleen is there more often",
     ),
+    "spacing": (
+        lambda a, b: _spoil_label(b, "img0002", lambda label: label, spacing=(1, 1, 2)),
+        r"expected .* to have the spacing \(1.0, 1.0, 1.5\) mm",
+    ),
+    "incomplete dataset.json": (lambda a, b: _remove_from_json(b, "file_ending"), "Expected file_ending in .*; add it"),
     "image type": (lambda a, b: _change_json(b, file_ending=".png"), "Expected images of type"),
     "label tree": (
         lambda a, b: _change_json(b, label_tree={"background": {}, "body": {"spleen": {}, "rest": {}}}),
