@@ -6,6 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_ext.labels import LabelOrder
+from nnunetv2_ext.labels.header_names import read_header_names
 from nnunetv2_ext.utilities.errors import UserError
 
 TABLE = (
@@ -60,3 +61,15 @@ def test_reads_what_predictions_carry(tmp_path, ending):
     labels[0, 0, :2] = 1, 5
     write_label_map(labels, {1: "liver", 5: "kidney_left"}, grid, tmp_path / f"case{ending}")
     assert LabelOrder.read(tmp_path / f"case{ending}").labels == {"liver": 1, "kidney_left": 5}
+
+
+def test_other_files_have_no_header_to_read(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), str(tmp_path / "case.mha"))
+    with pytest.raises(UserError, match=r"Expected a label map \(\.nii\.gz or \.seg\.nrrd\) with names in its header"):
+        read_header_names(tmp_path / "case.mha")
+
+
+def test_a_file_that_is_nrrd_by_name_only_is_refused(tmp_path):
+    (tmp_path / "case.seg.nrrd").write_bytes(b"something else\n")
+    with pytest.raises(UserError, match=r"damaged \(it is not NRRD\)"):
+        LabelOrder.read(tmp_path / "case.seg.nrrd")

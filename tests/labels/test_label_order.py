@@ -174,6 +174,8 @@ def test_consecutive_subset_union():
         ({"labels": {"background": 1}}, "background"),
         ({"labels": {"a": 1, "b": 2}, "aliases": {"a": ["x"], "b": ["X"]}}, "aliases of one class"),
         ({"labels": {"a": 1}, "left_right_pairs": [["a", "b"]]}, "its own classes"),
+        ({"labels": {"a": 1, "b": 2}, "left_right_pairs": [["a", "a"]]}, "pairs of two different classes"),
+        ({"labels": {"a": 1, "b": [1, 2]}, "regions": {"c": ["a"]}}, "regions either as labels or in their own"),
         ({"labels": {"a": 1}, "ignore_label": 1}, "ignore label"),
         ({"labels": {"a": 1}, "colours": {}}, "unknown entries colours"),
         ([], '"labels"'),
@@ -210,3 +212,25 @@ def test_the_example_of_the_documentation():
         code, _, result = line.partition("#")
         exec(f"found, expected = {code.strip()}, {result.strip()}", names)
         assert names["found"] == names["expected"]
+
+
+def test_a_union_has_no_single_integer():
+    with pytest.raises(
+        UserError, match=r"Expected one integer for 'liver' in regions, but it is the union of \(1, 2\)"
+    ):
+        LabelOrder("regions", {"liver": (1, 2), "tumor": 2}).value("liver")
+
+
+def test_a_dataset_json_without_labels_is_refused():
+    with pytest.raises(UserError, match=r"Expected \"labels\" as an object in dataset\.json, but found \['liver'\]"):
+        LabelOrder.from_dataset_json({"labels": ["liver"]})
+
+
+def test_no_voxels_are_no_error():
+    order = LabelOrder("order", {"liver": 1})
+    assert order.remap(np.zeros((0, 4, 4), np.uint8), to=order).shape == (0, 4, 4)
+
+
+def test_masks_count_as_zero_and_one():
+    order, other = LabelOrder("order", {"liver": 1}), LabelOrder("other", {"liver": 6})
+    assert order.remap(np.array([True, False]), to=other).tolist() == [6, 0]

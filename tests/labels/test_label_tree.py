@@ -62,6 +62,7 @@ def test_levels_and_nodes(tree):
         ({"a": "b", "b": "a", "c": None, "d": None}, module.CycleError),
         ({"a": "a", "c": None, "d": None}, module.CycleError),
         ({"a": None, "b": "nowhere"}, module.MissingParentError),
+        ({"a": None, " ": None}, module.LabelTreeError),
         ({"a": None, "b": None, "c": "b"}, module.SingleChildError),
         ({"a": None}, module.SingleChildError),
     ],
@@ -91,6 +92,10 @@ def test_refuses_contradictions_in_nested_form():
             getattr(LabelTree.from_nested(NESTED), query)("leg")
     with pytest.raises(module.LabelTreeError, match="found none"):
         LabelTree.from_json("{}")
+    with pytest.raises(module.LabelTreeError, match="Expected a JSON object as label tree, but found list"):
+        LabelTree.from_json("[]")
+    with pytest.raises(module.LabelTreeError, match="children of 'a' as a mapping, but found 'rib'"):
+        LabelTree.from_nested({"a": "rib", "b": {}})
 
 
 def test_refuses_labels_that_disagree_with_the_tree():
@@ -177,3 +182,17 @@ def test_unknown_tree_is_refused_with_the_known_names(tmp_path):
     (tmp_path / "bytes.json").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(module.LabelTreeError, match=r"bytes\.json: .*UTF-8"):
         LabelTree.from_file(tmp_path / "bytes.json")
+
+
+def test_a_dataset_json_is_a_tree_file_too(tree):
+    """``nnUNetv2_ext_info tree`` takes the dataset.json of a collection."""
+    dataset_json = {"labels": tree.to_labels() | {"ignore": len(tree)}, "label_tree": tree.to_nested()}
+    assert LabelTree.from_json(json.dumps(dataset_json)) == tree
+    with pytest.raises(UserError, match=r"Expected 'labels' in the dataset\.json"):
+        LabelTree.from_dataset_json({"label_tree": tree.to_nested()})
+
+
+def test_a_name_that_a_missing_sibling_would_get_is_not_free():
+    incomplete = {"background": {}, "body": {"bones": {}}, "x": {"body_other": {}, "y": {}}}
+    with pytest.raises(module.SingleChildError, match="'body_other' of the sibling it needs is taken"):
+        LabelTree.from_nested(incomplete, check_single_children=False).complete()
