@@ -6,6 +6,7 @@ import io
 import pytest
 
 from nnunetv2_ext.labels import LabelOrder
+from nnunetv2_ext.utilities.errors import UserError
 
 
 @pytest.fixture
@@ -56,3 +57,22 @@ def test_labels_without_image_are_named_once(gibson, convert):
     assert [record.identifier for record in result.failed] == ["btcv_0070"]
     assert "Expected an image for the label" in result.failed[0].findings[-1].message
     assert len(result.converted) == 3
+
+
+def test_the_table_of_boxes_is_needed_with_all_its_columns(gibson, convert):
+    table = gibson.root / "cropping.csv"
+    table.write_text(table.read_text().replace("extent_sup", "top"))
+    with pytest.raises(UserError, match=r"Expected the columns extent_sup in .*cropping\.csv"):
+        convert("gibson_multi_organ")
+    table.unlink()
+    with pytest.raises(UserError, match=r"Expected cropping\.csv of Zenodo record 1169361"):
+        convert("gibson_multi_organ")
+
+
+def test_a_case_without_a_row_is_named_and_left_out(gibson, convert):
+    table = gibson.root / "cropping.csv"
+    rows = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(row for row in rows if not row.startswith("0061")))
+    result = convert("gibson_multi_organ")
+    assert [record.identifier for record in result.failed] == ["btcv_0061"]
+    assert "Expected its row in cropping.csv" in result.failed[0].findings[-1].message

@@ -3,6 +3,7 @@
 import pytest
 
 from nnunetv2_ext.labels import LabelOrder
+from nnunetv2_ext.utilities.errors import UserError
 
 
 @pytest.mark.parametrize(("name", "file"), [("saros", "body-regions"), ("saros_body_parts", "body-parts")])
@@ -17,3 +18,16 @@ def test_converts_the_published_layout(name, file, miniature, assert_converts):
         rows.append(f"{case},x,{split}")
     miniature.text("Segmentation-Info_09-29-2023.csv", "\n".join(rows) + "\n")
     assert_converts(name, training=2, test=1, folds=2, annotated=lambda z: z % 2 == 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [("id,split\ncase_000,fold-6\n", "fold-6"), ("case,split\ncase_000,fold-1\n", "case, split")],
+    ids=["sixth fold", "other columns"],
+)
+def test_a_table_of_another_form_is_refused(table, found, miniature, convert):
+    miniature.save("case_000/image.nii.gz", miniature.image())
+    miniature.save("case_000/body-regions.nii.gz", miniature.label("saros"))
+    miniature.text("Segmentation-Info_09-29-2023.csv", table)
+    with pytest.raises(UserError, match=rf"id and split \(fold-1 to fold-5, test\) in .*, but found {found}\."):
+        convert("saros")
