@@ -55,6 +55,9 @@ def resample_argmax(
     Equal, up to rounding of float32 sums, to nnU-Net's ``resample_data_or_seg_to_shape(order=1)`` and to
     ``torch.nn.functional.interpolate(mode="trilinear", align_corners=False)``, each followed by ``argmax(0)``.
 
+    As nnU-Net's function, which returns the type that it is given, resampled float16 logits are rounded to float16; the
+    classes that tie then may be others.
+
     Args:
         logits: Finite, of any floating type, on any device, strided as you like.
         shape: Shape (z, y, x) of the label map; larger, smaller or equal along each axis.
@@ -155,7 +158,8 @@ def resample_probabilities(
         num_threads: As in `resample_argmax`.
 
     Returns:
-        Float32, on the device of the logits. Only the chosen classes are held at the full shape.
+        Float32, on the device of the logits; resampled float16 logits are rounded to float16 first, as nnU-Net's. Only
+        the chosen classes are held at the full shape.
     """
     axes = _axes_of(logits, shape, nearest_axis)
     return probabilities_along_axes(logits, axes, has_regions, classes, num_threads)
@@ -165,7 +169,8 @@ def argmax_along_axes(
     logits: Float[Tensor, "classes z y x"], axes: Axes, num_threads: int | None = None
 ) -> Int[Tensor, "Z Y X"]:
     """`resample_argmax` for axes that were laid out beforehand, such as the part of a volume that is known so far."""
-    return _label_map(logits, axes, _LargestLogit(len(logits), logits.device), num_threads)
+    rule = _LargestLogit(len(logits), logits.device, _type_of_resampled(logits, axes))
+    return _label_map(logits, axes, rule, num_threads)
 
 
 def threshold_along_axes(
@@ -192,11 +197,13 @@ def probabilities_along_axes(
     chosen = torch.tensor(range(len(logits)) if classes is None else list(classes), device=logits.device)
     everything = torch.arange(len(logits), device=logits.device)
     result = torch.empty((len(chosen), *(axis.new_size for axis in axes)), device=logits.device)
+    dtype = _type_of_resampled(logits, axes)
 
     def visit(beam: _Beam) -> None:
         for tile in beam.x_tiles:
             resampled = beam.along_y_and_z(beam.along_x(tile, chosen if has_regions else everything))
             _refuse_nonfinite(resampled)
+            resampled = resampled.to(dtype).float()
             part = resampled.sigmoid() if has_regions else resampled.softmax(0).index_select(0, chosen)
             z, y, x = beam.outputs(tile)
             result[:, z, y, x] = part
@@ -214,6 +221,12 @@ def _axes_of(logits: Tensor, shape: Sequence[int], nearest_axis: int | None) -> 
 def smallest_integer_type(largest_label: int) -> torch.dtype:
     """The smallest integer type of torch that holds the labels 0 to ``largest_label``."""
     return torch.uint8 if largest_label <= 255 else torch.int16 if largest_label <= 32767 else torch.int32
+
+
+def _type_of_resampled(logits: Tensor, axes: Axes) -> torch.dtype:
+    """What resampled values are rounded to: as in nnU-Net, float16 stays float16; all else is decided in float32."""
+    is_interpolated = any(axis.taps > 1 for axis in axes)
+    return torch.float16 if logits.dtype == torch.float16 and is_interpolated else torch.float32
 
 
 class _Rule(Protocol):
@@ -238,9 +251,10 @@ class _Rule(Protocol):
 
 
 class _LargestLogit:
-    """The class with the largest logit wins; among equals, the first."""
+    """The class with the largest logit wins; among those that are equal once they are rounded, the first."""
 
-    def __init__(self, num_classes: int, device: torch.device):
+    def __init__(self, num_classes: int, device: torch.device, rounded_to: torch.dtype):
+        self.rounded_to = rounded_to
         self.dtype = smallest_integer_type(num_classes - 1)
         # A code falls as the class rises, so that the largest code among equal classes is that of the first class.
         self.top = num_classes
@@ -262,7 +276,7 @@ class _LargestLogit:
         flat = values.flatten(1)
         # A class that lies below one other at every corner lies below it everywhere between. Two strong others suffice.
         strongest = {int(flat.mean(1).argmax()), int(flat.amin(1).argmax())}
-        kept = torch.stack([(flat - flat[other]).amax(1) >= 0 for other in strongest]).all(0)
+        kept = torch.stack([(flat - flat[other]).amax(1) >= -self._may_tie(flat[other]) for other in strongest]).all(0)
         index = kept.nonzero().flatten()
         return values.index_select(0, index), classes.index_select(0, index)
 
@@ -271,6 +285,7 @@ class _LargestLogit:
     ) -> Int[Tensor, " voxels"]:
         largest = winner = None
         for values, classes in resampled:
+            values = values.to(self.rounded_to).float()
             largest_here = values.amax(0)
             # The largest code among the largest logits. These vectorise (in place; `==` does not), and are several
             # times faster than torch's search for the position of the largest.
@@ -282,6 +297,14 @@ class _LargestLogit:
                 largest = torch.maximum(largest, largest_here)
         assert winner is not None
         return (self.top - winner).to(self.dtype)
+
+    def _may_tie(self, values: Float[Tensor, " voxels"]) -> Float[Tensor, ""] | float:
+        """How far below these values another may lie and still be rounded to the same number."""
+        if self.rounded_to == torch.float32:
+            return 0.0
+        # One step of float16 numbers of this size, doubled to be safe from roundings on the way.
+        float16 = torch.finfo(torch.float16)
+        return values.abs().amax() * (2 * float16.eps) + float16.tiny * float16.eps
 
 
 class _LastAboveThreshold:
