@@ -60,6 +60,12 @@ def _add_mode_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("-step_size", type=float, metavar="SHARE", help="step of the windows instead of the mode's")
     how.add_argument("--disable_tta", action="store_true", help="no mirroring, whatever the mode")
     how.add_argument(
+        "--sums",
+        choices=("float16", "float32"),
+        help="type in which overlapping windows are added up; float16 is what nnUNetv2_predict does and the default of "
+        "accurate; float32 is more exact",
+    )
+    how.add_argument(
         "-device", choices=("cuda", "cpu", "mps"), help="cuda where there is such a device, else cpu, if not given"
     )
     how.add_argument(
@@ -157,6 +163,7 @@ def _run(arguments: argparse.Namespace) -> int:
         mode=arguments.mode,
         step_size=arguments.step_size,
         mirroring=False if arguments.disable_tta else None,
+        sums=arguments.sums,
         device=arguments.device,
         backend=arguments.backend,
         outputs=arguments.outputs,

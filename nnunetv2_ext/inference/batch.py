@@ -319,7 +319,7 @@ class Batch:
             "model": {"folder": str(model.folder), "sha256": model.sha256()},
             "device": _device_name(predictor.device),
             "backend": predictor.backend,
-            "mode": dataclasses.asdict(predictor.mode) | {"step_size": predictor.step_size},
+            "mode": dataclasses.asdict(predictor.mode) | {"step_size": predictor.step_size, "sums": predictor.sums},
             "outputs": predictor.plan.kind,
             "classes": sorted({name for output in predictor.plan.maps for name in output.names.values()}),
             "cases": cases,

@@ -136,7 +136,7 @@ class BundleWindows(StreamingSlidingWindow):
 
     def __init__(self, profile: BundleProfile, like: StreamingSlidingWindow) -> None:
         super().__init__(
-            like.network,
+            like.networks,
             like.num_classes,
             profile.window_size,
             device=like.device,
@@ -173,8 +173,10 @@ class BundleWindows(StreamingSlidingWindow):
         plan = self.plan(image.shape[1:])
         padded = pad_to_plan(image, plan)
         winner = torch.empty(plan.padded_shape, dtype=torch.int16)
-        linear = LinearHead.of(self.network, self.accumulate_on)
-        network = self.network if linear is None else linear.backbone
+        (network,) = self.networks
+        linear = LinearHead.of(network, self.accumulate_on)
+        if linear is not None:
+            network = linear.backbone
 
         def predict(position: tuple[int, int, int]) -> Tensor:
             outputs = self._run(network, self._load(padded, [position], plan))[0]

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,8 @@ class WindowNetwork(nn.Module):
             for network in self.networks:
                 network.compile()
         axes = [axis + 2 for axis in mirror_axes or ()]
-        self.flips = [[axis for bit, axis in enumerate(axes) if number >> bit & 1] for number in range(2 ** len(axes))]
+        # In nnU-Net's order: sums are rounded, so that another order gives another last digit.
+        self.flips = [flip for number in range(len(axes) + 1) for flip in combinations(axes, number)]
 
     def forward(self, window: Float[Tensor, "batch channels *patch"]) -> Float[Tensor, "batch classes *patch"]:
         """Logits of a batch of windows."""

@@ -17,7 +17,7 @@ from nnunetv2_ext.inference.images import Scan, check_scan, read_scan, scan_of_a
 from nnunetv2_ext.inference.inputs import Case, find_cases
 from nnunetv2_ext.inference.label_rules import Decisions, label_rule
 from nnunetv2_ext.inference.model import Model, WindowNetwork, read_model, select_heads
-from nnunetv2_ext.inference.modes import MODES, Mode
+from nnunetv2_ext.inference.modes import MODES, SUMS, Mode
 from nnunetv2_ext.inference.openvino_backend import OpenVinoNetwork, cache_folder, openvino_is_installed
 from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan, plan_outputs
 from nnunetv2_ext.inference.preprocessing import NnunetPreprocessing, Prepared, Preprocessing
@@ -59,6 +59,7 @@ class Predictor:
         mode: One of `MODES`, or a `Mode`.
         step_size: Instead of the mode's.
         mirroring: Instead of the mode's.
+        sums: Type in which overlapping windows are added up, ``"float16"`` or ``"float32"``, instead of the mode's.
         device: ``"cuda"``, ``"cpu"``, ``"mps"``, or with a number; by default CUDA where there is a device.
         backend: ``"torch"``, ``"openvino"`` (CPU only), or ``"auto"``: OpenVINO where it is installed and the device is
             the CPU.
@@ -69,7 +70,8 @@ class Predictor:
         nodes: For models with a label tree: write these nodes.
 
     Raises:
-        UserError: A class, mode or device does not exist, or OpenVINO is asked for and not installed.
+        UserError: A class, mode, device or type of sums does not exist or does not suit the model, or OpenVINO is asked
+            for and not installed.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Predictor:
         mode: str | Mode = "accurate",
         step_size: float | None = None,
         mirroring: bool | None = None,
+        sums: str | None = None,
         device: str | torch.device | None = None,
         backend: str = "torch",
         outputs: str = "merged",
@@ -102,24 +105,45 @@ class Predictor:
         if not 0 < self.step_size <= 1:
             raise UserError(f"Expected a step size above 0 and up to 1, but got {self.step_size}.")
         mirroring = self.mode.mirroring if mirroring is None else mirroring
+        profile = read_profile(model.folder)
+        self.sums = self._choose_sums(sums, is_bundle=profile is not None)
         networks, self.backend = self._run_by(backend)
-        network = WindowNetwork(networks, model.mirror_axes if mirroring else None)
+        # Stock averages the finished logits of folds. In float16 that is rounded otherwise than the mean of windows.
+        folds = [[network] for network in networks] if self.sums == "float16" else [networks]
+        mirror_axes = model.mirror_axes if mirroring else None
+        window_networks = [WindowNetwork(fold, mirror_axes) for fold in folds]
         has_regions = model.labels.has_regions
         channels = len(self.plan.channels) if self.plan.channels else model.labels.num_segmentation_heads
         rule = label_rule(self.plan, channels, has_regions=has_regions)
-        running = (model, rule, network, self.step_size, self.device)
-        profile = read_profile(model.folder)
+        running = (model, rule, window_networks, self.step_size, self.device)
         self.preprocessing: Preprocessing
         if profile is None:
             self.preprocessing = NnunetPreprocessing(
                 model, linear=self.mode.linear_image, find_content=self.mode.skip_air
             )
-            self.segmenter = Segmenter(*running, on_device=on_device, nearest_label_map=self.mode.nearest_label_map)
+            self.segmenter = Segmenter(
+                *running,
+                on_device=on_device,
+                nearest_label_map=self.mode.nearest_label_map,
+                sums=SUMS[self.sums],
+            )
         else:
             # A bundle brings its own inference, which the modes do not vary.
             preprocessing = BundlePreprocessing(profile)
             self.preprocessing = preprocessing
             self.segmenter = BundleSegmenter(profile, preprocessing, *running, on_device=on_device)
+
+    def _choose_sums(self, sums: str | None, *, is_bundle: bool) -> str:
+        if sums is not None and sums not in SUMS:
+            raise UserError(f"Expected one of {', '.join(SUMS)} as the type of sums, but got {sums!r}.")
+        if is_bundle:
+            if sums == "float16":
+                raise UserError(
+                    "Expected --sums float32 for a MONAI bundle, which adds windows up in float32 itself, but got "
+                    "float16; leave --sums out."
+                )
+            return "float32"
+        return self.mode.sums if sums is None else sums
 
     def _plan_outputs(self, outputs: str, level: int | None, nodes: Collection[str] | None) -> OutputPlan:
         model = self.model

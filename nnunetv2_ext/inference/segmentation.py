@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,24 +32,26 @@ class Segmenter:
     Args:
         model: The model.
         rule: How logits become decisions.
-        network: Predicts one window, see `WindowNetwork`.
+        networks: Each predicts one window, see `WindowNetwork`; several are folds with sums of their own.
         step_size: Distance of neighbouring windows as a share of the patch size.
         device: Where the network runs.
         on_device: Add windows up there too; on the CPU otherwise. Where the device has too little memory for it, the
             CPU takes over.
         nearest_label_map: Decide at the network's spacing and enlarge the label map by nearest neighbour.
+        sums: Type in which windows are added up, float32 or float16.
     """
 
     def __init__(
         self,
         model: Model,
         rule: LabelRule,
-        network: nn.Module,
+        networks: Sequence[nn.Module],
         step_size: float,
         device: torch.device,
         *,
         on_device: bool = True,
         nearest_label_map: bool = False,
+        sums: torch.dtype = torch.float32,
     ) -> None:
         self._rule = rule
         self._resampling = model.configuration.configuration["resampling_fn_probabilities"]
@@ -59,13 +62,14 @@ class Segmenter:
             # As nnU-Net: all windows have one shape, so the fastest algorithms are found once.
             torch.backends.cudnn.benchmark = True
         self.windows = StreamingSlidingWindow(
-            network.to(device),
+            [network.to(device) for network in networks],
             len(rule.fill),
             model.configuration.patch_size,
             step_size,
             device=device,
             accumulate_on=device if on_device else "cpu",
             fill=rule.fill,
+            dtype=sums,
         )
 
     def __call__(
@@ -130,10 +134,14 @@ class Segmenter:
         shape: Shape = (data.shape[1], data.shape[2], data.shape[3])
         slabs: Iterator[LogitSlab] | list[LogitSlab]
         streams = self.resamples_linearly or self._nearest_label_map or shape == prepared.image_shape
+        # What is resampled has the type of the sums, as with nnU-Net's default; its other function returns float32.
+        dtype = torch.float32 if self._resampling == "resample_torch_fornnunet" else self.windows.dtype
         if streams and visit_logits is None:
-            slabs = self.windows.slabs(data, content, progress)
+            slabs = (
+                replace(slab, logits=slab.logits.to(dtype)) for slab in self.windows.slabs(data, content, progress)
+            )
         else:
-            logits = self.windows.logits(data, content, progress)
+            logits = self.windows.logits(data, content, progress, dtype)
             if visit_logits is not None:
                 visit_logits(logits)
             if not streams:

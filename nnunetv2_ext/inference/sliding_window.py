@@ -2,8 +2,12 @@
 
 nnU-Net adds all windows of a scan into one array of (classes x scan) half-precision numbers. Here windows run plane by
 plane along one axis; what no later window touches is divided by its weights and handed on at once, an idea of SALT's
-(its "online argmax"). The sums are kept in a ring of (classes x patch depth x height x width) float32 numbers, however
-long the scan, along the axis that makes this least. The windows, their Gaussian weights and the padding are nnU-Net's.
+(its "online argmax"). The sums are kept in a ring of (classes x patch depth x height x width) numbers, however long the
+scan, along the axis that makes this least. The windows, their Gaussian weights and the padding are nnU-Net's.
+
+Sums in float32 are as exact as the network. Sums in float16 are nnU-Net's, bit by bit: every product and every sum is
+rounded as there. In float16 the order in which windows are added up shows in the result, so planes are handed on along
+the first axis that has more than one window, and each fold has sums of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +23,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nnunetv2_ext.utilities.errors import UserError
+
 T = TypeVar("T")
+
+# Torch converts tensors of mixed types as a whole before it adds them: so many numbers at once stay in a processor's
+# cache (7 times as fast as a window of 32 classes and 96^3 voxels at once); an accelerator rather wants few launches.
+_NUMBERS_AT_ONCE = {"cpu": 2**19, "cuda": 2**25}
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class LogitSlab:
         axis: The axis that the planes are counted along: 0 for z, 1 for y, 2 for x.
         start: The first plane.
         stop: One after the last plane.
-        logits: Float32 (classes, z, y, x). A view of a buffer: valid until the next slab is asked for.
+        logits: (classes, z, y, x), of the type of the sums. A view of a buffer: valid until the next slab is asked for.
     """
 
     axis: int
@@ -72,8 +82,10 @@ class StreamingSlidingWindow:
     """Predicts an image window by window and hands finished planes on at once.
 
     Args:
-        network: From windows (batch, channels, *patch) to logits (batch, classes, *patch). Averaging over folds and
-            mirrored windows, and predicting selected classes only, is its business.
+        network: From windows (batch, channels, *patch) to logits (batch, classes, *patch). Averaging over mirrored
+            windows, and predicting selected classes only, is its business. Several networks are folds: each has sums
+            of its own, and their finished logits are averaged, as nnU-Net does; in float32 a network that averages
+            folds gives the same from less memory.
         num_classes: How many logits the network gives per voxel.
         patch_size: (z, y, x), or (y, x) for a network that predicts slice by slice.
         step_size: Distance of neighbouring windows as a share of the patch size.
@@ -82,7 +94,9 @@ class StreamingSlidingWindow:
         windows_per_batch: Windows of equal position along the axis that are predicted together.
         fill: Logits (classes,) of voxels that no predicted window covers. By default 10 for the first and -10 for all
             other classes, which is background for a softmax; give -10 for all with sigmoid outputs.
-        axis: Along which axis to hand planes on; by default the one that needs the least memory.
+        axis: Along which axis to hand planes on; by default the one that needs the least memory, for sums in float16
+            the first that has more than one window, as nnU-Net's windows run.
+        dtype: Type of the sums: float32, or float16 for the rounding of nnU-Net's.
 
     Example:
         >>> window = StreamingSlidingWindow(lambda x: x.repeat(1, 2, 1, 1, 1), 2, (4, 4, 4))
@@ -92,7 +106,7 @@ class StreamingSlidingWindow:
 
     def __init__(
         self,
-        network: Callable[[Tensor], Tensor],
+        network: Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]],
         num_classes: int,
         patch_size: Sequence[int],
         step_size: float = 0.5,
@@ -102,13 +116,16 @@ class StreamingSlidingWindow:
         windows_per_batch: int = 1,
         fill: Float[Tensor, " classes"] | None = None,
         axis: int | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if len(patch_size) not in (2, 3) or not 0 < step_size <= 1 or windows_per_batch < 1:
             raise ValueError(
                 f"Expected a patch size of two or three axes, a step size above 0 and up to 1, and at least one window "
                 f"per batch, but got {tuple(patch_size)}, {step_size} and {windows_per_batch}."
             )
-        self.network = network
+        if dtype not in (torch.float16, torch.float32):
+            raise ValueError(f"Expected sums in torch.float16 or torch.float32, but got {dtype}.")
+        self.networks = tuple(network) if isinstance(network, Sequence) else (network,)
         self.num_classes = num_classes
         self.patch_size = tuple(int(size) for size in patch_size)
         self.step_size = step_size
@@ -117,8 +134,9 @@ class StreamingSlidingWindow:
         self.windows_per_batch = windows_per_batch
         if fill is None:
             fill = torch.tensor([10.0] + [-10.0] * (num_classes - 1))
-        self.fill = fill.to(self.accumulate_on, torch.float32)
+        self.fill = fill.to(self.accumulate_on, dtype)
         self.axis = axis
+        self.dtype = dtype
 
     def plan(self, shape: Sequence[int]) -> WindowPlan:
         """Lays out the windows of an image of shape (z, y, x), as nnU-Net does."""
@@ -136,7 +154,10 @@ class StreamingSlidingWindow:
                 *compute_steps_for_sliding_window(padded[1:], self.patch_size, self.step_size),
             ]
         axis = self.axis
-        if axis is None:
+        if axis is None and self.dtype == torch.float16:
+            # nnU-Net's order of windows, last axis fastest; with one window along z it is also that of planes along y.
+            axis = next((along for along in range(3) if len(starts[along]) > 1), 0)
+        elif axis is None:
             axis = min(range(3), key=lambda along: patch[along] / padded[along])
         return WindowPlan(_triple(padded), _triple(inside), _triple(patch), _triple(starts), axis)
 
@@ -153,11 +174,14 @@ class StreamingSlidingWindow:
             content: Where there is anything to see. Windows without are skipped; voxels that no other window covers
                 get the logits ``fill``.
             progress: Called with the number of windows that were just dealt with.
+
+        Raises:
+            UserError: Sums in float16 overflow.
         """
         plan = self.plan(image.shape[1:])
         padded = pad_to_plan(image, plan)
         padded_content = None if content is None else pad_to_plan(content[None], plan)[0]
-        ring = _Ring(plan, self.num_classes, self.window_weights(), self.fill)
+        ring = _Ring(plan, len(self.networks), self.window_weights(), self.fill)
         starts = plan.starts[plan.axis]
         for number, start in enumerate(starts):
             positions = [
@@ -180,10 +204,14 @@ class StreamingSlidingWindow:
         image: Float[Tensor, "channels z y x"],
         content: Bool[Tensor, "z y x"] | None = None,
         progress: Callable[[int], object] | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> Float[Tensor, "classes z y x"]:
-        """The logits of the whole image in one array; for those who need more than the label map."""
-        result = torch.empty((self.num_classes, *image.shape[1:]), dtype=dtype, device=self.accumulate_on)
+        """The logits of the whole image in one array, by default of the type of the sums.
+
+        For those who need more than the label map; see `slabs`.
+        """
+        shape = (self.num_classes, *image.shape[1:])
+        result = torch.empty(shape, dtype=dtype or self.dtype, device=self.accumulate_on)
         for slab in self.slabs(image, content, progress):
             result.narrow(slab.axis + 1, slab.start, slab.stop - slab.start).copy_(slab.logits)
         return result
@@ -192,7 +220,7 @@ class StreamingSlidingWindow:
         """nnU-Net's Gaussian importance of the voxels of a window, of the patch's shape."""
         from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
-        # Half precision, because nnU-Net rounds its weights to it: the same weights, summed more exactly.
+        # Half precision, because nnU-Net rounds its weights to it, whatever type they are added up in here.
         gaussian = compute_gaussian(self.patch_size, 1.0 / 8, 10, torch.float16, torch.device("cpu")).float()
         return gaussian.reshape([1] * (3 - gaussian.ndim) + list(gaussian.shape)).to(self.accumulate_on)
 
@@ -223,38 +251,44 @@ class StreamingSlidingWindow:
 
     @torch.inference_mode()
     def _predict(self, windows: Tensor, positions: list[tuple[int, int, int]], ring: _Ring) -> None:
-        for window, position in zip(self._run(self.network, windows), positions, strict=True):
-            ring.add(window, position)
+        for fold, network in enumerate(self.networks):
+            for window, position in zip(self._run(network, windows), positions, strict=True):
+                ring.add(window, position, fold)
+        for position in positions:
+            ring.add_weights(position)
 
     def _run(self, network: Callable[[Tensor], Tensor], windows: Tensor) -> Float[Tensor, "batch outputs z y x"]:
         # As nnU-Net: half precision on CUDA only, where the hardware is made for it.
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
             outputs = network(windows)
-        outputs = outputs.to(self.accumulate_on).float()
+        outputs = outputs.to(self.accumulate_on)
+        if self.dtype == torch.float32:
+            outputs = outputs.float()
         return outputs.unsqueeze(2) if len(self.patch_size) == 2 else outputs
 
 
 class _Ring:
     """Weighted sums of the planes from ``first`` on; plane p lies at index p modulo the patch depth."""
 
-    def __init__(self, plan: WindowPlan, num_classes: int, gaussian: Tensor, fill: Tensor):
+    def __init__(self, plan: WindowPlan, folds: int, gaussian: Float[Tensor, "z y x"], fill: Float[Tensor, " classes"]):
         self.plan = plan
         self.depth = plan.patch_size[plan.axis]
         self.first = 0
         self.gaussian = gaussian
-        self.fill = fill[:, None, None, None]
-        self.sums = torch.zeros((num_classes, *plan.buffer_shape), device=gaussian.device)
-        self.weights = torch.zeros(plan.buffer_shape, device=gaussian.device)
+        self.fill = fill
+        shape = (folds, len(fill), *plan.buffer_shape)
+        self.sums = torch.zeros(shape, dtype=fill.dtype, device=gaussian.device)
+        self.weights = torch.zeros(plan.buffer_shape, dtype=fill.dtype, device=gaussian.device)
 
-    def add(self, logits: Float[Tensor, "classes z y x"], position: tuple[int, int, int]) -> None:
-        axis = self.plan.axis
-        start = position[axis]
-        for planes, where in self._pieces(start, start + self.depth):
-            in_buffer = _with(_window(position, self.plan), axis, where)
-            in_window = _with(_window((0, 0, 0), self.plan), axis, slice(planes.start - start, planes.stop - start))
-            weights = self.gaussian[in_window]
-            self.sums[_everywhere(in_buffer)].addcmul_(logits[_everywhere(in_window)], weights)
-            self.weights[in_buffer].add_(weights)
+    def add(self, logits: Float[Tensor, "classes z y x"], position: tuple[int, int, int], fold: int) -> None:
+        for in_buffer, in_window in self._places(position):
+            _add_weighted(
+                self.sums[fold][_everywhere(in_buffer)], logits[_everywhere(in_window)], self.gaussian[in_window]
+            )
+
+    def add_weights(self, position: tuple[int, int, int]) -> None:
+        for in_buffer, in_window in self._places(position):
+            self.weights[in_buffer] += self.gaussian[in_window].to(self.weights.dtype)
 
     def release(self, stop: int) -> Iterator[LogitSlab]:
         """Hands on the planes before ``stop`` and makes room for others."""
@@ -262,26 +296,52 @@ class _Ring:
         inside = self.plan.inside
         for planes, where in self._pieces(self.first, stop):
             in_buffer = _with((slice(None),) * 3, axis, where)
-            sums, weights = self.sums[_everywhere(in_buffer)], self.weights[in_buffer]
+            of_folds = (slice(None), *_everywhere(in_buffer))
+            sums, weights = self.sums[of_folds], self.weights[in_buffer]
             start = max(planes.start, inside[axis].start)
             end = min(planes.stop, inside[axis].stop)
             if start < end:
-                self._divide(sums, weights)
+                logits = self._finish(sums, weights)
                 kept = _with(inside, axis, slice(start - planes.start, end - planes.start))
                 offset = inside[axis].start
-                yield LogitSlab(axis, start - offset, end - offset, sums[_everywhere(kept)])
+                yield LogitSlab(axis, start - offset, end - offset, logits[_everywhere(kept)])
             sums.zero_()
             weights.zero_()
         self.first = stop
 
-    def _divide(self, sums: Tensor, weights: Tensor) -> None:
+    def _finish(
+        self, sums: Float[Tensor, "folds classes z y x"], weights: Float[Tensor, "z y x"]
+    ) -> Float[Tensor, "classes z y x"]:
+        """Divides sums by their weights, in place, and averages the folds."""
         covered = weights > 0
         if bool(covered.all()):
             sums /= weights
         else:
-            sums /= weights.clamp(min=torch.finfo(weights.dtype).tiny)
-            for channel, value in zip(sums, self.fill.flatten(), strict=True):
-                torch.where(covered, channel, value, out=channel)
+            sums /= weights.masked_fill(~covered, 1)
+            for of_fold in sums:
+                for channel, value in zip(of_fold, self.fill, strict=True):
+                    torch.where(covered, channel, value, out=channel)
+        logits, *others = sums
+        for other in others:
+            logits += other
+        if others:
+            # By a tensor: on CUDA torch multiplies by the reciprocal of a number, which rounds otherwise than nnU-Net's
+            # division on the CPU.
+            logits /= logits.new_tensor(len(sums))
+        if logits.dtype == torch.float16:
+            _refuse_overflow(logits)
+        return logits
+
+    def _places(
+        self, position: tuple[int, int, int]
+    ) -> Iterator[tuple[tuple[slice, slice, slice], tuple[slice, slice, slice]]]:
+        """Where the parts of a window lie in the ring and in the window."""
+        axis = self.plan.axis
+        start = position[axis]
+        for planes, where in self._pieces(start, start + self.depth):
+            in_buffer = _with(_window(position, self.plan), axis, where)
+            in_window = _with(_window((0, 0, 0), self.plan), axis, slice(planes.start - start, planes.stop - start))
+            yield in_buffer, in_window
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
         """Runs of planes and where they lie in the ring; two where they pass its end."""
@@ -290,6 +350,27 @@ class _Ring:
             length = min(stop - start, self.depth - index)
             yield slice(start, start + length), slice(index, index + length)
             start += length
+
+
+def _add_weighted(
+    sums: Float[Tensor, "classes z y x"], logits: Float[Tensor, "classes z y x"], weights: Float[Tensor, "z y x"]
+) -> None:
+    """Adds weighted logits to sums, in place."""
+    if sums.dtype == torch.float32:
+        sums.addcmul_(logits, weights)
+        return
+    # As nnU-Net: the product is rounded to the type of the logits (float32, on CUDA float16), then the sum to float16.
+    at_once = max(1, _NUMBERS_AT_ONCE["cuda" if sums.device.type == "cuda" else "cpu"] // weights.numel())
+    for some, values in zip(sums.split(at_once), logits.split(at_once), strict=True):
+        some += (values * weights).to(values.dtype)
+
+
+def _refuse_overflow(logits: Float[Tensor, "classes z y x"]) -> None:
+    if bool(torch.isinf(torch.stack([logits.amax(), logits.amin()])).any()):
+        raise UserError(
+            "Expected logits whose weighted sums float16 can hold (up to 65504), as nnUNetv2_predict does, but they "
+            "exceed it; add windows up in float32 (--sums float32)."
+        )
 
 
 def pad_to_plan(volume: Tensor, plan: WindowPlan) -> Tensor:

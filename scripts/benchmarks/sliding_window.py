@@ -111,7 +111,7 @@ def exact_logits(image: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         for z, y, x in product(*plan.starts):
             where = slice(z, z + depth), slice(y, y + height), slice(x, x + width)
             everywhere = (slice(None), *where)
-            sums[everywhere] += window.network(image[everywhere][None])[0].double() * weights
+            sums[everywhere] += window.networks[0](image[everywhere][None])[0].double() * weights
             total[where] += weights
     return sums / total, total
 

@@ -40,7 +40,7 @@ def test_help_knows_nnunets_flags():
         "-part_id",
         "-device",
     }
-    assert one_letter | others | {"--disable_tta", "--continue_prediction", "--disable_progress_bar"} <= flags
+    assert one_letter | others | {"--disable_tta", "--sums", "--continue_prediction", "--disable_progress_bar"} <= flags
 
 
 def test_nothing_heavy_is_imported_for_help_or_a_wrong_argument():

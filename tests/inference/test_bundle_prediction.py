@@ -26,6 +26,15 @@ def test_equals_the_bundles_own_pipeline(kind, tmp_path, ct_on_disk, bundle_netw
     assert np.count_nonzero(found != expected) == 0
 
 
+def test_bundles_add_up_in_float32(tmp_path, bundle_network, import_bundle):
+    folder = import_bundle("unet", bundle_network("unet"), tmp_path, (16, 16, 16))
+    predictor = Predictor.from_model_folder(folder, device="cpu")
+    assert predictor.sums == "float32"
+    assert predictor.segmenter.windows.dtype == torch.float32
+    with pytest.raises(UserError, match="--sums float32 for a MONAI bundle"):
+        Predictor.from_model_folder(folder, device="cpu", sums="float16")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["segresnet", "unet"])
 def test_equals_the_bundles_own_pipeline_on_a_real_ct(kind, tmp_path, real_ct_folder, bundle_network, bundle_inference):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from types import SimpleNamespace
 
@@ -11,7 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnunetv2_ext.inference import sliding_window
+from nnunetv2_ext.inference.model import WindowNetwork
 from nnunetv2_ext.inference.sliding_window import StreamingSlidingWindow
+from nnunetv2_ext.utilities.errors import UserError
 
 
 def tiny_network(classes, dimensions=3, seed=0):
@@ -22,7 +26,8 @@ def tiny_network(classes, dimensions=3, seed=0):
     ).eval()
 
 
-def stock_logits(network, classes, image, patch_size, step_size=0.5, mirror_axes=None):
+def stock_logits(network, classes, image, patch_size, step_size=0.5, mirror_axes=None, folds=()):
+    """nnU-Net's logits; of several folds if there are more networks than the first."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
@@ -32,11 +37,12 @@ def stock_logits(network, classes, image, patch_size, step_size=0.5, mirror_axes
         device=torch.device("cpu"),
         allow_tqdm=False,
     )
-    predictor.network = network
+    predictor.network = copy.deepcopy(network)
     predictor.configuration_manager = SimpleNamespace(patch_size=list(patch_size))
     predictor.label_manager = SimpleNamespace(num_segmentation_heads=classes)
     predictor.allowed_mirroring_axes = mirror_axes
-    return predictor.predict_sliding_window_return_logits(image)
+    predictor.list_of_parameters = [fold.state_dict() for fold in (network, *folds)]
+    return predictor.predict_logits_from_preprocessed_data(image)
 
 
 def exact_logits(network, classes, image, patch_size, step_size=0.5):
@@ -56,10 +62,10 @@ def exact_logits(network, classes, image, patch_size, step_size=0.5):
 
 
 def check_like_stock(logits, stock, window):
-    """Equal to half precision where half precision can hold the weights.
+    """Float32 sums equal nnU-Net's to half precision where half precision can hold the weights.
 
     At the corners of the image a window's Gaussian falls to 6e-8, the smallest half-precision number: there nnU-Net's
-    weighted sums, and so its logits, are rounded to integers. That is not to be imitated.
+    weighted sums, and so its logits, are rounded to integers.
     """
     one_window = window.window_weights()
     plan = window.plan(logits.shape[1:])
@@ -144,10 +150,104 @@ def test_a_network_that_copies_gives_the_image_back(shape, patch_size, step_size
     )
 
 
+HALF_PRECISION = {
+    "several windows along all axes": {"shape": (37, 24, 29)},
+    "another step": {"shape": (37, 24, 29), "step_size": 0.3},
+    "one window along z": {"shape": (9, 40, 33)},
+    "one window along z and y": {"shape": (12, 13, 43)},
+    "smaller than the window": {"shape": (5, 10, 8)},
+    "mirroring": {"shape": (20, 24, 29), "mirror_axes": (0, 1, 2)},
+    "mirroring of two axes": {"shape": (20, 24, 29), "mirror_axes": (0, 2)},
+    "two folds": {"shape": (20, 24, 29), "folds": 2},
+    "three folds, mirroring": {"shape": (20, 24, 29), "folds": 3, "mirror_axes": (1, 2)},
+    "2d": {"shape": (5, 24, 29), "patch_size": (16, 14)},
+    "2d, three folds, mirroring": {"shape": (5, 24, 29), "patch_size": (16, 14), "folds": 3, "mirror_axes": (0, 1)},
+}
+
+
+def check_bit_by_bit(shape, patch_size=(12, 16, 14), step_size=0.5, folds=1, mirror_axes=None, classes=5):
+    networks = [tiny_network(classes, len(patch_size), seed) for seed in range(folds)]
+    image = random_image(shape)
+    window = StreamingSlidingWindow(
+        [WindowNetwork([network], mirror_axes) for network in networks],
+        classes,
+        patch_size,
+        step_size,
+        dtype=torch.float16,
+    )
+    stock = stock_logits(networks[0], classes, image, patch_size, step_size, mirror_axes, networks[1:])
+    logits = window.logits(image)
+    assert logits.dtype == stock.dtype == torch.float16
+    assert torch.equal(logits, stock)
+
+
+@pytest.mark.parametrize("case", HALF_PRECISION.values(), ids=HALF_PRECISION)
+def test_half_precision_is_nnunets_bit_by_bit(case):
+    check_bit_by_bit(**case)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.tuples(*[st.integers(1, 20)] * 3),
+    st.tuples(*[st.integers(3, 8)] * 3),
+    st.sampled_from([0.3, 0.5, 0.7, 1.0]),
+    st.integers(1, 3),
+)
+def test_half_precision_of_any_shape(shape, patch_size, step_size, folds):
+    check_bit_by_bit(shape, patch_size, step_size, folds, classes=3)
+
+
+def test_half_precision_in_pieces_of_a_few_classes(monkeypatch):
+    monkeypatch.setitem(sliding_window._NUMBERS_AT_ONCE, "cpu", 2 * 12 * 16 * 14)
+    check_bit_by_bit((20, 24, 29), classes=5)
+
+
+def test_half_precision_keeps_nnunets_order_of_windows():
+    window = StreamingSlidingWindow(lambda x: x, 1, (16, 16, 16), dtype=torch.float16)
+    # Along y or x the ring would be smaller, but windows would be added up in another order.
+    assert window.plan((20, 100, 80)).axis == 0
+    assert window.plan((16, 20, 300)).axis == 1
+    assert window.plan((16, 16, 300)).axis == 2
+    assert window.plan((16, 16, 16)).axis == 0
+
+
+def test_half_precision_of_windows_of_half_precision():
+    """On CUDA the network's logits are in half precision, and so are nnU-Net's products."""
+
+    class Half(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny_network(4)
+
+        def forward(self, window):
+            return self.inner(window).half()
+
+    network, image = Half(), random_image((20, 24, 29))
+    window = StreamingSlidingWindow(network, 4, (12, 16, 14), dtype=torch.float16)
+    assert torch.equal(window.logits(image), stock_logits(network, 4, image, (12, 16, 14)))
+
+
+def test_sums_that_half_precision_cannot_hold():
+    image = 3000 * random_image((20, 17, 19))
+    options = {"num_classes": 2, "patch_size": (12, 16, 14)}
+    with pytest.raises(UserError, match="--sums float32"):
+        StreamingSlidingWindow(lambda x: x, **options, dtype=torch.float16).logits(image)
+    torch.testing.assert_close(StreamingSlidingWindow(lambda x: x, **options).logits(image), image)
+
+
+def test_half_precision_of_windows_that_are_skipped():
+    image = torch.zeros(1, 40, 20, 20)
+    image[:, 30:33] = 1
+    window = StreamingSlidingWindow(
+        [lambda x: x, lambda x: 3 * x], 1, (8, 20, 20), fill=torch.tensor([-4.0]), dtype=torch.float16
+    )
+    logits = window.logits(image, image[0] > 0)
+    assert (logits[0, :24] == -4).all()
+    torch.testing.assert_close(logits[:, 30:33], 2 * image[:, 30:33].half(), atol=0.01, rtol=0.01)
+
+
 @pytest.mark.parametrize("mirror_axes", [(0, 1, 2), (1,)])
 def test_folds_and_mirroring_are_the_networks_business(mirror_axes):
-    from nnunetv2_ext.inference.model import WindowNetwork
-
     network, image = tiny_network(3), random_image((20, 17, 19))
     window = StreamingSlidingWindow(WindowNetwork([network], mirror_axes), 3, (12, 16, 14))
     stock = stock_logits(network, 3, image, (12, 16, 14), mirror_axes=mirror_axes).float()
@@ -214,3 +314,8 @@ def test_the_caller_keeps_its_gradient_mode():
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError, match="Expected a patch size"):
         StreamingSlidingWindow(lambda x: x, 1, **{"patch_size": (8, 8, 8), **wrong})
+
+
+def test_wrong_type_of_sums():
+    with pytest.raises(ValueError, match=r"float16 or torch\.float32"):
+        StreamingSlidingWindow(lambda x: x, 1, (8, 8, 8), dtype=torch.bfloat16)
