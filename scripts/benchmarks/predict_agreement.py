@@ -1,9 +1,9 @@
 """Label maps of ``--mode accurate`` against stock nnU-Net's on real CTs, voxel by voxel.
 
 Small STU-Nets, randomly initialised and trained for a short time, with softmax and with region outputs, one and two
-folds, 3d_fullres and 2d; each predicts every CT with stock's ``nnUNetPredictor`` and with `Predictor`. Stock adds
-windows up in float16, so voxels where two classes tie within its rounding may differ; ``agreement`` is what a user
-would see, ``agreement_float32`` the same with stock's sums in float32.
+folds, 3d_fullres and 2d; each predicts every CT with stock's ``nnUNetPredictor`` and with `Predictor`. ``agreement`` is
+what a user sees: both as they are, with windows added up in float16. ``agreement_float32`` compares ``--sums float32``
+with stock whose sums are in float32, ``agreement_of_float32_with_stock`` with stock as it is.
 
     python scripts/benchmarks/predict_agreement.py FOLDER_WITH_CTS
 
@@ -66,9 +66,9 @@ def main() -> None:
 
 def _compare(folder: Path, folds: Sequence[int], scan: Path, kind: str) -> float:
     start = time.perf_counter()
-    predictor = Predictor.from_model_folder(folder, folds=folds, device="cpu")
-    ours = SimpleITK.GetArrayFromImage(predictor.predict(scan))
+    ours = _ours(folder, folds, scan, "float16")
     ours_seconds = time.perf_counter() - start
+    ours_exact = _ours(folder, folds, scan, "float32")
     model = read_model(folder, folds)
     start = time.perf_counter()
     stock = _stock(model, scan)
@@ -85,9 +85,16 @@ def _compare(folder: Path, folds: Sequence[int], scan: Path, kind: str) -> float
         ours_s=ours_seconds,
         peer_s=stock_seconds,
         agreement=agreement,
-        agreement_float32=float((ours == exact).mean()),
+        different_voxels=int((ours != stock).sum()),
+        agreement_float32=float((ours_exact == exact).mean()),
+        agreement_of_float32_with_stock=float((ours_exact == stock).mean()),
     )
     return agreement
+
+
+def _ours(folder: Path, folds: Sequence[int], scan: Path, sums: str) -> np.ndarray:
+    predictor = Predictor.from_model_folder(folder, folds=folds, device="cpu", sums=sums)
+    return SimpleITK.GetArrayFromImage(predictor.predict(scan))
 
 
 def _stock(model: Model, scan: Path) -> np.ndarray:
