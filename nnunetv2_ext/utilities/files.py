@@ -82,9 +82,14 @@ def _writing_in(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"Expected a folder for the results at {folder}, but there is a file in its place.") from None
+        raise UserError(
+            f"Expected a folder for the results at {folder}, but there is a file in its place; choose another."
+        ) from None
     except OSError as error:
-        raise UserError(f"Expected a folder that can be written at {folder}, but {error.strerror}.") from None
+        raise UserError(
+            f"Expected a folder that can be written at {folder}, but writing there fails ({error.strerror}); choose "
+            "another."
+        ) from None
 
 
 def _umask() -> int:

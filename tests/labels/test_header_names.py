@@ -65,7 +65,7 @@ def test_reads_what_predictions_carry(tmp_path, ending):
 
 def test_other_files_have_no_header_to_read(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), str(tmp_path / "case.mha"))
-    with pytest.raises(UserError, match=r"Expected a label map \(\.nii\.gz or \.seg\.nrrd\) with names in its header"):
+    with pytest.raises(UserError, match=r"^Expected a label map \(\.nii\.gz or \.seg\.nrrd\) with names in its header"):
         read_header_names(tmp_path / "case.mha")
 
 

@@ -229,8 +229,3 @@ def test_a_dataset_json_without_labels_is_refused():
 def test_no_voxels_are_no_error():
     order = LabelOrder("order", {"liver": 1})
     assert order.remap(np.zeros((0, 4, 4), np.uint8), to=order).shape == (0, 4, 4)
-
-
-def test_masks_count_as_zero_and_one():
-    order, other = LabelOrder("order", {"liver": 1}), LabelOrder("other", {"liver": 6})
-    assert order.remap(np.array([True, False]), to=other).tolist() == [6, 0]
