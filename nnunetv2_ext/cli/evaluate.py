@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
+from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.parallel import default_processes
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     from nnunetv2_ext.evaluation.evaluate import check_output_folder, evaluate_folder, write_evaluation
 
+    # Before the folder for the results is made, which may be that of the predictions.
+    for what, given in (("reference label maps", arguments.gt), ("predictions", arguments.pred)):
+        if not Path(given).is_dir():
+            raise UserError(f"Expected a folder of {what}, but {given} is none.")
     folder = Path(arguments.o or arguments.pred)
     check_output_folder(folder, arguments.overwrite)
     evaluation = evaluate_folder(

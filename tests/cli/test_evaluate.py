@@ -77,3 +77,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(folders, cap
     assert "Expected a folder for the results" in error
     assert "Evaluating" not in error
     assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("wrong", ["-gt", "-pred"])
+def test_a_mistyped_folder_is_not_made(folders, wrong, capsys):
+    options = {"-gt": folders / "labelsTr", "-pred": folders / "pred"} | {wrong: folders / "typo"}
+    assert main([str(word) for option in options.items() for word in option]) == 2
+    assert f"but {folders / 'typo'} is none." in capsys.readouterr().err
+    assert not (folders / "typo").exists()
