@@ -64,12 +64,17 @@ def export_network(
         The file.
 
     Raises:
-        UserError: The model cannot be read, the file exists, a library is missing, or the exported network does not
-            agree with the original one.
+        UserError: The model cannot be read, the file exists or has the ending of another format, a library is missing,
+            or the exported network does not agree with the original one.
     """
     if file_format not in FILE_FORMATS:
         raise UserError(f"Expected one of {', '.join(FILE_FORMATS)} as the format, but got {file_format!r}.")
     target = Path(target)
+    if target.suffix in FILE_FORMATS.values() and target.suffix != FILE_FORMATS[file_format]:
+        raise UserError(
+            f"Expected a file that ends with {FILE_FORMATS[file_format]} for --format {file_format}, but got {target}, "
+            "which other software would take for another format."
+        )
     refuse_existing(target, overwrite)
     model = read_single_fold(model_folder, fold, checkpoint_name)
     window = example_window(model)

@@ -52,3 +52,10 @@ def test_what_cannot_be_exported_is_said_and_nothing_changes(softmax_model, tmp_
     assert "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("torchscript", ".onnx"), ("onnx", ".pt2"), ("torch_export", ".ts")])
+def test_a_file_is_not_called_like_one_of_another_format(softmax_model, tmp_path, capsys, kind, ending):
+    assert main(["-m", str(softmax_model), "-o", str(tmp_path / f"network{ending}"), "--format", kind]) == 2
+    assert f"for --format {kind}, but got {tmp_path / f'network{ending}'}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
