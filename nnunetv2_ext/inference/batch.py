@@ -101,6 +101,13 @@ class Batch:
     ) -> None:
         self.predictor = predictor
         self.options = options or BatchOptions()
+        for flag, least, given in (
+            ("-npp", 0, self.options.preparing_workers),
+            ("-nps", 0, self.options.finishing_workers),
+            ("-num_parts", 1, self.options.num_parts),
+        ):
+            if given < least:
+                raise UserError(f"Expected {flag} to be at least {least}, but got {given}.")
         if not 0 <= self.options.part_id < self.options.num_parts:
             raise UserError(
                 f"Expected -part_id between 0 and {self.options.num_parts - 1} (-num_parts minus 1), but got "
