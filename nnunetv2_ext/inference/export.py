@@ -94,6 +94,8 @@ def resample_threshold(
 
     As stock nnU-Net: the logits are resampled, and a region covers a voxel where its probability exceeds 0.5, that is
     where its logit exceeds 0. (float32 rounds the sigmoid of a logit below 1.2e-7 to 0.5; such voxels may differ.)
+    Resampled float16 logits are rounded to float16 first, as nnU-Net's: where whole numbers cancel out, float32 sums
+    leave a remainder that float16 seldom holds.
 
     Args:
         logits: Finite, one channel per region.
@@ -183,7 +185,8 @@ def threshold_along_axes(
     """`resample_threshold` for axes that were laid out beforehand."""
     if len(regions_class_order) != len(logits):
         raise ValueError(f"Expected a label for each of {len(logits)} regions, but got {list(regions_class_order)}.")
-    return _label_map(logits, axes, _LastAboveThreshold(regions_class_order, threshold, logits.device), num_threads)
+    rule = _LastAboveThreshold(regions_class_order, threshold, logits.device, _type_of_resampled(logits, axes))
+    return _label_map(logits, axes, rule, num_threads)
 
 
 def probabilities_along_axes(
@@ -310,7 +313,8 @@ class _LargestLogit:
 class _LastAboveThreshold:
     """Of the regions above the threshold the last in order gives its label."""
 
-    def __init__(self, order: Sequence[int], threshold: float, device: torch.device):
+    def __init__(self, order: Sequence[int], threshold: float, device: torch.device, rounded_to: torch.dtype):
+        self.rounded_to = rounded_to
         self.dtype = smallest_integer_type(max(order))
         self.threshold = threshold
         self.labels = np.array([0, *order])
@@ -335,6 +339,7 @@ class _LastAboveThreshold:
     ) -> Int[Tensor, " voxels"]:
         labels = self.labels_on_device.new_tensor(otherwise)
         for values, regions in resampled:
+            values = values.to(self.rounded_to).float()
             for value, label in zip(values, self.labels_on_device.index_select(0, regions), strict=True):
                 labels = torch.where(value > self.threshold, label, labels)
         return labels
