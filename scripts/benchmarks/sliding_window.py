@@ -9,8 +9,8 @@ Every measurement is a process of its own, because memory that was freed stays w
 For the same reason malloc is told to ask the system for every block of 1 MB and more, as it does for the blocks above
 32 MB of real scans; left alone, it keeps the small blocks of this miniature, and the peak varies by half between runs.
 Labels are compared with those of nnU-Net's accumulation and of float64 sums, in one process, for a network that
-recognises the scan's structures and for one with random weights. Voxels are "tied in float16" where the two largest
-logits lie closer than the rounding of nnU-Net's half-precision sums.
+recognises the scan's structures and for one with random weights; sums in float16 have to give nnU-Net's logits. Voxels
+are "tied in float16" where the two largest logits lie closer than the rounding of nnU-Net's half-precision sums.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def compare(kind: str, planes: int, size: int) -> dict[str, Any]:
     logits = StreamingSlidingWindow(tiny_network(kind), CLASSES, PATCH_SIZE).logits(image)
     labels = resample_argmax(logits, image.shape[1:])
     exact, weight = exact_logits(image, kind)
-    of_stock = stock_logits(image, kind).argmax(0)
+    stock_sums = stock_logits(image, kind)
+    of_stock = stock_sums.argmax(0)
+    half = StreamingSlidingWindow(tiny_network(kind), CLASSES, PATCH_SIZE, dtype=torch.float16).logits(image)
     largest, second = exact.topk(2, dim=0).values
     # Half precision keeps 11 binary digits, and none below 2^-24; up to eight windows are added up, twice.
     rounding = 8 * (largest.abs() * 2**-11 + 2**-24 / weight)
@@ -131,6 +133,8 @@ def compare(kind: str, planes: int, size: int) -> dict[str, Any]:
         "agreement": float((labels == of_stock).double().mean()),
         "agreement_unless_tied_in_float16": float((labels == of_stock)[~tied].double().mean()),
         "tied_in_float16": float(tied.double().mean()),
+        "agreement_of_float16_sums": float((resample_argmax(half, image.shape[1:]) == of_stock).double().mean()),
+        "float16_logits_unlike_stock": int((half != stock_sums).sum()),
         "unlike_float64": int((labels != exact.argmax(0)).sum()),
         "stock_unlike_float64": int((of_stock != exact.argmax(0)).sum()),
         "voxels": labels.numel(),
