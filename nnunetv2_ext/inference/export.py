@@ -5,19 +5,16 @@ written once (11 MB). Resampling everything first writes 118 * 224^3 * 4 bytes =
 
 How it stays exact: a trilinear value lies between the smallest and the largest of its corner values. In a tile of
 voxels a class can therefore win only if its largest logit reaches the largest of all classes' smallest logits. One
-pass of minima and maxima per tile leaves 4 of 118 classes on average for smooth logits (tiles of 9^3 input voxels);
-only these are interpolated: one small matrix product per axis, at the full speed of the processor. Where many are left,
-those that one strong class exceeds at every corner are ruled out too (from 67 to 28 of 118 for a random network). Where
-nothing can be ruled out (noise), all classes of a tile are interpolated, so the memory stays that of a tile.
+pass of minima and maxima per tile leaves a few of 118 classes for smooth logits; only these are interpolated. Where
+nothing can be ruled out (noise), all classes of a tile are interpolated, so the memory stays that of a tile. On a CPU a
+compiled loop does it class by class (`decision_kernel`), elsewhere one small matrix product per axis.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -25,22 +22,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nnunetv2_ext.inference.resampled_axis import Axes, Tile, resampled_axes
-from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.inference.resampled_axis import Axes, resampled_axes
+from nnunetv2_ext.inference.resampling_tiles import Beam, for_each_beam, refuse_nonfinite
 
-# Output voxels per axis of a tile, and the fewest and most input voxels it may cover. Large enough to hide the cost of
-# a call, small enough to rule out most classes and to stay in the processor's second-level cache; a GPU hides its
-# calls only behind larger tiles.
-_TILE = {"cpu": (20, 4, 16), "cuda": (48, 8, 32)}
+_logger = logging.getLogger(__name__)
 
-# Classes of a tile that are interpolated together: what fits into the second-level cache.
+# Classes of a tile that are interpolated together where no compiled loop does it one by one: they fit into the cache.
 _CLASSES_AT_ONCE = 32
-
-# From so many candidates on it pays to compare them with the strongest before they are interpolated further.
-_WORTH_NARROWING = 8
-
-# From so many candidates on it pays to interpolate all classes along the first axis and to pick the candidates then.
-_WORTH_CONTIGUITY = 16
 
 
 def resample_argmax(
@@ -202,16 +190,16 @@ def probabilities_along_axes(
     result = torch.empty((len(chosen), *(axis.new_size for axis in axes)), device=logits.device)
     dtype = _type_of_resampled(logits, axes)
 
-    def visit(beam: _Beam) -> None:
+    def visit(beam: Beam) -> None:
         for tile in beam.x_tiles:
-            resampled = beam.along_y_and_z(beam.along_x(tile, chosen if has_regions else everything))
-            _refuse_nonfinite(resampled)
+            resampled = beam.resampled(tile, chosen if has_regions else everything)
+            refuse_nonfinite(resampled)
             resampled = resampled.to(dtype).float()
             part = resampled.sigmoid() if has_regions else resampled.softmax(0).index_select(0, chosen)
             z, y, x = beam.outputs(tile)
             result[:, z, y, x] = part
 
-    _for_each_beam(logits, axes, visit, num_threads)
+    for_each_beam(logits, axes, visit, num_threads)
     return result
 
 
@@ -233,19 +221,26 @@ def _type_of_resampled(logits: Tensor, axes: Axes) -> torch.dtype:
 
 
 class _Rule(Protocol):
-    """How the label of a voxel follows from its resampled logits."""
+    """How the label of a voxel follows from its resampled logits.
+
+    Attributes:
+        dtype: Of the label map.
+        rounded_to: Float16 or float32: what resampled logits are rounded to.
+        labels: Int32 (classes,): the label that each class writes.
+        bar: What the logit of a class must exceed.
+        raises_the_bar: Whether a class that exceeds the bar sets it for those that follow.
+    """
 
     dtype: torch.dtype
+    rounded_to: torch.dtype
+    labels: np.ndarray
+    bar: float
+    raises_the_bar: bool
 
     def candidates(
         self, highest: Float[Tensor, "classes tiles"], lowest: Float[Tensor, "classes tiles"]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Bool (tiles, classes): what must be interpolated. Integer (tiles,): the label where no candidate wins."""
-
-    def narrow(
-        self, values: Float[Tensor, "some z y X"], classes: Int[Tensor, " some"]
-    ) -> tuple[Float[Tensor, "fewer z y X"], Int[Tensor, " fewer"]]:
-        """Leaves out further candidates of one tile, now that its values along one axis are at hand."""
 
     def decide(
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
@@ -257,8 +252,11 @@ class _LargestLogit:
     """The class with the largest logit wins; among those that are equal once they are rounded, the first."""
 
     def __init__(self, num_classes: int, device: torch.device, rounded_to: torch.dtype):
-        self.rounded_to = rounded_to
         self.dtype = smallest_integer_type(num_classes - 1)
+        self.rounded_to = rounded_to
+        self.labels = np.arange(num_classes, dtype=np.int32)
+        self.bar = -np.inf
+        self.raises_the_bar = True
         # A code falls as the class rises, so that the largest code among equal classes is that of the first class.
         self.top = num_classes
         self.codes = (num_classes - torch.arange(num_classes, device=device)).float()[:, None]
@@ -270,18 +268,6 @@ class _LargestLogit:
         first = possible.argmax(1)
         possible[possible.sum(1) == 1] = False
         return possible, first
-
-    def narrow(
-        self, values: Float[Tensor, "some z y X"], classes: Int[Tensor, " some"]
-    ) -> tuple[Float[Tensor, "fewer z y X"], Int[Tensor, " fewer"]]:
-        if len(classes) < _WORTH_NARROWING:
-            return values, classes
-        flat = values.flatten(1)
-        # A class that lies below one other at every corner lies below it everywhere between. Two strong others suffice.
-        strongest = {int(flat.mean(1).argmax()), int(flat.amin(1).argmax())}
-        kept = torch.stack([(flat - flat[other]).amax(1) >= -self._may_tie(flat[other]) for other in strongest]).all(0)
-        index = kept.nonzero().flatten()
-        return values.index_select(0, index), classes.index_select(0, index)
 
     def decide(
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
@@ -301,14 +287,6 @@ class _LargestLogit:
         assert winner is not None
         return (self.top - winner).to(self.dtype)
 
-    def _may_tie(self, values: Float[Tensor, " voxels"]) -> Float[Tensor, ""] | float:
-        """How far below these values another may lie and still be rounded to the same number."""
-        if self.rounded_to == torch.float32:
-            return 0.0
-        # One step of float16 numbers of this size, doubled to be safe from roundings on the way.
-        float16 = torch.finfo(torch.float16)
-        return values.abs().amax() * (2 * float16.eps) + float16.tiny * float16.eps
-
 
 class _LastAboveThreshold:
     """Of the regions above the threshold the last in order gives its label."""
@@ -316,8 +294,11 @@ class _LastAboveThreshold:
     def __init__(self, order: Sequence[int], threshold: float, device: torch.device, rounded_to: torch.dtype):
         self.rounded_to = rounded_to
         self.dtype = smallest_integer_type(max(order))
-        self.threshold = threshold
-        self.labels = np.array([0, *order])
+        # Rounding to float16 would move no logit over the threshold 0 but those within 3e-8 of it.
+        self.rounded_to = torch.float32
+        self.labels = np.array(order, dtype=np.int32)
+        self.bar = threshold
+        self.raises_the_bar = False
         self.labels_on_device = torch.tensor(order, dtype=self.dtype, device=device)
 
     def candidates(
@@ -325,14 +306,9 @@ class _LastAboveThreshold:
     ) -> tuple[np.ndarray, np.ndarray]:
         position = torch.arange(1, len(highest) + 1, device=highest.device)[:, None]
         # Whatever lies before a region that covers the whole tile is painted over.
-        last_full = ((lowest > self.threshold) * position).amax(0)
-        possible = (highest > self.threshold) & (position > last_full)
-        return possible.t().cpu().numpy(), self.labels[last_full.cpu().numpy()]
-
-    def narrow(
-        self, values: Float[Tensor, "some z y X"], classes: Int[Tensor, " some"]
-    ) -> tuple[Float[Tensor, "fewer z y X"], Int[Tensor, " fewer"]]:
-        return values, classes
+        last_full = ((lowest > self.bar) * position).amax(0)
+        possible = (highest > self.bar) & (position > last_full)
+        return possible.t().cpu().numpy(), np.insert(self.labels, 0, 0)[last_full.cpu().numpy()]
 
     def decide(
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
@@ -341,7 +317,7 @@ class _LastAboveThreshold:
         for values, regions in resampled:
             values = values.to(self.rounded_to).float()
             for value, label in zip(values, self.labels_on_device.index_select(0, regions), strict=True):
-                labels = torch.where(value > self.threshold, label, labels)
+                labels = torch.where(value > self.bar, label, labels)
         return labels
 
 
@@ -349,132 +325,42 @@ def _label_map(
     logits: Float[Tensor, "classes z y x"], axes: Axes, rule: _Rule, num_threads: int | None
 ) -> Int[Tensor, "Z Y X"]:
     labels = torch.empty([axis.new_size for axis in axes], dtype=rule.dtype, device=logits.device)
-    classes_at_once = _CLASSES_AT_ONCE if logits.device.type == "cpu" else len(logits)
+    decide_tile = _compiled_loop() if logits.device.type == "cpu" else None
 
-    def visit(beam: _Beam) -> None:
+    def visit(beam: Beam) -> None:
         candidates, otherwise = rule.candidates(*beam.highest_and_lowest())
         for tile, possible, label in zip(beam.x_tiles, candidates, otherwise, strict=True):
             target = labels[beam.outputs(tile)]
-            if possible.any():
-                classes = torch.from_numpy(np.flatnonzero(possible)).to(logits.device)
-                values, classes = rule.narrow(beam.along_x(tile, classes), classes)
-                resampled = (
-                    (beam.along_y_and_z(some).flatten(1), which)
-                    for some, which in zip(values.split(classes_at_once), classes.split(classes_at_once), strict=True)
-                )
-                target.copy_(rule.decide(resampled, int(label)).view(target.shape))
-            else:
+            classes = np.flatnonzero(possible)
+            if not len(classes):
                 target.fill_(int(label))
+            elif decide_tile:
+                found = decide_tile(
+                    beam.logits.numpy(),
+                    classes.astype(np.uint32),
+                    rule.labels,
+                    *beam.neighbours(tile),
+                    rule.bar,
+                    rule.raises_the_bar,
+                    int(label),
+                    rule.rounded_to == torch.float16,
+                )
+                target.copy_(torch.from_numpy(found))
+            else:
+                parts = torch.from_numpy(classes).to(logits.device).split(_CLASSES_AT_ONCE)
+                resampled = ((beam.resampled(tile, some).flatten(1), some) for some in parts)
+                target.copy_(rule.decide(resampled, int(label)).view(target.shape))
 
-    _for_each_beam(logits, axes, visit, num_threads)
+    for_each_beam(logits, axes, visit, num_threads)
     return labels
 
 
-@dataclass(frozen=True)
-class _TileOnDevice:
-    inputs: slice
-    outputs: slice
-    weights: Float[Tensor, "outputs inputs"]
-    is_identity: bool
-
-
-@dataclass(frozen=True)
-class _Beam:
-    """The tiles that share a tile of the z axis and a tile of the y axis."""
-
-    logits: Float[Tensor, "classes z y X"]
-    z_tile: _TileOnDevice
-    y_tile: _TileOnDevice
-    x_tiles: list[_TileOnDevice]
-
-    def outputs(self, x_tile: _TileOnDevice) -> tuple[slice, slice, slice]:
-        return self.z_tile.outputs, self.y_tile.outputs, x_tile.outputs
-
-    def highest_and_lowest(self) -> tuple[Float[Tensor, "classes tiles"], Float[Tensor, "classes tiles"]]:
-        # Two reductions of one axis each: torch vectorises them, but not one reduction of two axes.
-        highest, lowest = self.logits.amax(1).amax(1), self.logits.amin(1).amin(1)
-        _refuse_nonfinite(highest, lowest)
-        spans = [tile.inputs for tile in self.x_tiles]
-        return (
-            torch.stack([highest[:, span].amax(1) for span in spans], 1),
-            torch.stack([lowest[:, span].amin(1) for span in spans], 1),
-        )
-
-    def along_x(self, x_tile: _TileOnDevice, classes: Int[Tensor, " some"]) -> Float[Tensor, "some z y X"]:
-        """The logits of a tile, interpolated along x."""
-        if len(classes) < _WORTH_CONTIGUITY or x_tile.is_identity:
-            corners = self.logits[..., x_tile.inputs].index_select(0, classes)
-            return corners if x_tile.is_identity else corners @ x_tile.weights.t()
-        # To pick the short rows of a tile class by class takes longer than to interpolate all of them.
-        rows = self._contiguous.view(-1, self.logits.shape[-1])[:, x_tile.inputs]
-        values = (rows @ x_tile.weights.t()).view(*self.logits.shape[:-1], -1)
-        return values if len(classes) == len(values) else values.index_select(0, classes)
-
-    def along_y_and_z(self, values: Float[Tensor, "some z y X"]) -> Float[Tensor, "some Z Y X"]:
-        """The logits of a tile, interpolated along the other axes too."""
-        if not self.y_tile.is_identity:
-            values = self.y_tile.weights @ values
-        if not self.z_tile.is_identity:
-            plane = values.shape[2:]
-            values = (self.z_tile.weights @ values.flatten(2)).unflatten(2, plane)
-        return values
-
-    @cached_property
-    def _contiguous(self) -> Float[Tensor, "classes z y X"]:
-        return self.logits.contiguous()
-
-
-def _for_each_beam(
-    logits: Float[Tensor, "classes z y x"], axes: Axes, visit: Callable[[_Beam], None], num_threads: int | None
-) -> None:
-    """Calls ``visit`` for every beam of tiles, in parallel on a CPU."""
-    device = logits.device
-    wished, fewest, most = _TILE["cuda" if device.type == "cuda" else "cpu"]
-    tiles = [[_on_device(tile, device) for tile in axis.tiles(wished, fewest, most)] for axis in axes]
-
-    def work(pair: tuple[_TileOnDevice, _TileOnDevice]) -> None:
-        z_tile, y_tile = pair
-        # Autocast and gradients are set per thread. In half precision the products would no longer be exact.
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            part = logits[:, z_tile.inputs, y_tile.inputs].float()
-            visit(_Beam(part, z_tile, y_tile, tiles[2]))
-
-    beams = [(z_tile, y_tile) for z_tile in tiles[0] for y_tile in tiles[1]]
-    with _exact_products():
-        if device.type != "cpu":
-            for beam in beams:
-                work(beam)
-            return
-        threads = num_threads or torch.get_num_threads()
-        # Torch's own threads meet after every call, which costs more than the short calls for a tile; whole beams
-        # share nothing.
-        try:
-            with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
-                for _ in pool.map(work, beams):
-                    pass
-        finally:
-            # The number is kept per thread, but also as the default of threads still to come.
-            torch.set_num_threads(torch.get_num_threads())
-
-
-def _refuse_nonfinite(*values: Tensor) -> None:
-    if not all(bool(torch.isfinite(value).all()) for value in values):
-        raise UserError(
-            "Expected finite logits, but the network's output holds NaN or infinity; check the image for invalid "
-            "voxels and the checkpoint, and predict in float32."
-        )
-
-
-def _on_device(tile: Tile, device: torch.device) -> _TileOnDevice:
-    return _TileOnDevice(tile.inputs, tile.outputs, torch.tensor(tile.weights, device=device), tile.is_identity)
-
-
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Full float32 products even where the caller allows TF32 or bfloat16 for the network."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+@cache
+def _compiled_loop() -> Callable[..., np.ndarray] | None:
+    """`decision_kernel.decide_tile`, or None for a Python that numba does not know yet."""
     try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+        from nnunetv2_ext.inference.decision_kernel import decide_tile
+    except ImportError as error:
+        _logger.info("Exporting without numba, which takes up to five times as long on a CPU: %s", error)
+        return None
+    return decide_tile

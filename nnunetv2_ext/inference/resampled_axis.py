@@ -16,10 +16,13 @@ class Tile:
     outputs: slice
     weights: np.ndarray
     """Float32 (outputs, inputs); each row holds at most two weights above zero and sums to one."""
+    lower: np.ndarray
+    """Uint32 (outputs,): the lower of the two inputs of each output, counted from the tile's first."""
+    upper: np.ndarray
+    """Uint32 (outputs,): the upper one; the same where nothing is interpolated."""
+    weight: np.ndarray
+    """Float32 (outputs,): the share of the upper one."""
     is_identity: bool
-
-    def __post_init__(self) -> None:
-        self.weights.setflags(write=False)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,17 @@ class ResampledAxis:
             inner = weight > 0
             weights[rows[inner], lower[inner] + 1] = weight[inner]
             is_identity = not inner.any() and np.array_equal(lower, np.arange(stop - start))
-            tiles.append(Tile(slice(start, stop), slice(int(first), int(last)), weights, is_identity))
+            tiles.append(
+                Tile(
+                    slice(start, stop),
+                    slice(int(first), int(last)),
+                    weights,
+                    lower.astype(np.uint32),
+                    (lower + inner).astype(np.uint32),
+                    weight.astype(np.float32),
+                    is_identity,
+                )
+            )
         return tiles
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunetv2_ext.inference import export
+from nnunetv2_ext.inference import export, resampling_tiles
 from nnunetv2_ext.inference.export import (
     resample_argmax,
     resample_masks,
@@ -18,6 +18,18 @@ from nnunetv2_ext.inference.export import (
     resample_threshold,
 )
 from nnunetv2_ext.utilities.errors import UserError
+
+
+@pytest.fixture(params=["compiled loop", "array operations"], autouse=True, scope="module")
+def way(request):
+    """Everything holds for both ways to decide: the one of CPUs, and the one of GPUs and of Pythons without numba."""
+    if request.param == "compiled loop":
+        pytest.importorskip("numba", reason="numba does not know this Python yet")
+        yield request.param
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export, "_compiled_loop", lambda: None)
+            yield request.param
 
 
 def logits_of(classes, shape, kind, seed=0, dtype=torch.float32):
@@ -263,11 +275,11 @@ def test_the_networks_precision_and_threads_are_left_alone(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_float32_matmul_precision("medium")
     used = set()
-    original = export._Beam.along_y_and_z
+    original = resampling_tiles.Beam.highest_and_lowest
     monkeypatch.setattr(
-        export._Beam,
-        "along_y_and_z",
-        lambda *given: used.add(torch.get_float32_matmul_precision()) or original(*given),
+        resampling_tiles.Beam,
+        "highest_and_lowest",
+        lambda beam: used.add(torch.get_float32_matmul_precision()) or original(beam),
     )
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -285,20 +297,30 @@ def test_the_networks_precision_and_threads_are_left_alone(monkeypatch):
     assert seen == [threads]
 
 
-def test_only_possible_classes_are_interpolated(monkeypatch):
+def test_only_possible_classes_are_interpolated(monkeypatch, way):
     interpolated = []
-    original = export._Beam.along_y_and_z
-    monkeypatch.setattr(
-        export._Beam,
-        "along_y_and_z",
-        lambda beam, values: interpolated.append(len(values)) or original(beam, values),
-    )
+    if way == "compiled loop":
+        decide_tile = export._compiled_loop()
+        monkeypatch.setattr(
+            export,
+            "_compiled_loop",
+            lambda: (
+                lambda logits, classes, *rest: interpolated.append(len(classes)) or decide_tile(logits, classes, *rest)
+            ),
+        )
+    else:
+        original = resampling_tiles.Beam.resampled
+        monkeypatch.setattr(
+            resampling_tiles.Beam,
+            "resampled",
+            lambda beam, tile, classes: interpolated.append(len(classes)) or original(beam, tile, classes),
+        )
     centres = torch.rand(100, 3, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * 48
     distances = (torch.stack(torch.meshgrid(*[torch.arange(48.0)] * 3, indexing="ij")) - centres).pow(2).sum(1).sqrt()
     logits = (4 - distances).clamp(min=-1)
     logits[0] = 0
     check_argmax(resample_argmax(logits, (96, 96, 96)), trilinear(logits, (96, 96, 96)))
-    tiles = 5**3
+    tiles = 5 * 5 * 2
     assert 0 < sum(interpolated) < 0.15 * 100 * tiles
 
 
