@@ -12,48 +12,63 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import boolean, float32, int32, njit, types, uint32
+from numba import boolean, float32, float64, int32, njit, types, uint32
 
 _logger = logging.getLogger(__name__)
 
 
-def _compile(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+def _compile(signatures: list[Any]) -> Callable[[Callable[..., Any]], Any]:
     """Compiles when the module is loaded, so that threads find finished code; keeps the code for the next run."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         try:
-            return njit(signature, cache=True, nogil=True)(function)
+            return njit(signatures, cache=True, nogil=True)(function)
         except RuntimeError as error:
             # numba finds no folder that it may write to, as in some containers.
             _logger.debug("Compiling without a cache: %s", error)
-            return njit(signature, nogil=True)(function)
+            return njit(signatures, nogil=True)(function)
 
     return decorate
 
 
 # Unsigned: for signed indices, numba would look out for those that count from the end.
 _INDICES = types.Array(uint32, 1, "C")
-_WEIGHTS = types.Array(float32, 1, "C")
+
+
+def _signature(precision: Any) -> Any:
+    return types.Array(int32, 3, "C")(
+        types.Array(float32, 4, "C"),
+        _INDICES,
+        types.Array(int32, 1, "C"),
+        types.UniTuple(_INDICES, 3),
+        types.UniTuple(_INDICES, 3),
+        types.UniTuple(types.Array(precision, 1, "C"), 3),
+        float32,
+        boolean,
+        int32,
+        boolean,
+    )
 
 
 @njit(nogil=True)
 def _interpolate(lower: np.ndarray, upper: np.ndarray, weight: float, result: np.ndarray) -> None:
     for i in range(len(result)):
-        result[i] = lower[i] + weight * (upper[i] - lower[i])
+        result[i] = (np.float32(1) - weight) * lower[i] + weight * upper[i]
 
 
 @njit(nogil=True)
 def _round_to_float16(values: np.ndarray) -> None:
     """Rounds to the nearest float16 number, to the even one of two; values must lie in its range."""
     for i in range(len(values)):
-        value = values[i]
-        bits = np.float32(value).view(np.int32)
-        # 13 of the 23 bits of a float32 fraction have no place in float16.
-        normal = np.int32((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(np.float32)
-        # Below 2^-14 float16 numbers are multiples of 2^-24, as float32 numbers between 0.5 and 1 are.
+        value = np.float64(values[i])
+        bits = value.view(np.int64)
+        # 42 of the 52 bits of a float64 fraction have no place in float16. (By way of float32, two roundings would
+        # make ties of what is none.)
+        normal = np.int64((bits + (2**41 - 1) + ((bits >> 42) & 1)) & -(2**42)).view(np.float64)
+        # Below 2^-14 float16 numbers are multiples of 2^-24, as float64 numbers from 2^28 to 2^29 are.
         magnitude = abs(value)
-        subnormal = (magnitude + np.float32(0.5)) - np.float32(0.5)
-        if magnitude < np.float32(2**-14):
+        subnormal = (magnitude + 2.0**28) - 2.0**28
+        if magnitude < 2.0**-14:
             values[i] = -subnormal if value < 0 else subnormal
         else:
             values[i] = normal
@@ -69,20 +84,7 @@ def _overtake(values: np.ndarray, best: np.ndarray, labels: np.ndarray, label: i
         best[i] = value if ahead and raises_the_bar else bar
 
 
-@_compile(
-    types.Array(int32, 3, "C")(
-        types.Array(float32, 4, "C"),
-        _INDICES,
-        types.Array(int32, 1, "C"),
-        types.UniTuple(_INDICES, 3),
-        types.UniTuple(_INDICES, 3),
-        types.UniTuple(_WEIGHTS, 3),
-        float32,
-        boolean,
-        int32,
-        boolean,
-    )
-)
+@_compile([_signature(float32), _signature(float64)])
 def decide_tile(
     logits: np.ndarray,
     classes: np.ndarray,
@@ -103,12 +105,13 @@ def decide_tile(
         labels_of_classes: Int32 (classes,): the label of every class.
         lower: For z, y and x: the lower of the two inputs of every output.
         upper: For z, y and x: the upper one.
-        weight: For z, y and x: the share of the upper one.
+        weight: For z, y and x: the share of the upper one. Values are interpolated in the type of these numbers,
+            float32 or float64.
         least: The bar at the beginning.
         raises_the_bar: Whether whoever exceeds the bar sets it (the largest wins, among equals the first) or not (the
             last one above it wins).
         otherwise: The label of voxels where no class exceeds the bar.
-        in_float16: Round what is interpolated to float16 numbers.
+        in_float16: Round what is interpolated (in float64) to float16 numbers.
 
     Returns:
         Int32 (Z, Y, X).
@@ -118,25 +121,22 @@ def decide_tile(
     weight_z, weight_y, weight_x = weight
     depth, height = logits.shape[1:3]
     new_depth, new_height, new_width = len(lower_z), len(lower_y), len(lower_x)
-    rows = np.empty((height, new_width), np.float32)
-    planes = np.empty((depth, new_height * new_width), np.float32)
-    values = np.empty(new_height * new_width, np.float32)
-    best = np.full((new_depth, new_height * new_width), least, np.float32)
+    rows = np.empty((height, new_width), weight_x.dtype)
+    planes = np.empty((depth, new_height * new_width), weight_x.dtype)
+    values = np.empty(new_height * new_width, weight_x.dtype)
+    best = np.full((new_depth, new_height * new_width), least, weight_x.dtype)
     labels = np.full((new_depth, new_height * new_width), otherwise, np.int32)
     for number in classes:
         for z in range(depth):
             for y in range(height):
                 source, row = logits[number, z, y], rows[y]
                 for x in range(new_width):
-                    left = source[lower_x[x]]
-                    right = source[upper_x[x]]
-                    row[x] = left + weight_x[x] * (right - left)
+                    row[x] = (np.float32(1) - weight_x[x]) * source[lower_x[x]] + weight_x[x] * source[upper_x[x]]
             for y in range(new_height):
                 # Indices rather than slices, whose counting of references would take longer than so short a row.
                 front, back, share, start = lower_y[y], upper_y[y], weight_y[y], y * new_width
                 for x in range(new_width):
-                    value = rows[front, x]
-                    planes[z, start + x] = value + share * (rows[back, x] - value)
+                    planes[z, start + x] = (np.float32(1) - share) * rows[front, x] + share * rows[back, x]
         for z in range(new_depth):
             _interpolate(planes[lower_z[z]], planes[upper_z[z]], weight_z[z], values)
             if in_float16:

@@ -294,8 +294,6 @@ class _LastAboveThreshold:
     def __init__(self, order: Sequence[int], threshold: float, device: torch.device, rounded_to: torch.dtype):
         self.rounded_to = rounded_to
         self.dtype = smallest_integer_type(max(order))
-        # Rounding to float16 would move no logit over the threshold 0 but those within 3e-8 of it.
-        self.rounded_to = torch.float32
         self.labels = np.array(order, dtype=np.int32)
         self.bar = threshold
         self.raises_the_bar = False
@@ -326,6 +324,9 @@ def _label_map(
 ) -> Int[Tensor, "Z Y X"]:
     labels = torch.empty([axis.new_size for axis in axes], dtype=rule.dtype, device=logits.device)
     decide_tile = _compiled_loop() if logits.device.type == "cpu" else None
+    in_float16 = rule.rounded_to == torch.float16
+    # As nnU-Net: what is a tie in float16 is one only if it was interpolated more exactly.
+    precision = np.float64 if in_float16 else np.float32
 
     def visit(beam: Beam) -> None:
         candidates, otherwise = rule.candidates(*beam.highest_and_lowest())
@@ -339,11 +340,11 @@ def _label_map(
                     beam.logits.numpy(),
                     classes.astype(np.uint32),
                     rule.labels,
-                    *beam.neighbours(tile),
+                    *beam.neighbours(tile, precision),
                     rule.bar,
                     rule.raises_the_bar,
                     int(label),
-                    rule.rounded_to == torch.float16,
+                    in_float16,
                 )
                 target.copy_(torch.from_numpy(found))
             else:

@@ -21,7 +21,7 @@ class Tile:
     upper: np.ndarray
     """Uint32 (outputs,): the upper one; the same where nothing is interpolated."""
     weight: np.ndarray
-    """Float32 (outputs,): the share of the upper one."""
+    """Float64 (outputs,): the share of the upper one."""
     is_identity: bool
 
 
@@ -110,7 +110,7 @@ class ResampledAxis:
                     weights,
                     lower.astype(np.uint32),
                     (lower + inner).astype(np.uint32),
-                    weight.astype(np.float32),
+                    weight,
                     is_identity,
                 )
             )

@@ -80,11 +80,14 @@ class Beam:
             values = (self.z_tile.weights @ values.flatten(2)).unflatten(2, plane)
         return values
 
-    def neighbours(self, x_tile: TileOnDevice) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
+    def neighbours(
+        self, x_tile: TileOnDevice, precision: type[np.floating]
+    ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         """Along z, y and x: lower and upper inputs of a tile's outputs, counted from the beam's first, and weights."""
         z, y, x = self.z_tile.tile, self.y_tile.tile, x_tile.tile
         start = np.uint32(x.inputs.start)
-        return (z.lower, y.lower, x.lower + start), (z.upper, y.upper, x.upper + start), (z.weight, y.weight, x.weight)
+        weights = tuple(tile.weight.astype(precision, copy=False) for tile in (z, y, x))
+        return (z.lower, y.lower, x.lower + start), (z.upper, y.upper, x.upper + start), weights
 
 
 def for_each_beam(
