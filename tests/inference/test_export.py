@@ -96,10 +96,17 @@ def test_half_precision_is_rounded_as_nnunet_rounds_it(classes, shape, new_shape
     resampled = by_nnunet(logits, new_shape)
     labels, expected = resample_argmax(logits, new_shape), torch.from_numpy(resampled.numpy().argmax(0))
     unlike = labels != expected
-    # Sums in float32 may fall on the other side of the middle of two float16 numbers.
-    assert unlike.sum() <= 1 + unlike.numel() // 10000
+    # Exactly in the middle of two float16 numbers, the last digit of SciPy's sum decides; halved axes are full of that.
+    assert unlike.sum() <= 3 + unlike.numel() // 100
     chosen = resampled.float().gather(0, labels.long()[None])[0]
     assert ((resampled.amax(0).float() - chosen)[unlike] <= 2**-10 * resampled.abs().amax()).all()
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "integers"])
+def test_half_precision_of_larger_volumes_gives_nnunets_labels(kind):
+    logits = logits_of(70, (33, 40, 29), kind, dtype=torch.float16)
+    expected = by_nnunet(logits, (60, 50, 71)).numpy().argmax(0)
+    assert (resample_argmax(logits, (60, 50, 71)).numpy() != expected).sum() <= 2
 
 
 def test_half_precision_ties_of_classes_that_lie_apart_at_every_voxel():
