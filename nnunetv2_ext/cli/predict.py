@@ -151,8 +151,17 @@ def _model_folder(arguments: argparse.Namespace) -> Path:
     return results / dataset_name(arguments.d) / f"{arguments.tr}__{arguments.p}__{arguments.c}"
 
 
+def _require_inputs(model_folder: Path, images: Path) -> None:
+    """Tells of a mistyped path before torch is imported, which takes seconds."""
+    if not model_folder.is_dir():
+        raise UserError(f"Expected a model folder at {model_folder}, but there is none.")
+    if not images.exists():
+        raise UserError(f"Expected images in {images}, but it does not exist.")
+
+
 def _run(arguments: argparse.Namespace) -> int:
     folder = _model_folder(arguments)
+    _require_inputs(folder, arguments.i)
     from nnunetv2_ext.inference.batch import Batch, BatchOptions
     from nnunetv2_ext.inference.predictor import Predictor
 

@@ -54,6 +54,33 @@ def test_nothing_heavy_is_imported_for_help_or_a_wrong_argument():
     assert "give -d and -c" in run.stderr
 
 
+@pytest.mark.parametrize(
+    ("images", "model", "text"),
+    [
+        (".", "no_such_model", "Expected a model folder at no_such_model"),
+        ("no_such_ct.nii.gz", ".", "no_such_ct.nii.gz"),
+    ],
+)
+def test_a_mistyped_path_is_told_before_torch_is_imported(tmp_path, images, model, text):
+    code = (
+        "import sys\n"
+        "from nnunetv2_ext.cli.predict import main\n"
+        "code = main(sys.argv[1:])\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.exit(code)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code, "-i", images, "-o", "out", "-m", model],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 2
+    assert text in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_is_predicted_with_names_beside_the_maps(softmax_model, ct_file, tmp_path):
     assert _run("-i", ct_file.parent, "-o", tmp_path / "out", "-m", softmax_model, "-f", 0) == 0
     found = SimpleITK.ReadImage(str(tmp_path / "out" / "case.nii.gz"))
