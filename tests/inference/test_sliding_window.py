@@ -26,6 +26,12 @@ def tiny_network(classes, dimensions=3, seed=0):
     ).eval()
 
 
+@pytest.fixture(autouse=True)
+def one_thread(threads_of_torch):
+    """nnU-Net computes with `nnUNet_def_n_proc` threads at most, and the last digits of a network depend on them."""
+    torch.set_num_threads(1)
+
+
 def stock_logits(network, classes, image, patch_size, step_size=0.5, mirror_axes=None, folds=()):
     """nnU-Net's logits; of several folds if there are more networks than the first."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
