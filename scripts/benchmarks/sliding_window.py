@@ -149,6 +149,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="height and width of the scan in voxels")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if 256 not in arguments.planes or not set(arguments.peer_planes) <= set(arguments.planes):
+        parser.error("expected 256 and all --peer_planes among --planes")
     torch.set_num_threads(2)
     if arguments.measure:
         which, planes = arguments.measure
