@@ -17,9 +17,11 @@ os.environ.setdefault("nnUNet_def_n_proc", "1")
 
 pytest_plugins = [
     "fixtures.images",
+    "fixtures.imported_models",
     "fixtures.model_folders",
     "fixtures.preprocessed_datasets",
     "fixtures.published_checkpoints",
+    "fixtures.raw_datasets",
     "fixtures.whole_commands",
 ]
 

@@ -9,24 +9,30 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nnunetv2_ext"
 
-# Each room may import from itself, from `utilities` and from the rooms listed here (and what those may import).
-_BASE = {"resources", "utilities"}
-_PARTS = {"architectures", "labels"} | _BASE
-_SYSTEMS = {"checkpoints"} | _PARTS
-_MIDDLE = {"training", "inference", "evaluation", "dataset_conversion", "experiment_planning"}
+# The permitted pairs of rooms; every room may also import from itself, from `utilities` and from the modules beside it.
+_PARTS = {"architectures", "labels", "images", "resources"}
 MAY_IMPORT = {
     "utilities": set(),
     "resources": set(),
-    "labels": _BASE,
-    "architectures": _BASE,
-    "checkpoints": _PARTS,
-    **dict.fromkeys(_MIDDLE, _SYSTEMS | _MIDDLE),
-    "demo": _SYSTEMS | _MIDDLE,
-    "discovery": {"training"},
     "autoload": set(),
-    "cli": _SYSTEMS | _MIDDLE | {"demo"},
+    "architectures": {"resources"},
+    "images": {"resources"},
+    # Label orders are read from the headers of label maps, too.
+    "labels": {"images", "resources"},
+    "checkpoints": _PARTS,
+    "dataset_conversion": {"checkpoints"} | _PARTS,
+    "experiment_planning": {"checkpoints", "dataset_conversion"} | _PARTS,
+    # inference/model finds the trainers of model folders in `training`, until networks have a registry of their own.
+    "inference": {"checkpoints", "dataset_conversion", "experiment_planning", "training"} | _PARTS,
+    "evaluation": {"inference"} | _PARTS,
+    "model_export": {"checkpoints", "inference"} | _PARTS,
+    "training": {"checkpoints", "dataset_conversion", "experiment_planning", "inference"} | _PARTS,
+    "demo": {"checkpoints", "dataset_conversion", "experiment_planning", "inference", "training", "evaluation"}
+    | _PARTS,
+    "discovery": {"training"},
 }
-NO_NNUNET = ("architectures", "labels", "training/loss")
+MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"autoload", "discovery"}
+NO_NNUNET = ("architectures", "labels", "images", "training/loss")
 
 
 def _modules() -> list[Path]:

@@ -10,7 +10,7 @@ from nnunetv2_ext.cli._command import make_parser, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; see `nnunetv2_ext.inference.network_export`."""
+    """Entry point; see `nnunetv2_ext.model_export.formats`."""
     parser = make_parser(
         "nnUNetv2_ext_export",
         "Export the network of a model folder, with its metadata, and check what was written on random input.",
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     options = {"fold": arguments.fold, "checkpoint_name": arguments.chk, "overwrite": arguments.overwrite}
     if arguments.format == "monai_bundle":
-        from nnunetv2_ext.inference.monai_bundle_export import export_monai_bundle
+        from nnunetv2_ext.model_export.monai_bundle import export_monai_bundle
 
         target = export_monai_bundle(arguments.m, arguments.o, **options)
         print(f"Wrote the bundle {target}. Run it with:")
@@ -44,6 +44,6 @@ def _run(arguments: argparse.Namespace) -> None:
             f"--meta_file {target}/configs/metadata.json --bundle_root {target} --dataset_dir IMAGES --output_dir OUT"
         )
         return
-    from nnunetv2_ext.inference.network_export import export_network
+    from nnunetv2_ext.model_export.formats import export_network
 
     print(f"Wrote {export_network(arguments.m, arguments.o, arguments.format, **options)}.")

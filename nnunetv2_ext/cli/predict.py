@@ -162,7 +162,7 @@ def _require_inputs(model_folder: Path, images: Path) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     folder = _model_folder(arguments)
     _require_inputs(folder, arguments.i)
-    from nnunetv2_ext.inference.batch import Batch, BatchOptions
+    from nnunetv2_ext.inference.prediction_run import Batch, BatchOptions
     from nnunetv2_ext.inference.predictor import Predictor
 
     predictor = Predictor.from_model_folder(

@@ -16,7 +16,7 @@ from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.duplicates import ImageFingerprint, image_fingerprint
 from nnunetv2_ext.dataset_conversion.findings import ERROR, BadCaseError, Finding, severity
 from nnunetv2_ext.dataset_conversion.layout import Case
-from nnunetv2_ext.dataset_conversion.volumes import (
+from nnunetv2_ext.images.volumes import (
     Array,
     Grid,
     Volume,

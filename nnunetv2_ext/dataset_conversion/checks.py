@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunetv2_ext.dataset_conversion.findings import BadCaseError, Finding
-from nnunetv2_ext.dataset_conversion.volumes import Volume
+from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.labels.label_order import LabelOrder
 
 # Centres of a pair that are less than this apart along the left-right axis (mm) say nothing about a swap.

@@ -28,7 +28,7 @@ from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
 if TYPE_CHECKING:
-    from nnunetv2_ext.dataset_conversion.volumes import Volume
+    from nnunetv2_ext.images.volumes import Volume
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class DatasetConverter:
         Raises:
             UserError: A file cannot be read.
         """
-        from nnunetv2_ext.dataset_conversion.volumes import read_dicom_series, read_volumes
+        from nnunetv2_ext.images.volumes import read_dicom_series, read_volumes
 
         return [
             volume
@@ -152,7 +152,7 @@ class DatasetConverter:
         Raises:
             UserError: The file cannot be read.
         """
-        from nnunetv2_ext.dataset_conversion.volumes import read_volume
+        from nnunetv2_ext.images.volumes import read_volume
 
         assert case.label is not None
         return read_volume(case.label)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from nnunetv2_ext.dataset_conversion.duplicates import ImageFingerprint, image_fingerprint
 from nnunetv2_ext.dataset_conversion.merge_inputs import InputCase
+from nnunetv2_ext.images.files import read_image
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.image_files import read_image
 from nnunetv2_ext.utilities.label_counts import count_label_values
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_ext.dataset_conversion.findings import BadCaseError
-from nnunetv2_ext.dataset_conversion.volumes import Volume
+from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
 

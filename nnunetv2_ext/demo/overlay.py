@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnunetv2_ext.images.files import read_image
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path
-from nnunetv2_ext.utilities.image_files import read_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

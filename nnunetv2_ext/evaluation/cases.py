@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from nnunetv2_ext.evaluation.classes import References, find_name, match_classes, read_prediction_order
 from nnunetv2_ext.evaluation.metrics import ScoredClass, evaluate_label_map
-from nnunetv2_ext.inference.inputs import image_ending
-from nnunetv2_ext.inference.output_maps import file_name
+from nnunetv2_ext.images.files import read_image
+from nnunetv2_ext.inference.cases import image_ending
+from nnunetv2_ext.inference.deciding.outputs import file_name
 from nnunetv2_ext.labels.atoms import encode_masks
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.image_files import read_image
 
 if TYPE_CHECKING:
     import SimpleITK

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
-from nnunetv2_ext.inference.bundle_prediction import BundlePreprocessing, BundleSegmenter
-from nnunetv2_ext.inference.bundle_profile import read_profile
-from nnunetv2_ext.inference.images import Scan, check_scan, read_scan, scan_of_array, scan_of_image
-from nnunetv2_ext.inference.inputs import Case, find_cases
-from nnunetv2_ext.inference.label_rules import Decisions, label_rule
-from nnunetv2_ext.inference.model import Model, WindowNetwork, read_model, select_heads
-from nnunetv2_ext.inference.modes import MODES, SUMS, Mode
-from nnunetv2_ext.inference.openvino_backend import OpenVinoNetwork, cache_folder, openvino_is_installed
-from nnunetv2_ext.inference.output_maps import OutputMap, OutputPlan, plan_outputs
-from nnunetv2_ext.inference.preprocessing import NnunetPreprocessing, Prepared, Preprocessing
-from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, Segmenter
-from nnunetv2_ext.inference.tree_outputs import (
+from nnunetv2_ext.images.reading import Scan, check_scan, read_scan, scan_of_array, scan_of_image
+from nnunetv2_ext.inference.bundles.profile import read_profile
+from nnunetv2_ext.inference.bundles.segmenter import BundlePreprocessing, BundleSegmenter
+from nnunetv2_ext.inference.cases import Case, find_cases
+from nnunetv2_ext.inference.deciding.outputs import OutputMap, OutputPlan, plan_outputs
+from nnunetv2_ext.inference.deciding.rules import Decisions, label_rule
+from nnunetv2_ext.inference.deciding.tree_outputs import (
     check_tree_choice,
     has_label_tree,
     plan_node_masks,
     plan_tree_outputs,
 )
+from nnunetv2_ext.inference.model.folder import Model, WindowNetwork, read_model, select_heads
+from nnunetv2_ext.inference.model.openvino import OpenVinoNetwork, cache_folder, openvino_is_installed
+from nnunetv2_ext.inference.modes import MODES, SUMS, Mode
+from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing, Prepared, Preprocessing
+from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, Segmenter
 from nnunetv2_ext.utilities.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nnunetv2_ext.inference.label_rules import Decisions, Enlarged, LabelRule, Shape
-from nnunetv2_ext.inference.model import Model
-from nnunetv2_ext.inference.preprocessing import Prepared
-from nnunetv2_ext.inference.resampled_axis import separate_axis
-from nnunetv2_ext.inference.sliding_window import LogitSlab, StreamingSlidingWindow
+from nnunetv2_ext.inference.deciding.resampled_axis import separate_axis
+from nnunetv2_ext.inference.deciding.rules import Decisions, Enlarged, LabelRule, Shape
+from nnunetv2_ext.inference.model.folder import Model
+from nnunetv2_ext.inference.preparing.nnunet import Prepared
+from nnunetv2_ext.inference.windows.sliding_window import LogitSlab, StreamingSlidingWindow
 
 _logger = logging.getLogger(__name__)
 

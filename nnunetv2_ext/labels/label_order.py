@@ -95,7 +95,7 @@ class LabelOrder:
             )
         if path.suffix != ".json":
             # Imported here: headers are rarely asked for, and their reader needs a further library.
-            from nnunetv2_ext.labels.header_names import read_header_names
+            from nnunetv2_ext.images.names import read_header_names
 
             return cls(path.name.split(".")[0], read_header_names(path))
         content = read_json(path)

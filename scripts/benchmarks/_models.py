@@ -13,7 +13,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunetv2_ext.inference.model import Model
+from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.labels.channels import channel_names
 
 CONFIGURATION = "benchmark"

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES, STUNet
-from nnunetv2_ext.inference.export import resample_argmax
+from nnunetv2_ext.inference.deciding.resample import resample_argmax
 
 
 def blob_logits(classes: int, size: int) -> Tensor:

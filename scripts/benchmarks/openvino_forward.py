@@ -18,7 +18,7 @@ import torch
 from _measure import report, seconds
 
 from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES, STUNet
-from nnunetv2_ext.inference.openvino_backend import OpenVinoNetwork
+from nnunetv2_ext.inference.model.openvino import OpenVinoNetwork
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_ext.inference import Predictor
-from nnunetv2_ext.inference.model import Model, read_model
+from nnunetv2_ext.inference.model.folder import Model, read_model
 from nnunetv2_ext.labels.channels import has_regions
 
 _CLASSES = 8

@@ -31,10 +31,10 @@ from _models import dataset_json_of, plans_of, stock_predictor, write_model_fold
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
-from nnunetv2_ext.inference.batch import Batch, BatchOptions
-from nnunetv2_ext.inference.model import read_model
+from nnunetv2_ext.inference.model.folder import read_model
+from nnunetv2_ext.inference.prediction_run import Batch, BatchOptions
 from nnunetv2_ext.inference.predictor import Predictor
-from nnunetv2_ext.inference.report import StageClock, resident_memory_mb
+from nnunetv2_ext.inference.reporting.report import StageClock, resident_memory_mb
 
 
 def main() -> None:

@@ -29,9 +29,9 @@ from _measure import report, run_once
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nnunetv2_ext.inference.export import resample_argmax
-from nnunetv2_ext.inference.sliding_window import StreamingSlidingWindow
-from nnunetv2_ext.inference.streaming_export import stream_argmax
+from nnunetv2_ext.inference.deciding.resample import resample_argmax
+from nnunetv2_ext.inference.deciding.streaming import stream_argmax
+from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
 
 CLASSES = 105
 CHANNELS = 16

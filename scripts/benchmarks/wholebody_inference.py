@@ -28,9 +28,9 @@ from _measure import report, run_once
 from torch import Tensor
 
 from nnunetv2_ext.architectures.monai_networks import SegResNet
-from nnunetv2_ext.inference.bundle_prediction import BundleWindows
-from nnunetv2_ext.inference.bundle_profile import BundleProfile
-from nnunetv2_ext.inference.sliding_window import StreamingSlidingWindow
+from nnunetv2_ext.inference.bundles.profile import BundleProfile
+from nnunetv2_ext.inference.bundles.segmenter import BundleWindows
+from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
 
 CLASSES = 105
 WINDOW = (96, 96, 96)

@@ -10,11 +10,11 @@ import pytest
 import SimpleITK
 import torch
 
+from nnunetv2_ext.images.reading import scan_of_image
 from nnunetv2_ext.inference import Predictor
-from nnunetv2_ext.inference.batch import Batch, BatchOptions
-from nnunetv2_ext.inference.images import scan_of_image
-from nnunetv2_ext.inference.model import read_model
+from nnunetv2_ext.inference.model.folder import read_model
 from nnunetv2_ext.inference.modes import MODES
+from nnunetv2_ext.inference.prediction_run import Batch, BatchOptions
 from nnunetv2_ext.utilities.errors import UserError
 
 REGIONS = {

@@ -12,7 +12,7 @@ from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern
 from nnunetv2_ext.dataset_conversion.rtstruct import find_rtstruct, read_rtstruct
 
 if TYPE_CHECKING:
-    from nnunetv2_ext.dataset_conversion.volumes import Volume
+    from nnunetv2_ext.images.volumes import Volume
 
 
 class LCTSC(DatasetConverter):

@@ -1,0 +1,139 @@
+"""Which cases an input holds: nnU-Net's naming, any folder or file of images, or DICOM series."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nnunetv2_ext.images.reading import Case
+from nnunetv2_ext.utilities.errors import UserError
+
+_logger = logging.getLogger(__name__)
+
+#: Endings that are read whatever the model was trained on; longest first, so that .nii.gz is not taken for .gz.
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl")
+
+_CHANNEL_NUMBER = re.compile(r"(?P<identifier>.+)_(?P<channel>\d{4})")
+
+
+def image_ending(path: Path | str, further: Iterable[str] = ()) -> str | None:
+    """The image ending of a file name (``".nii.gz"``), or None where it has none that is known.
+
+    Args:
+        path: A file name.
+        further: Endings beyond `IMAGE_ENDINGS`, such as a model's own ``.png``.
+    """
+    name = Path(path).name.lower()
+    for ending in (*IMAGE_ENDINGS, *(ending.lower() for ending in further)):
+        if name.endswith(ending) and len(name) > len(ending) and not name.endswith(".seg.nrrd"):
+            return ending
+    return None
+
+
+def find_cases(source: Path | str, channels: int, file_ending: str) -> list[Case]:
+    """Lists the cases of an input, sorted by name.
+
+    Args:
+        source: A folder in nnU-Net's naming (``case_0000.nii.gz``), any other folder of images, one image file, a
+            folder that holds DICOM series, or a folder of such folders.
+        channels: How many channels the model reads.
+        file_ending: The ending of the model's own dataset.
+
+    Raises:
+        UserError: The input does not exist or holds no images.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise UserError(f"Expected images in {source}, but it does not exist.")
+    if source.is_file():
+        return [_case_of_file(source, channels, file_ending)]
+    files = [file for file in sorted(source.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    images = [file for file in files if image_ending(file, [file_ending])]
+    cases = _group_channels(images, channels, file_ending) if images else _dicom_cases(source)
+    if not cases:
+        endings = ", ".join(dict.fromkeys([file_ending, *IMAGE_ENDINGS]))
+        found = ", ".join(file.name for file in files[:5]) or "no files"
+        raise UserError(f"Expected images ({endings}) or a DICOM series in {source}, but found {found}.")
+    _refuse_equal_names(cases)
+    return cases
+
+
+def _case_of_file(file: Path, channels: int, file_ending: str) -> Case:
+    ending = image_ending(file, [file_ending])
+    if ending is None:
+        endings = ", ".join(dict.fromkeys([file_ending, *IMAGE_ENDINGS]))
+        raise UserError(
+            f"Expected an image that ends with one of {endings}, but got {file.name}; for DICOM give the folder."
+        )
+    siblings = [other for other in sorted(file.parent.iterdir()) if image_ending(other, [file_ending])]
+    of_file = [case for case in _group_channels(siblings, channels, file_ending) if file in case.files]
+    return of_file[0]
+
+
+def _group_channels(images: Sequence[Path], channels: int, file_ending: str) -> list[Case]:
+    """Joins ``x_0000``, ``x_0001``, ... to one case; what does not follow that naming is a case of its own.
+
+    A number of four digits at the end is a channel only where the channel 0000 exists, so that ``patient_0012.nii.gz``
+    in a plain folder stays a patient. A group with too few or too many channels stays together: it is refused when it
+    is read, with its name, and does not stop the others.
+    """
+    groups: dict[tuple[str, str], dict[int, Path]] = {}
+    names: dict[Path, str] = {}
+    for image in images:
+        ending = image_ending(image, [file_ending]) or ""
+        names[image] = image.name[: -len(ending)]
+        match = _CHANNEL_NUMBER.fullmatch(names[image])
+        if match:
+            groups.setdefault((match["identifier"], ending), {})[int(match["channel"])] = image
+    cases = []
+    grouped: set[Path] = set()
+    for (identifier, _), members in groups.items():
+        if 0 in members and (channels > 1 or len(members) == 1 or sorted(members) == list(range(len(members)))):
+            cases.append(Case(identifier, tuple(members[channel] for channel in sorted(members))))
+            grouped.update(members.values())
+    cases += [Case(names[image], (image,)) for image in images if image not in grouped]
+    return sorted(cases, key=lambda case: case.identifier)
+
+
+def _dicom_cases(folder: Path) -> list[Case]:
+    """The DICOM series of a folder; where it has none, those of its sub-folders."""
+    cases = _series_of(folder)
+    if not cases:
+        cases = [case for below in sorted(folder.iterdir()) if below.is_dir() for case in _series_of(below)]
+    return cases
+
+
+def _series_of(folder: Path) -> list[Case]:
+    import SimpleITK
+
+    quiet = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    # GDCM warns about every file that is not DICOM; such files are expected here.
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        series = {
+            uid: SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+            for uid in SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        }
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(quiet)
+    name = folder.resolve().name
+    if len(series) > 1:
+        _logger.info("%s holds %d DICOM series; each becomes a case.", folder, len(series))
+    return [
+        Case(name if len(series) == 1 else f"{name}_series{number:03d}", tuple(map(Path, files)), dicom=True)
+        for number, files in enumerate(series.values(), start=1)
+    ]
+
+
+def _refuse_equal_names(cases: Sequence[Case]) -> None:
+    seen: dict[str, Case] = {}
+    for case in cases:
+        if case.identifier in seen:
+            first, second = seen[case.identifier].files[0], case.files[0]
+            raise UserError(
+                f"Expected one image per case, but {first} and {second} would both be predicted as {case.identifier}; "
+                "rename or move one of them."
+            )
+        seen[case.identifier] = case

@@ -1,0 +1,203 @@
+"""From an image to what the network sees, and from its label map back to the image's grid.
+
+A `Preprocessing` is one way of doing this; `NnunetPreprocessing` is nnU-Net's own. Models that were trained elsewhere
+bring theirs (another orientation, another intensity rule) as another object with the same two methods.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Shaped
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+from nnunetv2_ext.images.nifti import affine_of
+from nnunetv2_ext.images.reading import Scan
+from nnunetv2_ext.inference.deciding.axes import AxisTurn
+from nnunetv2_ext.inference.model.folder import Model
+from nnunetv2_ext.inference.preparing.splines import LeanConfiguration
+from nnunetv2_ext.utilities.errors import UserError
+
+
+@dataclass
+class Prepared:
+    """A case as the network sees it, and what is needed to go back.
+
+    Attributes:
+        data: ``(channels, z, y, x)`` at the network's spacing, axes in the order of the plans.
+        spacing: Spacing of ``data`` along its axes, mm.
+        image_shape: Shape that the label map of ``data`` is resampled to.
+        image_spacing: Spacing of that shape along its axes, mm.
+        content: Where there is more than air or padding, ``(z, y, x)``; None where nobody asked.
+        placement: What the preprocessing itself needs to put the label map back.
+    """
+
+    data: Float32[torch.Tensor, "channels z y x"]
+    spacing: tuple[float, ...]
+    image_shape: tuple[int, int, int]
+    image_spacing: tuple[float, ...]
+    content: Bool[torch.Tensor, "z y x"] | None = None
+    placement: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Preprocessing(Protocol):
+    """One way from an image to the network and back.
+
+    Attributes:
+        orientation: What images are turned to first, such as ``"RAS"``; None to leave their axes alone.
+    """
+
+    orientation: str | None
+
+    def prepare(self, scan: Scan, previous_stage: Scan | None = None) -> Prepared:
+        """Makes the network's input; ``previous_stage`` is the label map that a cascade's second stage reads."""
+        ...
+
+    def restore(self, labels: Shaped[np.ndarray, "z y x"], prepared: Prepared) -> Shaped[np.ndarray, "z y x"]:
+        """Puts a map of shape ``prepared.image_shape`` on the grid of the image; what was cropped away is 0."""
+        ...
+
+    def stock_properties(self, scan: Scan, prepared: Prepared) -> dict[str, Any]:
+        """What nnU-Net's readers and preprocessor remember of an image, for its own tools."""
+        ...
+
+
+class NnunetPreprocessing:
+    """nnU-Net's preprocessor (transpose, crop to nonzero, normalise, resample) as the plans configure it.
+
+    Where the plans resample by splines, `spline_resampling` computes the same values in less memory.
+
+    Args:
+        model: The model whose plans apply.
+        linear: Resample the image linearly (torch) instead of by cubic splines (SciPy): much faster, slightly softer.
+        find_content: Tell where there is more than air or padding.
+
+    Attributes:
+        orientation: What images are turned to first, such as ``"RAS"``; None to leave their axes alone.
+    """
+
+    #: Highest intensity of air in CT, HU.
+    AIR_HU = -900.0
+
+    def __init__(self, model: Model, *, linear: bool = False, find_content: bool = False) -> None:
+        self._model = model
+        self._find_content = find_content
+        self.orientation = orientation_of(model)
+        changes: dict[str, Any] = {}
+        if linear:
+            separate_z = model.configuration.configuration["resampling_fn_data_kwargs"].get("force_separate_z")
+            changes = {
+                "resampling_fn_data": "resample_torch_fornnunet",
+                "resampling_fn_data_kwargs": {
+                    "is_seg": False,
+                    "force_separate_z": separate_z,
+                    "num_threads": torch.get_num_threads(),
+                },
+            }
+        self._configuration = _changed(model.configuration, changes)
+        # Without a previous stage the preprocessor resamples a mask that nobody reads: that is left out.
+        self._without_mask = _changed(
+            model.configuration, {**changes, "resampling_fn_seg": "no_resampling_hack", "resampling_fn_seg_kwargs": {}}
+        )
+
+    def prepare(self, scan: Scan, previous_stage: Scan | None = None) -> Prepared:
+        """See `Preprocessing`.
+
+        Raises:
+            UserError: The previous stage's label map has another shape.
+        """
+        turn = AxisTurn.to(self.orientation, scan.grid) if self.orientation else None
+        channels, spacing = scan.channels, scan.spacing
+        segmentation = None
+        if previous_stage is not None:
+            segmentation = previous_stage.channels
+            if segmentation.shape[1:] != channels.shape[1:]:
+                raise UserError(
+                    f"Expected a label map of shape {channels.shape[1:]} from the previous stage for "
+                    f"{scan.identifier}, but it has {segmentation.shape[1:]}."
+                )
+        if turn is not None:
+            channels, spacing = turn.forward(channels), turn.reorder(spacing)
+            segmentation = turn.forward(segmentation) if segmentation is not None else None
+        model = self._model
+        configuration = self._without_mask if segmentation is None else self._configuration
+        preprocessor = configuration.preprocessor_class(verbose=False)
+        data, segmentation, properties = preprocessor.run_case_npy(
+            channels, segmentation, {"spacing": list(spacing)}, model.plans, configuration, model.dataset_json
+        )
+        if previous_stage is not None:
+            one_hot = convert_labelmap_to_one_hot(segmentation[0], model.labels.foreground_labels, data.dtype)
+            data = np.vstack((data, one_hot))
+        image_spacing = tuple(float(spacing[axis]) for axis in model.plans.transpose_forward)
+        network_spacing = tuple(float(value) for value in configuration.spacing)
+        if len(network_spacing) == 2:
+            network_spacing = (image_spacing[0], *network_spacing)
+        shape = properties["shape_after_cropping_and_before_resampling"]
+        return Prepared(
+            data=torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)),
+            spacing=network_spacing,
+            image_shape=(int(shape[0]), int(shape[1]), int(shape[2])),
+            image_spacing=image_spacing,
+            content=self._content(data, model.image_channels) if self._find_content else None,
+            placement={
+                "shape": properties["shape_before_cropping"],
+                "box": tuple(slice(*edges) for edges in properties["bbox_used_for_cropping"]),
+                "turn": turn,
+                "properties": properties,
+            },
+        )
+
+    def restore(self, labels: Shaped[np.ndarray, "z y x"], prepared: Prepared) -> Shaped[np.ndarray, "z y x"]:
+        """See `Preprocessing`."""
+        placement = prepared.placement
+        whole = np.zeros(placement["shape"], dtype=labels.dtype)
+        whole[placement["box"]] = labels
+        whole = whole.transpose(self._model.plans.transpose_backward)
+        turn = placement["turn"]
+        return np.ascontiguousarray(whole if turn is None else turn.back(whole))
+
+    def stock_properties(self, scan: Scan, prepared: Prepared) -> dict[str, Any]:
+        """What nnU-Net's readers and preprocessor remember of an image, for its own tools."""
+        grid = scan.grid
+        geometry = {"spacing": grid.spacing, "origin": grid.origin, "direction": grid.direction}
+        affine = affine_of(grid) if grid.nifti_header is None else grid.nifti_header.get_best_affine()
+        return {
+            "sitk_stuff": geometry,
+            "nibabel_stuff": {"original_affine": affine},
+            **prepared.placement["properties"],
+        }
+
+    def _content(self, data: Shaped[np.ndarray, "channels z y x"], channels: int) -> Bool[torch.Tensor, "z y x"]:
+        """Where any image channel holds more than air (up to -900 HU in CT) or padding.
+
+        Normalised CT is clipped to the intensities of the training's foreground. Where even the lowest of these lies
+        above -900 HU, all below it looks the same to the network, and counts as air here.
+        """
+        content = np.zeros(data.shape[1:], dtype=bool)
+        for channel in range(channels):
+            if self._configuration.normalization_schemes[channel] == "CTNormalization":
+                intensity = self._model.plans.foreground_intensity_properties_per_channel[str(channel)]
+                air = max(self.AIR_HU, float(intensity["percentile_00_5"]))
+                level = (air - float(intensity["mean"])) / max(float(intensity["std"]), 1e-8)
+                content |= data[channel] > level + 1e-5
+            elif self._configuration.use_mask_for_norm[channel]:
+                # What lies outside the mask stays exactly zero through a masked normalisation.
+                content |= data[channel] != 0
+            else:
+                content |= data[channel] > data[channel].min()
+        return torch.from_numpy(content)
+
+
+def _changed(configuration: ConfigurationManager, changes: dict[str, Any]) -> ConfigurationManager:
+    return LeanConfiguration(deepcopy(configuration.configuration) | changes)
+
+
+def orientation_of(model: Model) -> str | None:
+    """What nnU-Net's reader of the plans turns images to, such as ``"RAS"``; None where it leaves axes alone."""
+    reader = model.plans.plans["image_reader_writer"]
+    return "RAS" if reader.endswith("WithReorient") else None

@@ -1,0 +1,118 @@
+"""Probabilities on disk, as nnU-Net's ensembling reads them, without an array of (classes x image) in memory."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nnunetv2_ext.inference.deciding.streaming import stream_probabilities
+from nnunetv2_ext.inference.preparing.nnunet import Prepared, Preprocessing
+from nnunetv2_ext.inference.segmentation import Segmenter
+from nnunetv2_ext.inference.windows.sliding_window import LogitSlab
+from nnunetv2_ext.utilities.files import atomic_path
+
+# Planes of logits that are resampled at once: all classes of them are held at the spacing of the image.
+_PLANES_AT_ONCE = 4
+
+
+class Probabilities:
+    """Probabilities of one case, kept in a nameless file that vanishes with the object.
+
+    Args:
+        segmenter: Knows how the plans resample logits.
+        has_regions: Sigmoid per class instead of softmax over classes.
+        channels: Output channels to keep.
+        folder: Where there is room for ``channels x image`` float32 numbers.
+    """
+
+    def __init__(self, segmenter: Segmenter, *, has_regions: bool, channels: Sequence[int], folder: Path) -> None:
+        self._segmenter = segmenter
+        self._has_regions = has_regions
+        self._channels = list(channels)
+        self._folder = folder
+        self._values: np.ndarray | None = None
+
+    def fill(self, logits: Float[Tensor, "classes z y x"], prepared: Prepared) -> None:
+        """Resamples logits and turns them into probabilities.
+
+        Args:
+            logits: All logits of the case at the network's spacing.
+            prepared: The case.
+        """
+        if self._segmenter.resamples_linearly:
+            chosen = self._new_array(len(self._channels), prepared)
+            parts = stream_probabilities(
+                _slabs(logits),
+                logits.shape[1:],
+                prepared.image_shape,
+                has_regions=self._has_regions,
+                classes=self._channels,
+                nearest_axis=self._segmenter.nearest_axis(prepared),
+            )
+            for where, part in parts:
+                everywhere = (slice(None), *where)
+                chosen[everywhere] = part.cpu().numpy()
+            self._values = chosen
+            return
+        # With any other function of the plans: all classes go to the file one by one, then planes are normalised.
+        every = self._new_array(len(logits), prepared)
+        for channel, resampled in enumerate(self._segmenter.resample_channels(logits, prepared)):
+            every[channel] = resampled
+        for plane in range(every.shape[1]):
+            values = torch.from_numpy(every[:, plane].copy())
+            every[:, plane] = (values.sigmoid() if self._has_regions else values.softmax(0)).numpy()
+        self._values = every[self._channels] if self._channels != list(range(len(every))) else every
+
+    def write(
+        self, target: Path, preprocessing: Preprocessing, prepared: Prepared, classes: Sequence[str], properties: Any
+    ) -> None:
+        """Writes ``<target>.npz`` (``probabilities``: classes, z, y, x) and ``<target>.pkl``, as stock nnU-Net does.
+
+        Args:
+            target: Path without ending.
+            preprocessing: Puts the probabilities on the grid of the image; outside the crop, background is certain.
+            prepared: The case.
+            classes: Names of the channels; written as ``classes`` beside the probabilities.
+            properties: What nnU-Net's reader would have said about the image.
+        """
+        values = self._values
+        assert values is not None
+        with (
+            atomic_path(target.with_name(target.name + ".npz")) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        ):
+            with archive.open("classes.npy", "w") as file:
+                np.lib.format.write_array(file, np.array(list(classes)), allow_pickle=False)
+            with archive.open("probabilities.npy", "w", force_zip64=True) as file:
+                for number, channel in enumerate(self._channels):
+                    # What lies outside the crop comes back as 0: certain background is 0 below 1.
+                    top = np.float32(channel == 0 and not self._has_regions)
+                    whole = preprocessing.restore(values[number] - top, prepared) + top
+                    if number == 0:
+                        shape = (len(self._channels), *whole.shape)
+                        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_2_0(file, header)
+                    file.write(np.ascontiguousarray(whole, dtype="<f4").data.cast("B"))
+        with atomic_path(target.with_name(target.name + ".pkl")) as temporary:
+            temporary.write_bytes(pickle.dumps(properties))
+
+    def _new_array(self, channels: int, prepared: Prepared) -> np.ndarray:
+        shape = (channels, *prepared.image_shape)
+        # Without a name no interrupt can leave it behind.
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+
+
+def _slabs(logits: Float[Tensor, "classes z y x"]) -> list[LogitSlab]:
+    planes = logits.shape[1]
+    edges = [(start, min(start + _PLANES_AT_ONCE, planes)) for start in range(0, planes, _PLANES_AT_ONCE)]
+    return [LogitSlab(0, start, stop, logits[:, start:stop]) for start, stop in edges]

@@ -1,0 +1,79 @@
+"""Complete files are read; every way to cut or spoil one is noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nnunetv2_ext.images.files import read_image, read_nifti
+from nnunetv2_ext.utilities.errors import UserError
+
+
+@pytest.fixture(params=[".nii.gz", ".nii", ".mha", ".nrrd"])
+def image_file(request, tmp_path):
+    import SimpleITK
+
+    array = np.random.default_rng(0).integers(-1000, 1000, (6, 7, 8)).astype(np.int16)
+    file = tmp_path / f"image{request.param}"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(file), True)
+    return file, array
+
+
+def test_a_complete_file_is_read(image_file):
+    import SimpleITK
+
+    file, array = image_file
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(read_image(file)), array)
+
+
+@pytest.mark.parametrize("fraction", [0, 0.05, 0.5, 0.9])
+def test_a_truncated_file_is_refused(image_file, fraction):
+    file, _ = image_file
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * fraction)])
+    with pytest.raises(UserError, match=f"{file.name}, but it cannot be read, it is truncated or damaged"):
+        read_image(file)
+
+
+def test_a_spoilt_byte_is_refused(tmp_path):
+    import SimpleITK
+
+    file = tmp_path / "image.nii.gz"
+    array = np.random.default_rng(0).integers(-1000, 1000, (6, 7, 8)).astype(np.int16)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(file), True)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read_image(file)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_image(tmp_path / "image.nii.gz")
+
+
+def test_nifti_comes_as_nibabel_reads_it(tmp_path):
+    import nibabel
+
+    image = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([2.0, 3, 4, 1]))
+    image.header.set_slope_inter(0.5, -1024)
+    for name in ("image.nii", "image.nii.gz", "IMAGE.NII.GZ"):
+        nibabel.save(image, tmp_path / name)
+        header, voxels = read_nifti(tmp_path / name)
+        np.testing.assert_array_equal(voxels, np.arange(60).reshape(3, 4, 5) * 0.5 - 1024)
+        np.testing.assert_array_equal(header.affine, image.affine)
+
+
+def test_a_wrong_checksum_behind_the_voxels_is_refused(tmp_path):
+    import nibabel
+
+    file = tmp_path / "image.nii.gz"
+    voxels = np.random.default_rng(0).integers(0, 255, (80, 90, 100)).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), file)
+    content = bytearray(file.read_bytes())
+    content[-8] ^= 0xFF  # the trailer of gzip: checksum, then length, four bytes each
+    file.write_bytes(content)
+    np.testing.assert_array_equal(nibabel.load(file).dataobj, voxels)  # nibabel alone stops before it
+    with pytest.raises(UserError, match="CRC check failed"):
+        read_nifti(file)

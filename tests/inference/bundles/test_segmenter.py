@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("monai", reason="the extra 'monai' is not installed")
+
+from nnunetv2_ext.inference import Predictor
+from nnunetv2_ext.inference.bundles.profile import read_profile
+from nnunetv2_ext.utilities.errors import UserError
+
+
+@pytest.mark.parametrize("kind", ["segresnet", "segresnet of few classes", "unet"])
+def test_equals_the_bundles_own_pipeline(kind, tmp_path, ct_on_disk, bundle_network, bundle_inference, import_bundle):
+    network = bundle_network(kind)
+    window = (16, 24, 48)  # x, y, z; several windows along the first, padding along the last
+    folder = import_bundle(kind, network, tmp_path, window[::-1])
+    import SimpleITK as sitk
+
+    found = sitk.GetArrayFromImage(Predictor.from_model_folder(folder, device="cpu").predict(ct_on_disk))
+    expected = bundle_inference(kind, network, ct_on_disk, (1.5, 1.5, 2.0 if kind == "unet" else 1.5), window)
+    assert len(np.unique(expected)) > 1
+    assert np.count_nonzero(found != expected) == 0
+
+
+def test_bundles_add_up_in_float32(tmp_path, bundle_network, import_bundle):
+    folder = import_bundle("unet", bundle_network("unet"), tmp_path, (16, 16, 16))
+    predictor = Predictor.from_model_folder(folder, device="cpu")
+    assert predictor.sums == "float32"
+    assert predictor.segmenter.windows.dtype == torch.float32
+    with pytest.raises(UserError, match="--sums float32 for a MONAI bundle"):
+        Predictor.from_model_folder(folder, device="cpu", sums="float16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["segresnet", "unet"])
+def test_equals_the_bundles_own_pipeline_on_a_real_ct(kind, tmp_path, real_ct_folder, bundle_network, bundle_inference):
+    """Through the two commands, with the published windows of 96^3."""
+    import SimpleITK as sitk
+
+    from nnunetv2_ext.cli import import_weights, predict
+
+    network = bundle_network(kind)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    results, template = str(tmp_path / "results"), "spleen_ct_unet"
+    pixdim = (1.5, 1.5, 2.0)
+    if kind == "segresnet":
+        (tmp_path / "model.pt").rename(tmp_path / "model_lowres.pt")
+        template, pixdim = "wholebody_ct_segresnet_3mm", (3.0, 3.0, 3.0)
+    file = next(tmp_path.glob("model*.pt"))
+    assert import_weights.main([str(file), "-d", "Dataset902_Bundle", "-results", results, "--plans", template]) == 0
+    (folder,) = (tmp_path / "results" / "Dataset902_Bundle").iterdir()
+    ct = real_ct_folder / "ct_thorax_abdomen_3mm" / "ct.nii.gz"
+    assert predict.main(["-i", str(ct), "-o", str(tmp_path / "out"), "-m", str(folder), "-f", "0", "--quiet"]) == 0
+    (written,) = (tmp_path / "out").glob("*.nii.gz")
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(written)))
+    expected = bundle_inference(kind, network, ct, pixdim, (96, 96, 96))
+    assert len(np.unique(expected)) > 1
+    # Sums of windows are rounded in another order than MONAI's, which decides where two logits tie in float32.
+    assert np.count_nonzero(found != expected) <= 10, f"of {found.size} voxels"
+
+
+def test_a_damaged_profile_is_refused(tmp_path, bundle_network, import_bundle):
+    network = bundle_network("unet")
+    folder = import_bundle("unet", network, tmp_path, (32, 32, 32))
+    file = folder / "preprocessing_profile.json"
+    content = json.loads(file.read_text())
+    for change, message in (
+        ({"blend": "linear"}, "blend"),
+        ({"overlap": 1.5}, "overlap"),
+        ({"intensity": [{"name": "histogram"}]}, "rules"),
+        ({"extra": 1}, "entries"),
+    ):
+        file.write_text(json.dumps(content | change))
+        with pytest.raises(UserError, match=message):
+            read_profile(folder)

@@ -1,0 +1,110 @@
+"""Label maps from slabs against those from all logits at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnunetv2_ext.inference.deciding.resample import (
+    resample_argmax,
+    resample_masks,
+    resample_probabilities,
+    resample_threshold,
+)
+from nnunetv2_ext.inference.deciding.streaming import (
+    stream_argmax,
+    stream_masks,
+    stream_probabilities,
+    stream_threshold,
+)
+from nnunetv2_ext.inference.windows.sliding_window import LogitSlab, StreamingSlidingWindow
+
+
+def cut(logits, axis, stops):
+    """Slabs in a buffer that is overwritten, as the sliding window does."""
+    start = 0
+    for stop in stops:
+        buffer = logits.narrow(axis + 1, start, stop - start).clone()
+        yield LogitSlab(axis, start, stop, buffer)
+        buffer.fill_(float("nan"))
+        start = stop
+
+
+sizes = st.integers(1, 14)
+shapes = st.tuples(sizes, sizes, sizes)
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes, shapes, st.sampled_from([0, 1, 2]), st.sampled_from([None, 0, 1, 2]), st.data())
+def test_slabs_give_what_all_logits_give(shape, new_shape, axis, nearest_axis, data):
+    logits = torch.randn((6, *shape), generator=torch.Generator().manual_seed(sum(shape)))
+    inner = data.draw(st.sets(st.integers(1, shape[axis]))) | {shape[axis]}
+    stops = sorted(inner)
+    order = (4, 1, 9, 2, 300, 5)
+    labels = stream_argmax(cut(logits, axis, stops), shape, new_shape, nearest_axis=nearest_axis)
+    assert torch.equal(labels, resample_argmax(logits, new_shape, nearest_axis=nearest_axis))
+    painted = stream_threshold(cut(logits, axis, stops), shape, new_shape, order, nearest_axis=nearest_axis)
+    assert torch.equal(painted, resample_threshold(logits, new_shape, order, nearest_axis=nearest_axis))
+    masks = torch.zeros((6, *new_shape), dtype=torch.bool)
+    for region, where, mask in stream_masks(cut(logits, axis, stops), shape, new_shape, nearest_axis=nearest_axis):
+        masks[region][where] = mask
+    assert torch.equal(masks, torch.stack(list(resample_masks(logits, new_shape, nearest_axis=nearest_axis))))
+
+
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_probabilities_come_in_parts(has_regions):
+    logits = torch.randn(5, 9, 8, 7)
+    result = torch.full((2, 20, 11, 7), float("nan"))
+    for (z, y, x), part in stream_probabilities(
+        cut(logits, 0, [1, 4, 9]), (9, 8, 7), (20, 11, 7), has_regions=has_regions, classes=[3, 0]
+    ):
+        result[:, z, y, x] = part
+    expected = resample_probabilities(logits, (20, 11, 7), has_regions=has_regions, classes=[3, 0])
+    torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("new_shape", [(50, 30, 31), (20, 22, 40), (37, 24, 29)])
+def test_window_to_label_map(new_shape):
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 7, 5, padding=2).eval()
+    image = torch.nn.functional.interpolate(torch.randn(1, 1, 9, 6, 7), (37, 24, 29), mode="trilinear")[0]
+    window = StreamingSlidingWindow(network, 7, (12, 16, 14))
+    labels = stream_argmax(window.slabs(image), (37, 24, 29), new_shape)
+    assert torch.equal(labels, resample_argmax(window.logits(image), new_shape))
+    assert len(labels.unique()) > 3
+
+
+@pytest.mark.parametrize("planes", [[(0, 4), (5, 9)], [(0, 4)], [(2, 9)], []])
+def test_missing_planes_are_noticed(planes):
+    logits = torch.zeros(2, 9, 4, 4)
+    slabs = (LogitSlab(0, start, stop, logits[:, start:stop]) for start, stop in planes)
+    with pytest.raises(ValueError, match="slab"):
+        stream_argmax(slabs, (9, 4, 4), (12, 6, 6))
+
+
+def test_the_documented_calls():
+    pages = Path(__file__).resolve().parents[3] / "docs"
+    blocks = re.findall(r"```python\n(.*?)```", (pages / "export_method.md").read_text(encoding="utf-8"), re.S)
+    torch.manual_seed(0)
+    image = torch.randn(1, 20, 30, 25)
+    names = {
+        "network": torch.nn.Conv3d(1, 105, 3, padding=1),
+        "image": image,
+        "original_shape": (30, 40, 35),
+        "image_shape": (30, 40, 35),
+        "network_spacing": (1.5, 1.5, 1.5),
+        "image_spacing": (1.0, 1.125, 1.07),
+        "logits": torch.randn(105, 20, 30, 25),
+        "regions_class_order": range(1, 106),
+    }
+    assert len(blocks) == 2
+    for block in blocks:
+        small = block.replace("(128, 128, 128)", "(16, 16, 16)").replace('"cuda"', '"cpu"')
+        exec(compile(small, "export_method.md", "exec"), names)
+        assert names["labels"].shape == (30, 40, 35)
+    assert names["regions"].max() == 105

@@ -1,0 +1,62 @@
+"""The picture of a case."""
+
+from __future__ import annotations
+
+import matplotlib.image
+import numpy as np
+import pytest
+import SimpleITK
+
+from nnunetv2_ext.images.colours import display_colours
+from nnunetv2_ext.images.reading import Grid
+from nnunetv2_ext.inference.reporting.preview import write_preview
+
+NAMES = {1: "head side", 2: "left"}
+
+
+def _upright(direction="LPS", spacing=(2.0, 2.0, 4.0)):
+    """Labelled tissue in air; label 1 towards the head, label 2 towards the patient's left; axes as asked."""
+    labels = np.zeros((20, 30, 40), np.uint8)
+    labels[15:, 5:25, 5:35] = 1
+    labels[:8, 5:25, 30:] = 2
+    image = SimpleITK.GetImageFromArray(labels)
+    image.SetSpacing(spacing)
+    turned = SimpleITK.DICOMOrient(image, direction)
+    array = SimpleITK.GetArrayFromImage(turned)
+    return array, np.where(array > 0, 40, -1000).astype(np.int16), Grid.of(turned)
+
+
+def _place(picture, name):
+    """Mean row and column of the pixels with the overlay colour of a class, and how many there are."""
+    value = next(value for value, known in NAMES.items() if known == name)
+    colour = np.array(display_colours(NAMES)[value]) / 255
+    # Half of the colour over the grey of 40 HU in the middle of the window.
+    expected = 0.5 * colour + 0.5 * (40 + 160) / 400
+    rows, columns = np.nonzero(np.abs(picture[..., :3] - expected).max(-1) < 0.02)
+    return rows.mean(), columns.mean(), len(rows)
+
+
+@pytest.mark.parametrize("direction", ["LPS", "RAI", "PIR", "SLA"])
+def test_head_is_up_and_the_patients_left_is_right_whatever_the_axis_order(tmp_path, direction):
+    labels, image, grid = _upright(direction)
+    write_preview(labels, image, NAMES, grid, tmp_path / "case.png", title="case")
+    picture = matplotlib.image.imread(tmp_path / "case.png")
+    width = picture.shape[1]
+    # The coronal view is the second of the three; the legend is right of them.
+    coronal = picture[:, int(width * 0.3) : int(width * 0.55)]
+    head, left = _place(coronal, "head side"), _place(coronal, "left")
+    assert head[2] > 500
+    assert left[2] > 200
+    assert head[0] < left[0], "label 1 lies above label 2"
+    assert left[1] > head[1], "label 2 lies right of the middle"
+
+
+def test_an_empty_map_a_single_slice_and_a_2d_image_are_drawn(tmp_path):
+    labels, image, grid = _upright()
+    write_preview(np.zeros_like(labels), image, NAMES, grid, tmp_path / "empty.png")
+    one = Grid((40, 30, 1), grid.spacing, grid.origin, grid.direction)
+    write_preview(labels[:1], image[:1], NAMES, one, tmp_path / "slice.png")
+    flat = Grid((40, 30), (2.0, 2.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    write_preview(labels[:1], image[:1], NAMES, flat, tmp_path / "flat.png")
+    for name in ("empty", "slice", "flat"):
+        assert matplotlib.image.imread(tmp_path / f"{name}.png").std() > 0

@@ -1,0 +1,86 @@
+"""Which cases an input holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnunetv2_ext.inference.cases import find_cases, image_ending
+from nnunetv2_ext.utilities.errors import UserError
+
+
+def _touch(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def _found(folder, channels=1, ending=".nii.gz"):
+    return {case.identifier: [file.name for file in case.files] for case in find_cases(folder, channels, ending)}
+
+
+def test_nnunet_naming_groups_channels_and_strips_the_number(tmp_path):
+    names = ["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz"]
+    assert _found(_touch(tmp_path, *names), channels=2) == {"a": names[:2], "b": names[2:]}
+
+
+def test_a_plain_folder_gives_one_case_per_image_of_any_format(tmp_path):
+    folder = _touch(tmp_path, "x.nii.gz", "y.nrrd", "z.mha", "w.nii", "notes.txt", "labels.json", ".hidden.nii.gz")
+    assert _found(folder) == {"x": ["x.nii.gz"], "y": ["y.nrrd"], "z": ["z.mha"], "w": ["w.nii"]}
+
+
+def test_four_digits_without_a_channel_0000_are_part_of_the_name(tmp_path):
+    folder = _touch(tmp_path, "patient_0012.nii.gz", "patient_0013.nii.gz")
+    assert list(_found(folder)) == ["patient_0012", "patient_0013"]
+
+
+def test_plain_numbering_from_zero_on_stays_apart_where_there_is_one_channel_and_gaps(tmp_path):
+    folder = _touch(tmp_path, "scan_0000.nii.gz", "scan_0007.nii.gz")
+    assert list(_found(folder)) == ["scan_0000", "scan_0007"]
+
+
+def test_a_case_that_lacks_a_channel_stays_listed(tmp_path):
+    folder = _touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
+    assert _found(folder, channels=2) == {"a": ["a_0000.nii.gz"], "b": ["b_0000.nii.gz", "b_0001.nii.gz"]}
+
+
+def test_a_single_file_brings_its_other_channels(tmp_path):
+    folder = _touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")
+    cases = find_cases(folder / "a_0000.nii.gz", 2, ".nii.gz")
+    assert [(case.identifier, [file.name for file in case.files]) for case in cases] == [
+        ("a", ["a_0000.nii.gz", "a_0001.nii.gz"])
+    ]
+
+
+def test_a_single_file_of_any_name_is_a_case(tmp_path):
+    _touch(tmp_path, "scan.mha")
+    assert [case.identifier for case in find_cases(tmp_path / "scan.mha", 1, ".nii.gz")] == ["scan"]
+
+
+def test_the_models_own_ending_is_an_image_too(tmp_path):
+    assert _found(_touch(tmp_path, "a_0000.png"), ending=".png") == {"a": ["a_0000.png"]}
+
+
+@pytest.mark.parametrize("name", ["scan.jpg", "scan", "scan.seg.nrrd", ".nii.gz"])
+def test_a_file_with_a_wrong_ending_is_refused(tmp_path, name):
+    _touch(tmp_path, name)
+    with pytest.raises(UserError, match=r"ends with one of .*\.nii\.gz"):
+        find_cases(tmp_path / name, 1, ".nii.gz")
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path):
+    with pytest.raises(UserError, match=r"found report\.pdf"):
+        find_cases(_touch(tmp_path, "report.pdf"), 1, ".nii.gz")
+    with pytest.raises(UserError, match="does not exist"):
+        find_cases(tmp_path / "missing", 1, ".nii.gz")
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    with pytest.raises(UserError, match="both be predicted as a"):
+        find_cases(_touch(tmp_path, "a.nii.gz", "a.nrrd"), 1, ".nii.gz")
+
+
+def test_endings_of_two_parts_are_taken_whole():
+    assert image_ending("a.b.nii.gz") == ".nii.gz"
+    assert image_ending("A.NII") == ".nii"
+    assert image_ending("a.gz") is None

@@ -1,0 +1,327 @@
+"""Streaming against nnU-Net's own sliding window with the same tiny networks."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnunetv2_ext.inference.model.folder import WindowNetwork
+from nnunetv2_ext.inference.windows import sliding_window
+from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
+from nnunetv2_ext.utilities.errors import UserError
+
+
+def tiny_network(classes, dimensions=3, seed=0):
+    torch.manual_seed(seed)
+    convolution = torch.nn.Conv3d if dimensions == 3 else torch.nn.Conv2d
+    return torch.nn.Sequential(
+        convolution(2, 4, 3, padding=1), torch.nn.LeakyReLU(), convolution(4, classes, 3, padding=1)
+    ).eval()
+
+
+@pytest.fixture(autouse=True)
+def one_thread(threads_of_torch):
+    """nnU-Net computes with `nnUNet_def_n_proc` threads at most, and the last digits of a network depend on them."""
+    torch.set_num_threads(1)
+
+
+def stock_logits(network, classes, image, patch_size, step_size=0.5, mirror_axes=None, folds=()):
+    """nnU-Net's logits; of several folds if there are more networks than the first."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        tile_step_size=step_size,
+        use_mirroring=mirror_axes is not None,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
+    predictor.network = copy.deepcopy(network)
+    predictor.configuration_manager = SimpleNamespace(patch_size=list(patch_size))
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=classes)
+    predictor.allowed_mirroring_axes = mirror_axes
+    predictor.list_of_parameters = [fold.state_dict() for fold in (network, *folds)]
+    return predictor.predict_logits_from_preprocessed_data(image)
+
+
+def exact_logits(network, classes, image, patch_size, step_size=0.5):
+    """Every window added up in float64, written as the formula says it: sum(g * f) / sum(g)."""
+    from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+
+    gaussian = compute_gaussian(tuple(patch_size), 1 / 8, 10, torch.float16, torch.device("cpu")).double()
+    total = torch.zeros((classes, *image.shape[1:]), dtype=torch.float64)
+    weight = torch.zeros(image.shape[1:], dtype=torch.float64)
+    steps = compute_steps_for_sliding_window(image.shape[1:], patch_size, step_size)
+    with torch.no_grad():
+        for position in np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3):
+            z, y, x = (slice(a, a + p) for a, p in zip(position.tolist(), patch_size, strict=True))
+            total[:, z, y, x] += network(image[:, z, y, x][None])[0].double() * gaussian
+            weight[z, y, x] += gaussian
+    return total / weight
+
+
+def check_like_stock(logits, stock, window):
+    """Float32 sums equal nnU-Net's to half precision where half precision can hold the weights.
+
+    At the corners of the image a window's Gaussian falls to 6e-8, the smallest half-precision number: there nnU-Net's
+    weighted sums, and so its logits, are rounded to integers.
+    """
+    one_window = window.window_weights()
+    plan = window.plan(logits.shape[1:])
+    total = torch.zeros(plan.padded_shape)
+    for z, y, x in itertools.product(*plan.starts):
+        depth, height, width = plan.patch_size
+        total[z : z + depth, y : y + height, x : x + width] += one_window
+    heavy = total[plan.inside] > 0.02
+    assert heavy.float().mean() > 0.5
+    torch.testing.assert_close(logits[:, heavy], stock[:, heavy], atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(logits, stock, atol=0.6, rtol=0.1)
+
+
+def random_image(shape, seed=0):
+    return torch.randn((2, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+def check_order(slabs, size, axis):
+    """The slabs cover all planes, each once, in order."""
+    stops = [0]
+    for slab in slabs:
+        assert slab.axis == axis
+        assert slab.start == stops[-1] < slab.stop
+        assert slab.logits.shape[axis + 1] == slab.stop - slab.start
+        stops.append(slab.stop)
+    assert stops[-1] == size
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch_size", "step_size", "axis"),
+    [
+        ((37, 24, 29), (12, 16, 14), 0.5, None),
+        ((37, 24, 29), (12, 16, 14), 0.5, 1),
+        ((27, 24, 29), (12, 16, 14), 0.8, 2),
+        ((27, 24, 29), (12, 24, 14), 1.0, None),
+        ((9, 40, 13), (12, 16, 14), 0.5, None),
+        ((9, 30, 13), (12, 16, 14), 0.5, 0),
+        ((1, 20, 11), (12, 16, 14), 0.5, None),
+        ((21, 9, 23), (12, 16, 12), 0.3, None),
+    ],
+)
+def test_equals_nnunet(shape, patch_size, step_size, axis):
+    network, image = tiny_network(5), random_image(shape)
+    window = StreamingSlidingWindow(network, 5, patch_size, step_size, axis=axis)
+    check_order(window.slabs(image), shape[window.plan(shape).axis], window.plan(shape).axis)
+    logits = window.logits(image)
+    stock = stock_logits(network, 5, image, patch_size, step_size).float()
+    assert logits.shape == stock.shape
+    check_like_stock(logits, stock, window)
+
+
+@pytest.mark.parametrize("step_size", [0.3, 0.5, 0.8])
+def test_sums_are_exact_to_float32(step_size):
+    network, image = tiny_network(4), random_image((37, 24, 29))
+    exact = exact_logits(network, 4, image, (12, 16, 14), step_size)
+    streamed = StreamingSlidingWindow(network, 4, (12, 16, 14), step_size).logits(image)
+    torch.testing.assert_close(streamed.double(), exact, atol=2e-6, rtol=1e-5)
+    stock = stock_logits(network, 4, image, (12, 16, 14), step_size).double()
+    assert (streamed - exact).abs().max() < 0.05 * (stock - exact).abs().max()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.tuples(*[st.integers(1, 20)] * 3),
+    st.tuples(*[st.integers(1, 8)] * 3),
+    st.sampled_from([0.25, 0.5, 0.7, 1.0]),
+    st.sampled_from([None, 0, 1, 2]),
+    st.integers(1, 5),
+)
+def test_a_network_that_copies_gives_the_image_back(shape, patch_size, step_size, axis, windows_per_batch):
+    image = random_image(shape)
+    window = StreamingSlidingWindow(
+        lambda x: x, 2, patch_size, step_size, axis=axis, windows_per_batch=windows_per_batch
+    )
+    plan = window.plan(shape)
+    seen = []
+    torch.testing.assert_close(window.logits(image, progress=seen.append), image, atol=1e-5, rtol=1e-5)
+    assert sum(seen) == plan.num_windows
+    assert (
+        np.prod(plan.buffer_shape) * plan.padded_shape[plan.axis]
+        == np.prod(plan.padded_shape) * plan.patch_size[plan.axis]
+    )
+
+
+HALF_PRECISION = {
+    "several windows along all axes": {"shape": (37, 24, 29)},
+    "another step": {"shape": (37, 24, 29), "step_size": 0.3},
+    "one window along z": {"shape": (9, 40, 33)},
+    "one window along z and y": {"shape": (12, 13, 43)},
+    "smaller than the window": {"shape": (5, 10, 8)},
+    "mirroring": {"shape": (20, 24, 29), "mirror_axes": (0, 1, 2)},
+    "mirroring of two axes": {"shape": (20, 24, 29), "mirror_axes": (0, 2)},
+    "two folds": {"shape": (20, 24, 29), "folds": 2},
+    "three folds, mirroring": {"shape": (20, 24, 29), "folds": 3, "mirror_axes": (1, 2)},
+    "2d": {"shape": (5, 24, 29), "patch_size": (16, 14)},
+    "2d, three folds, mirroring": {"shape": (5, 24, 29), "patch_size": (16, 14), "folds": 3, "mirror_axes": (0, 1)},
+}
+
+
+def check_bit_by_bit(shape, patch_size=(12, 16, 14), step_size=0.5, folds=1, mirror_axes=None, classes=5):
+    networks = [tiny_network(classes, len(patch_size), seed) for seed in range(folds)]
+    image = random_image(shape)
+    window = StreamingSlidingWindow(
+        [WindowNetwork([network], mirror_axes) for network in networks],
+        classes,
+        patch_size,
+        step_size,
+        dtype=torch.float16,
+    )
+    stock = stock_logits(networks[0], classes, image, patch_size, step_size, mirror_axes, networks[1:])
+    logits = window.logits(image)
+    assert logits.dtype == stock.dtype == torch.float16
+    assert torch.equal(logits, stock)
+
+
+@pytest.mark.parametrize("case", HALF_PRECISION.values(), ids=HALF_PRECISION)
+def test_half_precision_is_nnunets_bit_by_bit(case):
+    check_bit_by_bit(**case)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.tuples(*[st.integers(1, 20)] * 3),
+    st.tuples(*[st.integers(3, 8)] * 3),
+    st.sampled_from([0.3, 0.5, 0.7, 1.0]),
+    st.integers(1, 3),
+)
+def test_half_precision_of_any_shape(shape, patch_size, step_size, folds):
+    check_bit_by_bit(shape, patch_size, step_size, folds, classes=3)
+
+
+def test_half_precision_in_pieces_of_a_few_classes(monkeypatch):
+    monkeypatch.setitem(sliding_window._NUMBERS_AT_ONCE, "cpu", 2 * 12 * 16 * 14)
+    check_bit_by_bit((20, 24, 29), classes=5)
+
+
+def test_half_precision_keeps_nnunets_order_of_windows():
+    window = StreamingSlidingWindow(lambda x: x, 1, (16, 16, 16), dtype=torch.float16)
+    # Along y or x the ring would be smaller, but windows would be added up in another order.
+    assert window.plan((20, 100, 80)).axis == 0
+    assert window.plan((16, 20, 300)).axis == 1
+    assert window.plan((16, 16, 300)).axis == 2
+    assert window.plan((16, 16, 16)).axis == 0
+
+
+def test_half_precision_of_windows_of_half_precision():
+    """On CUDA the network's logits are in half precision, and so are nnU-Net's products."""
+
+    class Half(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny_network(4)
+
+        def forward(self, window):
+            return self.inner(window).half()
+
+    network, image = Half(), random_image((20, 24, 29))
+    window = StreamingSlidingWindow(network, 4, (12, 16, 14), dtype=torch.float16)
+    assert torch.equal(window.logits(image), stock_logits(network, 4, image, (12, 16, 14)))
+
+
+def test_sums_that_half_precision_cannot_hold():
+    image = 3000 * random_image((20, 17, 19))
+    options = {"num_classes": 2, "patch_size": (12, 16, 14)}
+    with pytest.raises(UserError, match="--sums float32"):
+        StreamingSlidingWindow(lambda x: x, **options, dtype=torch.float16).logits(image)
+    torch.testing.assert_close(StreamingSlidingWindow(lambda x: x, **options).logits(image), image)
+
+
+def test_half_precision_of_windows_that_are_skipped():
+    image = torch.zeros(1, 40, 20, 20)
+    image[:, 30:33] = 1
+    window = StreamingSlidingWindow(
+        [lambda x: x, lambda x: 3 * x], 1, (8, 20, 20), fill=torch.tensor([-4.0]), dtype=torch.float16
+    )
+    logits = window.logits(image, image[0] > 0)
+    assert (logits[0, :24] == -4).all()
+    torch.testing.assert_close(logits[:, 30:33], 2 * image[:, 30:33].half(), atol=0.01, rtol=0.01)
+
+
+@pytest.mark.parametrize("mirror_axes", [(0, 1, 2), (1,)])
+def test_folds_and_mirroring_are_the_networks_business(mirror_axes):
+    network, image = tiny_network(3), random_image((20, 17, 19))
+    window = StreamingSlidingWindow(WindowNetwork([network], mirror_axes), 3, (12, 16, 14))
+    stock = stock_logits(network, 3, image, (12, 16, 14), mirror_axes=mirror_axes).float()
+    check_like_stock(window.logits(image), stock, window)
+
+
+@pytest.mark.parametrize("shape", [(7, 24, 29), (1, 24, 29), (3, 10, 29)])
+def test_slice_by_slice_equals_nnunet(shape):
+    network, image = tiny_network(5, dimensions=2), random_image(shape)
+    window = StreamingSlidingWindow(network, 5, (16, 14), windows_per_batch=3)
+    assert window.plan(shape).patch_size == (1, 16, 14)
+    assert shape[0] == 1 or window.plan(shape).axis == 0
+    stock = stock_logits(network, 5, image, (16, 14)).float()
+    check_like_stock(window.logits(image), stock, window)
+
+
+def test_the_axis_that_needs_the_least_memory():
+    window = StreamingSlidingWindow(lambda x: x, 1, (16, 16, 16))
+    assert window.plan((64, 100, 80)).axis == 1
+    assert window.plan((100, 100, 100)).axis == 0
+    assert window.plan((16, 20, 300)).buffer_shape == (16, 20, 16)
+    assert StreamingSlidingWindow(lambda x: x, 1, (32, 8, 16)).plan((64, 64, 64)).axis == 1
+
+
+def test_windows_without_content_are_skipped():
+    calls = []
+
+    def network(windows):
+        calls.append(len(windows))
+        return torch.cat([windows, windows], 1)
+
+    image = torch.zeros(1, 40, 20, 20)
+    image[:, 30:33] = 1
+    window = StreamingSlidingWindow(network, 2, (8, 20, 20), fill=torch.tensor([3.0, -4.0]))
+    seen = []
+    logits = window.logits(image, image[0] > 0, progress=seen.append)
+    starts = window.plan((40, 20, 20)).starts[0]
+    busy = [start for start in starts if start < 33 and start + 8 > 30]
+    assert 0 < len(busy) == sum(calls) < len(starts)
+    assert sum(seen) == len(starts)
+    covered = torch.zeros(40, dtype=torch.bool)
+    for start in busy:
+        covered[start : start + 8] = True
+    assert (logits[0, ~covered] == 3).all()
+    assert (logits[1, ~covered] == -4).all()
+    torch.testing.assert_close(logits[:, covered], image[:, covered].repeat(2, 1, 1, 1))
+
+
+def test_nothing_to_see_at_all():
+    window = StreamingSlidingWindow(lambda x: pytest.fail("the network was called"), 3, (8, 8, 8))
+    logits = window.logits(torch.zeros(1, 9, 9, 9), torch.zeros(9, 9, 9, dtype=torch.bool))
+    assert torch.equal(logits.argmax(0), torch.zeros(9, 9, 9, dtype=torch.long))
+
+
+def test_the_caller_keeps_its_gradient_mode():
+    window = StreamingSlidingWindow(tiny_network(2), 2, (8, 8, 8))
+    for slab in window.slabs(random_image((16, 8, 8))):
+        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled()
+        assert not slab.logits.requires_grad
+
+
+@pytest.mark.parametrize("wrong", [{"patch_size": (8,)}, {"step_size": 0.0}, {"windows_per_batch": 0}])
+def test_wrong_arguments(wrong):
+    with pytest.raises(ValueError, match="Expected a patch size"):
+        StreamingSlidingWindow(lambda x: x, 1, **{"patch_size": (8, 8, 8), **wrong})
+
+
+def test_wrong_type_of_sums():
+    with pytest.raises(ValueError, match=r"float16 or torch\.float32"):
+        StreamingSlidingWindow(lambda x: x, 1, (8, 8, 8), dtype=torch.bfloat16)
