@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.errors import UserError, disk_error
 
 EXIT_BATCH_HAD_FAILURES = 1
 EXIT_USER_ERROR = 2
@@ -48,26 +48,41 @@ def run_command(
     """Parses arguments, sets logging up, calls ``run`` and turns its outcome into an exit code.
 
     Returns:
-        What ``run`` returned (``None`` counts as 0); 2 after a `UserError`, whose sentence is printed; 130 after
-        Ctrl-C. Any other exception is a defect of this package and keeps its traceback.
+        What ``run`` returned (``None`` counts as 0); 2 with a sentence, after a `UserError` or on a full disk; 130
+        after Ctrl-C. Any other exception is a defect of this package and keeps its traceback.
     """
     arguments = parser.parse_args(argv)
     level = logging.DEBUG if arguments.verbose else logging.WARNING if arguments.quiet else logging.INFO
     _set_up_logging(level)
     try:
-        return run(arguments) or 0
-    except UserError as error:
+        code = run(arguments) or 0
+        # Here, so that an output that cannot be written is told as any other.
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of our output has gone (``... | head``).
+        _flush_or_silence_stdout()
+        return EXIT_BATCH_HAD_FAILURES
+    except (UserError, OSError) as error:
+        sentence = disk_error(error) if isinstance(error, OSError) else str(error)
+        if sentence is None:
+            raise
         if arguments.verbose:
             logging.getLogger("nnunetv2_ext").exception("Traceback of the error below:")
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {sentence}", file=sys.stderr)
+        _flush_or_silence_stdout()
         return EXIT_USER_ERROR
-    except BrokenPipeError:
-        # The reader of our output has gone (``... | head``). Python flushes stdout once more at exit; give it a sink.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BATCH_HAD_FAILURES
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _flush_or_silence_stdout() -> None:
+    """Gives a stdout that takes no more a sink: Python flushes it once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _set_up_logging(level: int) -> None:

@@ -106,7 +106,8 @@ def convert_dataset(
     for outcome in parallel_map(
         convert_case, jobs, processes=num_processes, description="Converting", progress=progress, expected_errors=()
     ):
-        assert outcome.result is not None
+        if outcome.result is None:
+            raise UserError(outcome.error or "")
         records[outcome.item.case.identifier] = outcome.result
     ordered = [records[case.identifier] for case in cases]
     groups = _find_duplicates(ordered, converter, folder)

@@ -1,6 +1,11 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception that means "the user can mend this", and the sentence for disks that take no more."""
 
 from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 class UserError(Exception):
@@ -9,3 +14,16 @@ class UserError(Exception):
     Commands print the message without a traceback and exit with code 2. The message states what was expected, what was
     found and what to do.
     """
+
+
+def disk_error(error: OSError, target: Path | str | None = None) -> str | None:
+    """The sentence for a disk that is full, fails or is read-only; nothing for other errors.
+
+    Args:
+        error: What the system raised.
+        target: What was to be written; the file that the error names by default.
+    """
+    if error.errno not in _DISK_ERRORS:
+        return None
+    target = target or error.filename or "the results"
+    return f"Expected to write {target}, but the disk does not take it ({error.strerror}); make room or choose another."

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.errors import UserError, disk_error
 
 
 @contextmanager
-def atomic_path(target: Path | str) -> Iterator[Path]:
+def atomic_path(target: Path | str, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yields a temporary path beside ``target``, renamed to it when the block succeeds and removed when it fails.
 
     The temporary name keeps the target's suffixes (``.nii.gz`` stays ``.nii.gz``), because image writers look at them.
+    The file is on the disk before it gets its name.
+
+    Args:
+        target: The file.
+        check: Called with the temporary path when it is written; raises where the file is not what it should be.
 
     Raises:
-        UserError: The folder of ``target`` cannot be made or written.
+        UserError: The folder of ``target`` cannot be made or written, or the disk takes no more.
     """
     target = Path(target)
     suffixes = "".join(Path(target.name.lstrip(".")).suffixes[-2:])
@@ -33,8 +41,13 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     try:
         # mkstemp creates files readable by their owner alone; results are to be shared like any other file.
         temporary.chmod(0o666 & ~_umask())
-        yield temporary
-        os.replace(temporary, target)
+        with _disk_errors_named(target, temporary):
+            yield temporary
+            _flush(temporary)
+            if check is not None:
+                check(temporary)
+            os.replace(temporary, target)
+            _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,26 +56,96 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
 def folder_under_construction(target: Path | str) -> Iterator[Path]:
     """Yields a hidden folder beside ``target`` that takes its place when the block succeeds and vanishes when it fails.
 
-    An existing ``target`` is replaced; see `refuse_existing`.
+    An existing ``target`` is replaced, see `refuse_existing`, and there until the new one is complete.
 
     Raises:
-        UserError: The folder of ``target`` cannot be made or written.
+        UserError: The folder of ``target`` cannot be made or written, there is a file in its place, or the disk takes
+            no more.
     """
     target = Path(target)
+    if target.is_symlink():
+        # The folder that it names is replaced, not the link.
+        target = target.resolve()
     with _writing_in(target.parent):
+        if target.exists() and not target.is_dir():
+            raise FileExistsError
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         folder.chmod(0o777 & ~_umask())
-        yield folder
-        if target.exists():
-            old = folder.with_suffix(".old")
-            target.rename(old)
-            folder.rename(target)
-            shutil.rmtree(old)
-        else:
-            folder.rename(target)
+        with _disk_errors_named(target):
+            yield folder
+            for path in (*folder.rglob("*"), folder):
+                if path.is_file() or path.is_dir():
+                    _flush(path)
+            _take_place(folder, target)
+            _flush(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_place(folder: Path, target: Path) -> None:
+    """Gives a folder the name of another one, if there is one, which is left behind under the first one's name."""
+    if not target.exists():
+        folder.rename(target)
+    elif not _exchange(folder, target):
+        old = folder.with_suffix(".old")
+        target.rename(old)
+        try:
+            folder.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        old.rename(folder)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names in one step where system and file system can; tells whether they did."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    at_cwd, rename_exchange = -100, 2
+    return renameat2 is not None and not renameat2(
+        at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), rename_exchange
+    )
+
+
+def _flush(path: Path) -> None:
+    """Returns when a file, or the names in a folder, are on the disk; Windows offers this for files only."""
+    on_windows = os.name == "nt"
+    if on_windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # File systems that cannot say.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _disk_errors_named(target: Path, written: Path | None = None) -> Iterator[None]:
+    """Turns what a full or failing disk raises into a sentence about ``target``.
+
+    Libraries have their own exceptions for it, which do not say why; the system is asked by writing on in ``written``.
+    """
+    try:
+        try:
+            yield
+        except (UserError, OSError):
+            raise
+        except Exception:
+            if written is not None:
+                with open(written, "ab") as file:
+                    file.write(bytes(1 << 20))
+                    os.fsync(file.fileno())
+            raise
+    except OSError as error:
+        if (sentence := disk_error(error, target)) is None:
+            raise
+        raise UserError(sentence) from error
 
 
 def require_writable(folder: Path | str) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.errors import UserError, disk_error
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -80,6 +80,10 @@ class _Job(Generic[Item, Result]):
             return self.function(item), None
         except self.expected_errors as error:
             return None, str(error) or type(error).__name__
+        except OSError as error:
+            if (sentence := disk_error(error)) is None:
+                raise
+            return None, sentence
 
 
 def _ignore_interrupts() -> None:

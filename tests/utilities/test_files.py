@@ -166,3 +166,102 @@ def test_a_folder_that_cannot_be_written_is_named(write):
 def test_a_writable_folder_is_made_and_left_empty(tmp_path):
     require_writable(tmp_path / "new" / "folder")
     assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+def test_a_file_that_fails_its_check_replaces_nothing(tmp_path):
+    target = tmp_path / "map.txt"
+    target.write_text("good")
+
+    def refuse(temporary):
+        assert temporary.read_text() == "half"
+        raise UserError("truncated")
+
+    def write():
+        with atomic_path(target, refuse) as temporary:
+            temporary.write_text("half")
+
+    with pytest.raises(UserError, match="truncated"):
+        write()
+    assert target.read_text() == "good"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.fixture
+def small_files_only():
+    """Lets no file grow beyond 64 kB, as a full disk would."""
+    resource = pytest.importorskip("resource", reason="limits of POSIX")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("library_error", [None, RuntimeError("unexpected pos 128 vs 22")])
+def test_a_disk_that_takes_no_more_is_named_whatever_a_library_says(tmp_path, small_files_only, library_error):
+    target = tmp_path / "weights.pth"
+    target.write_text("good")
+
+    def write():
+        with atomic_path(target) as temporary:
+            try:
+                temporary.write_bytes(bytes(1 << 20))
+            except OSError:
+                raise library_error or AssertionError from None
+
+    def write_plainly():
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(bytes(1 << 20))
+
+    with pytest.raises(UserError, match=r"Expected to write .*weights.pth, but the disk does not take it \(.+\); make"):
+        (write if library_error else write_plainly)()
+    assert target.read_text() == "good"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_other_errors_of_libraries_keep_their_words(tmp_path):
+    def write():
+        with atomic_path(tmp_path / "weights.pth"):
+            raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        write()
+
+
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_folder_is_swapped_in_one_step_or_put_back(tmp_path, monkeypatch, in_one_step):
+    if not in_one_step:
+        monkeypatch.setattr("nnunetv2_ext.utilities.files._exchange", lambda one, other: False)
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").touch()
+    with folder_under_construction(target) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+    rename = Path.rename
+
+    def fail_for_the_new(path, name):
+        if path.suffix == ".tmp":
+            raise PermissionError
+        return rename(path, name)
+
+    def build():
+        with folder_under_construction(target) as folder:
+            (folder / "newer").touch()
+
+    if not in_one_step:
+        monkeypatch.setattr(Path, "rename", fail_for_the_new)
+        with pytest.raises(PermissionError):
+            build()
+        assert [path.name for path in target.iterdir()] == ["new"]
+        assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_folder_that_a_link_names_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with folder_under_construction(tmp_path / "link") as folder:
+        (folder / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "new").exists()
