@@ -162,7 +162,7 @@ def _require_inputs(model_folder: Path, images: Path) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     folder = _model_folder(arguments)
     _require_inputs(folder, arguments.i)
-    from nnunetv2_ext.inference.prediction_run import Batch, BatchOptions
+    from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
     from nnunetv2_ext.inference.predictor import Predictor
 
     predictor = Predictor.from_model_folder(
@@ -181,7 +181,7 @@ def _run(arguments: argparse.Namespace) -> int:
         classes=arguments.classes,
         on_device=not arguments.not_on_device,
     )
-    options = BatchOptions(
+    options = PredictionOptions(
         output_type=arguments.output_type,
         statistics=arguments.statistics,
         preview=arguments.preview,
@@ -196,11 +196,11 @@ def _run(arguments: argparse.Namespace) -> int:
         part_id=arguments.part_id,
         progress_bar=not (arguments.quiet or arguments.disable_progress_bar),
     )
-    batch = Batch(predictor, arguments.i, arguments.o, options)
+    run = PredictionRun(predictor, arguments.i, arguments.o, options)
     # Batch systems end jobs with SIGTERM, which would kill the process with files half written.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcome = batch.run()
+        outcome = run.run()
     finally:
         signal.signal(signal.SIGTERM, before)
     return EXIT_BATCH_HAD_FAILURES if outcome.failures else 0

@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BatchOptions:
+class PredictionOptions:
     """How to run over many cases.
 
     Attributes:
@@ -76,7 +76,7 @@ class _Predicted:
     probabilities: Probabilities | None
 
 
-class Batch:
+class PredictionRun:
     """One run of a predictor over the cases of an input.
 
     Args:
@@ -96,11 +96,11 @@ class Batch:
         predictor: Predictor,
         source: Path | str,
         target: Path | str,
-        options: BatchOptions | None = None,
+        options: PredictionOptions | None = None,
         clock: StageClock | None = None,
     ) -> None:
         self.predictor = predictor
-        self.options = options or BatchOptions()
+        self.options = options or PredictionOptions()
         for flag, least, given in (
             ("-npp", 0, self.options.preparing_workers),
             ("-nps", 0, self.options.finishing_workers),

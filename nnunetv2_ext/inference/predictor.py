@@ -16,7 +16,7 @@ from nnunetv2_ext.inference.bundles.profile import read_profile
 from nnunetv2_ext.inference.bundles.segmenter import BundlePreprocessing, BundleSegmenter
 from nnunetv2_ext.inference.cases import Case, find_cases
 from nnunetv2_ext.inference.deciding.outputs import OutputMap, OutputPlan, plan_outputs
-from nnunetv2_ext.inference.deciding.rules import Decisions, label_rule
+from nnunetv2_ext.inference.deciding.rules import Decisions, background_logits, rule_of_cases
 from nnunetv2_ext.inference.deciding.tree_outputs import (
     check_tree_choice,
     has_label_tree,
@@ -114,8 +114,9 @@ class Predictor:
         window_networks = [WindowNetwork(fold, mirror_axes) for fold in folds]
         has_regions = model.labels.has_regions
         channels = len(self.plan.channels) if self.plan.channels else model.labels.num_segmentation_heads
-        rule = label_rule(self.plan, channels, has_regions=has_regions)
-        running = (model, rule, window_networks, self.step_size, self.device)
+        rule = rule_of_cases(self.plan, channels, has_regions=has_regions)
+        fill = background_logits(channels, has_regions=has_regions)
+        running = (model, rule, fill, window_networks, self.step_size, self.device)
         self.preprocessing: Preprocessing
         if profile is None:
             self.preprocessing = NnunetPreprocessing(

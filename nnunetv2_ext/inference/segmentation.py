@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nnunetv2_ext.inference.deciding.resampled_axis import separate_axis
-from nnunetv2_ext.inference.deciding.rules import Decisions, Enlarged, LabelRule, Shape
+from nnunetv2_ext.inference.deciding.rules import Decisions, Enlarged, RuleOfCase, Shape
 from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.inference.preparing.nnunet import Prepared
 from nnunetv2_ext.inference.windows.sliding_window import LogitSlab, StreamingSlidingWindow
@@ -32,6 +32,7 @@ class Segmenter:
     Args:
         model: The model.
         rule: How logits become decisions.
+        fill: Logits ``(classes,)`` that stand for background, where no window is predicted.
         networks: Each predicts one window, see `WindowNetwork`; several are folds with sums of their own.
         step_size: Distance of neighbouring windows as a share of the patch size.
         device: Where the network runs.
@@ -44,7 +45,8 @@ class Segmenter:
     def __init__(
         self,
         model: Model,
-        rule: LabelRule,
+        rule: RuleOfCase,
+        fill: Float[Tensor, " classes"],
         networks: Sequence[nn.Module],
         step_size: float,
         device: torch.device,
@@ -63,12 +65,12 @@ class Segmenter:
             torch.backends.cudnn.benchmark = True
         self.windows = StreamingSlidingWindow(
             [network.to(device) for network in networks],
-            len(rule.fill),
+            len(fill),
             model.configuration.patch_size,
             step_size,
             device=device,
             accumulate_on=device if on_device else "cpu",
-            fill=rule.fill,
+            fill=fill,
             dtype=sums,
         )
 
@@ -145,8 +147,11 @@ class Segmenter:
             if visit_logits is not None:
                 visit_logits(logits)
             if not streams:
-                return self._rule.decide_resampled(self.resample_channels(logits, prepared))
+                rule = self._rule(shape, prepared.image_shape, None)
+                for channel in self.resample_channels(logits, prepared):
+                    rule.feed_channel(channel)
+                return rule.result()
             slabs = [LogitSlab(0, 0, shape[0], logits)]
         if self._nearest_label_map:
-            return Enlarged(self._rule.decide(slabs, shape, shape, None), prepared.image_shape)
-        return self._rule.decide(slabs, shape, prepared.image_shape, self.nearest_axis(prepared))
+            return Enlarged(self._rule(shape, shape, None).of(slabs), prepared.image_shape)
+        return self._rule(shape, prepared.image_shape, self.nearest_axis(prepared)).of(slabs)

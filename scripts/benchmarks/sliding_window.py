@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nnunetv2_ext.inference.deciding.resample import resample_argmax
-from nnunetv2_ext.inference.deciding.streaming import stream_argmax
+from nnunetv2_ext.inference.deciding.rules import LargestLogit
 from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
 
 CLASSES = 105
@@ -73,7 +73,8 @@ def finer(shape: torch.Size) -> tuple[int, int, int]:
 def ours(image: Tensor) -> Tensor:
     """Label map by streaming."""
     window = StreamingSlidingWindow(tiny_network(), CLASSES, PATCH_SIZE)
-    return stream_argmax(window.slabs(image), image.shape[1:], finer(image.shape))
+    rule = LargestLogit(CLASSES, image.shape[1:], finer(image.shape))
+    return torch.from_numpy(rule.of(window.slabs(image)).winner)
 
 
 def stock_logits(image: Tensor, kind: str = "trained") -> Tensor:

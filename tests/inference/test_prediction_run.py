@@ -6,7 +6,7 @@ import pytest
 import SimpleITK
 
 from nnunetv2_ext.inference import Predictor
-from nnunetv2_ext.inference.prediction_run import Batch, BatchOptions
+from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -36,7 +36,7 @@ def two_images(tmp_path, make_ct):
 )
 def test_numbers_that_make_no_sense_are_refused(predictor, two_images, tmp_path, options, sentence):
     with pytest.raises(UserError, match=sentence):
-        Batch(predictor, two_images, tmp_path / "out", BatchOptions(**options))
+        PredictionRun(predictor, two_images, tmp_path / "out", PredictionOptions(**options))
     assert not (tmp_path / "out").exists()
 
 
@@ -44,7 +44,7 @@ def test_several_cases_do_not_fit_into_one_file(predictor, two_images, tmp_path)
     with pytest.raises(
         UserError, match=r"Expected a folder as the output of 2 cases .* but got the file .*one\.nii\.gz"
     ):
-        Batch(predictor, two_images, tmp_path / "out" / "one.nii.gz")
+        PredictionRun(predictor, two_images, tmp_path / "out" / "one.nii.gz")
     assert not (tmp_path / "out").exists()
 
 
@@ -54,8 +54,10 @@ def test_a_case_without_the_label_map_of_the_previous_stage_fails_alone(tmp_path
     previous.mkdir()
     image = SimpleITK.ReadImage(str(two_images / "a_0000.nii.gz"))
     SimpleITK.WriteImage(SimpleITK.Cast(image > 100, SimpleITK.sitkUInt8), str(previous / "a.nii.gz"))
-    options = BatchOptions(previous_stage=previous, progress_bar=False)
-    outcome = Batch(Predictor.from_model_folder(model, device="cpu"), two_images, tmp_path / "out", options).run()
+    options = PredictionOptions(previous_stage=previous, progress_bar=False)
+    outcome = PredictionRun(
+        Predictor.from_model_folder(model, device="cpu"), two_images, tmp_path / "out", options
+    ).run()
     assert [case.identifier for case in outcome.done] == ["a"]
     (failure,) = outcome.failures
     assert failure.case.identifier == "b"

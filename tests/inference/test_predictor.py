@@ -14,7 +14,7 @@ from nnunetv2_ext.images.reading import scan_of_image
 from nnunetv2_ext.inference import Predictor
 from nnunetv2_ext.inference.model.folder import read_model
 from nnunetv2_ext.inference.modes import MODES
-from nnunetv2_ext.inference.prediction_run import Batch, BatchOptions
+from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
 from nnunetv2_ext.utilities.errors import UserError
 
 REGIONS = {
@@ -343,6 +343,18 @@ def test_whatever_function_the_plans_resample_logits_with(tmp_path, make_model_f
     assert _agreement(_predict(folder, ct_file), expected) >= 0.9999
 
 
+@pytest.mark.parametrize("regions", [False, True], ids=["softmax", "regions"])
+@pytest.mark.parametrize("changes", RESAMPLING.values(), ids=RESAMPLING)
+def test_logits_that_are_not_finite_are_refused(tmp_path, make_model_folder, ct_file, changes, regions):
+    folder = make_model_folder(tmp_path / "model", changes=changes, dataset=REGIONS if regions else None)
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    checkpoint["network_weights"]["decoder.seg_layers.0.bias"][-1] = float("nan")
+    torch.save(checkpoint, file)
+    with pytest.raises(UserError, match="NaN or infinity"):
+        _predict(folder, ct_file)
+
+
 class TestProbabilities:
     """The files that nnU-Net's ensembling reads."""
 
@@ -395,8 +407,8 @@ class TestProbabilities:
 
     def _run(self, folder, file, target, *, folds=None, **options):
         predictor = Predictor.from_model_folder(folder, device="cpu", folds=folds, **options)
-        settings = BatchOptions(save_probabilities=True, progress_bar=False)
-        assert Batch(predictor, file, target, settings).run().failures == []
+        settings = PredictionOptions(save_probabilities=True, progress_bar=False)
+        assert PredictionRun(predictor, file, target, settings).run().failures == []
 
 
 def _air_with_a_body(size=(40, 40, 40)):

@@ -22,7 +22,8 @@ from nnunetv2_ext.architectures.segmentation_heads import SelectableHeads
 from nnunetv2_ext.images.nifti import affine_of
 from nnunetv2_ext.images.reading import Scan
 from nnunetv2_ext.inference.bundles.profile import BundleProfile
-from nnunetv2_ext.inference.deciding.rules import Decisions, LabelRule, Winners
+from nnunetv2_ext.inference.deciding.rules import Decisions, LargestLogit, RuleOfCase, Winners
+from nnunetv2_ext.inference.deciding.tiles import refuse_nonfinite
 from nnunetv2_ext.inference.model.folder import WindowNetwork
 from nnunetv2_ext.inference.preparing.nnunet import Prepared
 from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, Segmenter
@@ -187,8 +188,10 @@ class BundleWindows(StreamingSlidingWindow):
         for box in sweep(predict, plan, self.window_weights()):
             for target, sums in zip(winner[box.where], box.sums.unbind(1), strict=True):
                 logits = sums if linear is None else linear.logits(sums)
-                target.copy_(logits.argmax(0))
-            del box, sums, logits  # before the next window is made
+                largest, winners = logits.max(0)
+                refuse_nonfinite(largest)
+                target.copy_(winners)
+            del box, sums, logits, largest, winners  # before the next window is made
         return winner[plan.inside]
 
     def _starts(self, extent: int, size: int) -> list[int]:
@@ -263,7 +266,7 @@ class BundleSegmenter(Segmenter):
         profile: BundleProfile,
         preprocessing: BundlePreprocessing,
         model: Any,
-        rule: LabelRule,
+        rule: RuleOfCase,
         *arguments: Any,
         **options: Any,
     ) -> None:
@@ -281,21 +284,16 @@ class BundleSegmenter(Segmenter):
         logits = self.windows.logits(prepared.data, None, progress)[:, z, y, x]
         if visit_logits is not None:
             visit_logits(logits)
-        return Winners(len(logits), self._winners(logits.cpu(), prepared))
-
-    def _winners(self, logits: Float[Tensor, "classes z y x"], prepared: Prepared) -> Integer[np.ndarray, "z y x"]:
-        """Argmax of the probabilities on the image's grid, one class at a time."""
+        # Probabilities are compared on the image's grid, one class at a time.
+        logits = logits.cpu()
         normaliser = logits.logsumexp(0)
-        best: Tensor | None = None
-        for channel, values in enumerate(logits):
+        rule: LargestLogit | None = None
+        for values in logits:
             probability = self._preprocessing.invert((values - normaliser).exp(), prepared)
-            if best is None:
-                best, winner = probability, torch.zeros(probability.shape, dtype=torch.int16)
-                continue
-            better = probability > best
-            winner[better] = channel
-            best = torch.where(better, probability, best)
-        return winner.numpy()
+            rule = rule or LargestLogit(len(logits), probability.shape, probability.shape)
+            rule.feed_channel(probability.numpy())
+        assert rule is not None
+        return rule.result()
 
 
 def _intensity_rule(rule: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nnunetv2_ext.inference.deciding.resampled_axis import Axes, resampled_axes
@@ -65,148 +65,104 @@ def resample_argmax(
         >>> resample_argmax(logits, (2, 2, 4))[0, 0].tolist()
         [0, 2, 2, 2]
     """
-    axes = _axes_of(logits, shape, nearest_axis)
-    return argmax_along_axes(logits, axes, num_threads)
+    if logits.ndim != 4 or len(logits) == 0:
+        raise ValueError(f"Expected logits (classes, z, y, x), but got the shape {tuple(logits.shape)}.")
+    axes = resampled_axes(logits.shape[1:], shape, nearest_axis)
+    return label_map(logits, axes, LargestWins(len(logits), logits.device), num_threads)
 
 
-def resample_threshold(
-    logits: Float[Tensor, "regions z y x"],
-    shape: Sequence[int],
-    regions_class_order: Sequence[int],
-    *,
-    threshold: float = 0.0,
-    nearest_axis: int | None = None,
-    num_threads: int | None = None,
+def label_map(
+    logits: Float[Tensor, "classes z y x"], axes: Axes, comparison: Comparison, num_threads: int | None = None
 ) -> Int[Tensor, "Z Y X"]:
-    """One label map from sigmoid outputs: regions paint their label in order, later ones over earlier ones.
-
-    As stock nnU-Net: the logits are resampled, and a region covers a voxel where its probability exceeds 0.5, that is
-    where its logit exceeds 0. (float32 rounds the sigmoid of a logit below 1.2e-7 to 0.5; such voxels may differ.)
-    Resampled float16 logits are rounded to float16 first, as nnU-Net's: where whole numbers cancel out, float32 sums
-    leave a remainder that float16 seldom holds.
+    """Resamples logits along axes that were laid out beforehand, and compares.
 
     Args:
-        logits: Finite, one channel per region.
-        shape: Shape (z, y, x) of the label map.
-        regions_class_order: The label that each region paints, as in dataset.json.
-        threshold: Least logit, exclusive; ``log(p / (1 - p))`` for a probability p.
-        nearest_axis: As in `resample_argmax`.
+        logits: Finite, on any device.
+        axes: Where each voxel of the label map takes its value from.
+        comparison: Which class labels a voxel.
         num_threads: As in `resample_argmax`.
 
     Returns:
-        Label map of the smallest integer type that holds all labels, on the device of the logits.
+        Label map of the comparison's type, on the device of the logits.
 
     Raises:
         UserError: A logit is NaN or infinite.
-        ValueError: There is not one label per region, or a shape is wrong.
     """
-    axes = _axes_of(logits, shape, nearest_axis)
-    return threshold_along_axes(logits, axes, regions_class_order, threshold, num_threads)
+    labels = torch.empty([axis.new_size for axis in axes], dtype=comparison.dtype, device=logits.device)
+    decide_tile = _compiled_loop() if logits.device.type == "cpu" else None
+    rounded_to = _type_of_resampled(logits, axes)
+    in_float16 = rounded_to == torch.float16
+    # As nnU-Net: what is a tie in float16 is one only if it was interpolated more exactly.
+    precision = np.float64 if in_float16 else np.float32
+
+    def visit(beam: Beam) -> None:
+        candidates, otherwise = comparison.candidates(*beam.highest_and_lowest())
+        for tile, possible, label in zip(beam.x_tiles, candidates, otherwise, strict=True):
+            target = labels[beam.outputs(tile)]
+            classes = np.flatnonzero(possible)
+            if not len(classes):
+                target.fill_(int(label))
+            elif decide_tile:
+                found = decide_tile(
+                    beam.logits.numpy(),
+                    classes.astype(np.uint32),
+                    comparison.labels,
+                    *beam.neighbours(tile, precision),
+                    comparison.bar,
+                    comparison.raises_the_bar,
+                    int(label),
+                    in_float16,
+                )
+                target.copy_(torch.from_numpy(found))
+            else:
+                parts = torch.from_numpy(classes).to(logits.device).split(_CLASSES_AT_ONCE)
+                resampled = ((beam.resampled(tile, some).flatten(1).to(rounded_to).float(), some) for some in parts)
+                target.copy_(comparison.decide(resampled, int(label)).view(target.shape))
+
+    for_each_beam(logits, axes, visit, num_threads)
+    return labels
 
 
-def resample_masks(
-    logits: Float[Tensor, "regions z y x"],
-    shape: Sequence[int],
-    *,
-    threshold: float = 0.0,
-    nearest_axis: int | None = None,
-    num_threads: int | None = None,
-) -> Iterator[Bool[Tensor, "Z Y X"]]:
-    """The mask of each region in turn, overlaps kept; one mask is held at a time.
-
-    The arguments are those of `resample_threshold`.
-    """
-    for region in range(len(logits)):
-        mask = resample_threshold(
-            logits[region : region + 1],
-            shape,
-            (1,),
-            threshold=threshold,
-            nearest_axis=nearest_axis,
-            num_threads=num_threads,
-        )
-        yield mask.view(torch.bool)
-
-
-def resample_probabilities(
+def probabilities(
     logits: Float[Tensor, "classes z y x"],
-    shape: Sequence[int],
+    axes: Axes,
     *,
     has_regions: bool,
     classes: Sequence[int] | None = None,
-    nearest_axis: int | None = None,
     num_threads: int | None = None,
 ) -> Float[Tensor, "chosen Z Y X"]:
     """Probabilities of the chosen classes: softmax over all classes (or sigmoid) of the resampled logits.
 
     Args:
         logits: Finite logits of all classes.
-        shape: Shape (z, y, x) of the result.
+        axes: Where each voxel of the result takes its value from.
         has_regions: Sigmoid instead of softmax, as nnU-Net's label manager decides.
         classes: Channels to return, in this order; all by default.
-        nearest_axis: As in `resample_argmax`.
         num_threads: As in `resample_argmax`.
 
     Returns:
         Float32, on the device of the logits; resampled float16 logits are rounded to float16 first, as nnU-Net's. Only
         the chosen classes are held at the full shape.
+
+    Raises:
+        UserError: A logit is NaN or infinite.
     """
-    axes = _axes_of(logits, shape, nearest_axis)
-    return probabilities_along_axes(logits, axes, has_regions, classes, num_threads)
-
-
-def argmax_along_axes(
-    logits: Float[Tensor, "classes z y x"], axes: Axes, num_threads: int | None = None
-) -> Int[Tensor, "Z Y X"]:
-    """`resample_argmax` for axes that were laid out beforehand, such as the part of a volume that is known so far."""
-    rule = _LargestLogit(len(logits), logits.device, _type_of_resampled(logits, axes))
-    return _label_map(logits, axes, rule, num_threads)
-
-
-def threshold_along_axes(
-    logits: Float[Tensor, "regions z y x"],
-    axes: Axes,
-    regions_class_order: Sequence[int],
-    threshold: float = 0.0,
-    num_threads: int | None = None,
-) -> Int[Tensor, "Z Y X"]:
-    """`resample_threshold` for axes that were laid out beforehand."""
-    if len(regions_class_order) != len(logits):
-        raise ValueError(f"Expected a label for each of {len(logits)} regions, but got {list(regions_class_order)}.")
-    rule = _LastAboveThreshold(regions_class_order, threshold, logits.device, _type_of_resampled(logits, axes))
-    return _label_map(logits, axes, rule, num_threads)
-
-
-def probabilities_along_axes(
-    logits: Float[Tensor, "classes z y x"],
-    axes: Axes,
-    has_regions: bool,
-    classes: Sequence[int] | None = None,
-    num_threads: int | None = None,
-) -> Float[Tensor, "chosen Z Y X"]:
-    """`resample_probabilities` for axes that were laid out beforehand."""
     chosen = torch.tensor(range(len(logits)) if classes is None else list(classes), device=logits.device)
     everything = torch.arange(len(logits), device=logits.device)
     result = torch.empty((len(chosen), *(axis.new_size for axis in axes)), device=logits.device)
-    dtype = _type_of_resampled(logits, axes)
+    rounded_to = _type_of_resampled(logits, axes)
 
     def visit(beam: Beam) -> None:
         for tile in beam.x_tiles:
             resampled = beam.resampled(tile, chosen if has_regions else everything)
             refuse_nonfinite(resampled)
-            resampled = resampled.to(dtype).float()
+            resampled = resampled.to(rounded_to).float()
             part = resampled.sigmoid() if has_regions else resampled.softmax(0).index_select(0, chosen)
             z, y, x = beam.outputs(tile)
             result[:, z, y, x] = part
 
     for_each_beam(logits, axes, visit, num_threads)
     return result
-
-
-def _axes_of(logits: Tensor, shape: Sequence[int], nearest_axis: int | None) -> Axes:
-    if logits.ndim != 4 or len(logits) == 0:
-        raise ValueError(f"Expected logits (classes, z, y, x), but got the shape {tuple(logits.shape)}.")
-    return resampled_axes(logits.shape[1:], shape, nearest_axis)
 
 
 def smallest_integer_type(largest_label: int) -> torch.dtype:
@@ -220,19 +176,17 @@ def _type_of_resampled(logits: Tensor, axes: Axes) -> torch.dtype:
     return torch.float16 if logits.dtype == torch.float16 and is_interpolated else torch.float32
 
 
-class _Rule(Protocol):
+class Comparison(Protocol):
     """How the label of a voxel follows from its resampled logits.
 
     Attributes:
         dtype: Of the label map.
-        rounded_to: Float16 or float32: what resampled logits are rounded to.
         labels: Int32 (classes,): the label that each class writes.
         bar: What the logit of a class must exceed.
         raises_the_bar: Whether a class that exceeds the bar sets it for those that follow.
     """
 
     dtype: torch.dtype
-    rounded_to: torch.dtype
     labels: np.ndarray
     bar: float
     raises_the_bar: bool
@@ -248,12 +202,11 @@ class _Rule(Protocol):
         """The label of each voxel, given the resampled logits of the candidates, a few classes at a time, ascending."""
 
 
-class _LargestLogit:
+class LargestWins:
     """The class with the largest logit wins; among those that are equal once they are rounded, the first."""
 
-    def __init__(self, num_classes: int, device: torch.device, rounded_to: torch.dtype):
+    def __init__(self, num_classes: int, device: torch.device) -> None:
         self.dtype = smallest_integer_type(num_classes - 1)
-        self.rounded_to = rounded_to
         self.labels = np.arange(num_classes, dtype=np.int32)
         self.bar = -np.inf
         self.raises_the_bar = True
@@ -264,6 +217,7 @@ class _LargestLogit:
     def candidates(
         self, highest: Float[Tensor, "classes tiles"], lowest: Float[Tensor, "classes tiles"]
     ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Comparison`."""
         possible = (highest >= lowest.amax(0)).t().cpu().numpy()
         first = possible.argmax(1)
         possible[possible.sum(1) == 1] = False
@@ -272,9 +226,9 @@ class _LargestLogit:
     def decide(
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
     ) -> Int[Tensor, " voxels"]:
+        """See `Comparison`."""
         largest = winner = None
         for values, classes in resampled:
-            values = values.to(self.rounded_to).float()
             largest_here = values.amax(0)
             # The largest code among the largest logits. These vectorise (in place; `==` does not), and are several
             # times faster than torch's search for the position of the largest.
@@ -288,20 +242,25 @@ class _LargestLogit:
         return (self.top - winner).to(self.dtype)
 
 
-class _LastAboveThreshold:
-    """Of the regions above the threshold the last in order gives its label."""
+class LastAboveZero:
+    """Of the regions whose logit exceeds 0 (their probability 0.5) the last in order gives its label.
 
-    def __init__(self, order: Sequence[int], threshold: float, device: torch.device, rounded_to: torch.dtype):
-        self.rounded_to = rounded_to
+    As in stock nnU-Net later regions paint over earlier ones. (float32 rounds the sigmoid of a logit below 1.2e-7 to
+    0.5; such voxels may differ.) Resampled float16 logits are rounded to float16 first, as nnU-Net's: where whole
+    numbers cancel out, float32 sums leave a remainder that float16 seldom holds.
+    """
+
+    def __init__(self, order: Sequence[int], device: torch.device) -> None:
         self.dtype = smallest_integer_type(max(order))
         self.labels = np.array(order, dtype=np.int32)
-        self.bar = threshold
+        self.bar = 0.0
         self.raises_the_bar = False
         self.labels_on_device = torch.tensor(order, dtype=self.dtype, device=device)
 
     def candidates(
         self, highest: Float[Tensor, "classes tiles"], lowest: Float[Tensor, "classes tiles"]
     ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Comparison`."""
         position = torch.arange(1, len(highest) + 1, device=highest.device)[:, None]
         # Whatever lies before a region that covers the whole tile is painted over.
         last_full = ((lowest > self.bar) * position).amax(0)
@@ -311,49 +270,12 @@ class _LastAboveThreshold:
     def decide(
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
     ) -> Int[Tensor, " voxels"]:
+        """See `Comparison`."""
         labels = self.labels_on_device.new_tensor(otherwise)
         for values, regions in resampled:
-            values = values.to(self.rounded_to).float()
             for value, label in zip(values, self.labels_on_device.index_select(0, regions), strict=True):
                 labels = torch.where(value > self.bar, label, labels)
         return labels
-
-
-def _label_map(
-    logits: Float[Tensor, "classes z y x"], axes: Axes, rule: _Rule, num_threads: int | None
-) -> Int[Tensor, "Z Y X"]:
-    labels = torch.empty([axis.new_size for axis in axes], dtype=rule.dtype, device=logits.device)
-    decide_tile = _compiled_loop() if logits.device.type == "cpu" else None
-    in_float16 = rule.rounded_to == torch.float16
-    # As nnU-Net: what is a tie in float16 is one only if it was interpolated more exactly.
-    precision = np.float64 if in_float16 else np.float32
-
-    def visit(beam: Beam) -> None:
-        candidates, otherwise = rule.candidates(*beam.highest_and_lowest())
-        for tile, possible, label in zip(beam.x_tiles, candidates, otherwise, strict=True):
-            target = labels[beam.outputs(tile)]
-            classes = np.flatnonzero(possible)
-            if not len(classes):
-                target.fill_(int(label))
-            elif decide_tile:
-                found = decide_tile(
-                    beam.logits.numpy(),
-                    classes.astype(np.uint32),
-                    rule.labels,
-                    *beam.neighbours(tile, precision),
-                    rule.bar,
-                    rule.raises_the_bar,
-                    int(label),
-                    in_float16,
-                )
-                target.copy_(torch.from_numpy(found))
-            else:
-                parts = torch.from_numpy(classes).to(logits.device).split(_CLASSES_AT_ONCE)
-                resampled = ((beam.resampled(tile, some).flatten(1), some) for some in parts)
-                target.copy_(rule.decide(resampled, int(label)).view(target.shape))
-
-    for_each_beam(logits, axes, visit, num_threads)
-    return labels
 
 
 @cache

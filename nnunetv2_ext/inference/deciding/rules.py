@@ -1,14 +1,16 @@
 """How logits become labels: one object per kind of network output.
 
-A `LabelRule` takes the logits of a case as they come from the streaming sliding window and returns `Decisions`, from
-which label maps are painted one at a time. Networks with another meaning of their outputs join with a rule of their
-own.
+A `DecisionRule` takes the logits of one case, slab by slab as they come from the streaming sliding window, resamples
+and decides at once, and ends in `Decisions`, from which label maps are painted one at a time. Networks with another
+meaning of their outputs join with a rule of their own.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -18,13 +20,12 @@ from torch import Tensor
 
 from nnunetv2_ext.images.label_maps import label_type
 from nnunetv2_ext.inference.deciding.outputs import OutputMap, OutputPlan
-from nnunetv2_ext.inference.deciding.streaming import stream_argmax, stream_masks, stream_threshold
+from nnunetv2_ext.inference.deciding.resample import LargestWins, LastAboveZero, label_map, smallest_integer_type
+from nnunetv2_ext.inference.deciding.streaming import Piece, Pieces
+from nnunetv2_ext.inference.deciding.tiles import refuse_nonfinite
 from nnunetv2_ext.inference.windows.sliding_window import LogitSlab
 
 Shape = tuple[int, int, int]
-
-#: Resamples logits ``(classes, z, y, x)`` to a shape, in a way that the streaming export does not know.
-ResampleLogits = Callable[[Float[Tensor, "classes z y x"], Shape], Float[np.ndarray, "classes Z Y X"]]
 
 
 class Decisions(Protocol):
@@ -32,28 +33,6 @@ class Decisions(Protocol):
 
     def paint(self, output: OutputMap) -> Integer[np.ndarray, "z y x"]:
         """The label map of an output."""
-        ...
-
-
-class LabelRule(Protocol):
-    """How logits become decisions."""
-
-    #: Logits ``(classes,)`` that stand for background, where no window was predicted.
-    fill: Float[Tensor, " classes"]
-
-    def decide(self, slabs: Iterable[LogitSlab], shape: Shape, new_shape: Shape, nearest_axis: int | None) -> Decisions:
-        """Resamples logits and decides, without holding what was resampled.
-
-        Args:
-            slabs: Logits of all planes of a volume, each once and in order.
-            shape: Shape of the volume.
-            new_shape: Shape of the decisions.
-            nearest_axis: The axis that is resampled by nearest neighbour; None for trilinear resampling.
-        """
-        ...
-
-    def decide_resampled(self, channels: Iterable[Float[np.ndarray, "z y x"]]) -> Decisions:
-        """Decides from logits that were resampled already, one class at a time."""
         ...
 
 
@@ -114,91 +93,152 @@ class Masks:
         return labels
 
 
-class SoftmaxRule:
-    """The class with the largest logit; the first channel is background.
+class DecisionRule(ABC):
+    """Resamples the logits of one case and decides, without holding what was resampled.
+
+    All planes are fed with `feed`; or, where the plans resample by a function that needs whole volumes, all channels
+    with `feed_channel`.
+
+    Args:
+        shape: Shape (z, y, x) of the logits.
+        new_shape: Shape (z, y, x) of the decisions.
+        nearest_axis: The axis that is resampled by nearest neighbour; None for trilinear resampling.
+    """
+
+    def __init__(self, shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None) -> None:
+        self._pieces = Pieces(shape, new_shape, nearest_axis)
+        self._channels_fed = 0
+
+    def feed(self, slab: LogitSlab) -> None:
+        """Takes the planes that follow those before.
+
+        Raises:
+            UserError: A logit is NaN or infinite.
+            ValueError: The slabs do not follow each other.
+        """
+        for piece in self._pieces.of(slab):
+            self._decide(piece)
+
+    def feed_channel(self, resampled: Float[np.ndarray, "Z Y X"]) -> None:
+        """Takes the next channel, resampled already.
+
+        Raises:
+            UserError: A logit is NaN or infinite.
+        """
+        refuse_nonfinite(torch.from_numpy(resampled))
+        self._decide_channel(self._channels_fed, resampled)
+        self._channels_fed += 1
+
+    def result(self) -> Decisions:
+        """What was decided.
+
+        Raises:
+            ValueError: Planes are missing.
+        """
+        if not self._channels_fed:
+            self._pieces.refuse_missing()
+        return self._result()
+
+    def of(self, slabs: Iterable[LogitSlab]) -> Decisions:
+        """Feeds all slabs; what was decided."""
+        for slab in slabs:
+            self.feed(slab)
+        return self.result()
+
+    @abstractmethod
+    def _decide(self, piece: Piece) -> None: ...
+
+    @abstractmethod
+    def _decide_channel(self, channel: int, resampled: Float[np.ndarray, "Z Y X"]) -> None: ...
+
+    @abstractmethod
+    def _result(self) -> Decisions: ...
+
+
+class LargestLogit(DecisionRule):
+    """The class with the largest logit, among equal ones the first: softmax, whose first channel is background.
 
     Args:
         channels: How many channels the network has.
+        shape: As for `DecisionRule`, and so the others.
+        new_shape: See there.
+        nearest_axis: See there.
     """
 
-    def __init__(self, channels: int) -> None:
-        self.channels = channels
-        self.fill = torch.tensor([10.0] + [-10.0] * (channels - 1))
+    def __init__(
+        self, channels: int, shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None
+    ) -> None:
+        super().__init__(shape, new_shape, nearest_axis)
+        self._channels = channels
+        self._winner = torch.zeros(tuple(new_shape), dtype=smallest_integer_type(channels - 1))
+        self._best: np.ndarray | None = None
 
-    def decide(self, slabs: Iterable[LogitSlab], shape: Shape, new_shape: Shape, nearest_axis: int | None) -> Decisions:
-        """See `LabelRule`."""
-        return Winners(self.channels, stream_argmax(slabs, shape, new_shape, nearest_axis=nearest_axis).numpy())
+    def _decide(self, piece: Piece) -> None:
+        comparison = LargestWins(self._channels, piece.logits.device)
+        self._winner[piece.outputs] = label_map(piece.logits, piece.axes, comparison).cpu()
 
-    def decide_resampled(self, channels: Iterable[Float[np.ndarray, "z y x"]]) -> Decisions:
-        """See `LabelRule`."""
-        best: np.ndarray | None = None
-        for channel, logits in enumerate(channels):
-            if best is None:
-                best, winner = logits.copy(), np.zeros(logits.shape, label_type(self.channels - 1))
-                continue
-            better = logits > best
-            winner[better] = channel
-            best[better] = logits[better]
-        return Winners(self.channels, winner)
+    def _decide_channel(self, channel: int, resampled: Float[np.ndarray, "Z Y X"]) -> None:
+        if self._best is None:
+            self._best = resampled.copy()
+            return
+        better = resampled > self._best
+        self._winner.numpy()[better] = channel
+        self._best[better] = resampled[better]
+
+    def _result(self) -> Winners:
+        return Winners(self._channels, self._winner.numpy())
 
 
-class MergedRegionsRule:
+class PaintedRegions(DecisionRule):
     """Every class has its own sigmoid; one map is painted, later classes over earlier ones (nnU-Net's regions).
 
     Args:
         values: The integer that each channel paints, in the order of painting.
+        shape: As for `DecisionRule`, and so the others.
+        new_shape: See there.
+        nearest_axis: See there.
     """
 
-    def __init__(self, values: Sequence[int]) -> None:
-        self.values = tuple(values)
-        self.fill = torch.full((len(self.values),), -10.0)
+    def __init__(
+        self, values: Sequence[int], shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None
+    ) -> None:
+        super().__init__(shape, new_shape, nearest_axis)
+        self._values = tuple(values)
+        self._labels = torch.zeros(tuple(new_shape), dtype=smallest_integer_type(max(self._values)))
 
-    def decide(self, slabs: Iterable[LogitSlab], shape: Shape, new_shape: Shape, nearest_axis: int | None) -> Decisions:
-        """See `LabelRule`."""
-        return Painted(stream_threshold(slabs, shape, new_shape, self.values, nearest_axis=nearest_axis).numpy())
+    def _decide(self, piece: Piece) -> None:
+        comparison = LastAboveZero(self._values, piece.logits.device)
+        self._labels[piece.outputs] = label_map(piece.logits, piece.axes, comparison).cpu()
 
-    def decide_resampled(self, channels: Iterable[Float[np.ndarray, "z y x"]]) -> Decisions:
-        """See `LabelRule`."""
-        labels: np.ndarray | None = None
-        for logits, value in zip(channels, self.values, strict=True):
-            if labels is None:
-                labels = np.zeros(logits.shape, label_type(max(self.values)))
-            labels[logits > 0] = value
-        assert labels is not None
-        return Painted(labels)
+    def _decide_channel(self, channel: int, resampled: Float[np.ndarray, "Z Y X"]) -> None:
+        self._labels.numpy()[resampled > 0] = self._values[channel]
+
+    def _result(self) -> Painted:
+        return Painted(self._labels.numpy())
 
 
-class SeparateRegionsRule:
-    """Every class has its own sigmoid, and its mask is kept whole.
+class SeparateRegions(DecisionRule):
+    """Every class has its own sigmoid, and its mask is kept whole."""
 
-    Args:
-        channels: How many channels the network has.
-    """
+    def __init__(self, shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None) -> None:
+        super().__init__(shape, new_shape, nearest_axis)
+        self._new_shape = (int(new_shape[0]), int(new_shape[1]), int(new_shape[2]))
+        self._masks: Masks | None = None
 
-    def __init__(self, channels: int) -> None:
-        self.fill = torch.full((channels,), -10.0)
+    def _decide(self, piece: Piece) -> None:
+        masks = self._masks = self._masks or Masks(self._new_shape, piece.along)
+        comparison = LastAboveZero((1,), piece.logits.device)
+        for channel, logits in enumerate(piece.logits.split(1)):
+            mask = label_map(logits, piece.axes, comparison).view(torch.bool)
+            masks.add(channel, piece.outputs[piece.along].start, mask.cpu().numpy())
 
-    def decide(self, slabs: Iterable[LogitSlab], shape: Shape, new_shape: Shape, nearest_axis: int | None) -> Decisions:
-        """See `LabelRule`."""
-        masks: Masks | None = None
-        for channel, where, part in stream_masks(slabs, shape, new_shape, nearest_axis=nearest_axis):
-            if masks is None:
-                # Parts are whole planes along the axis of the slabs: the first part does not span that axis, unless it
-                # spans the volume.
-                partial = [axis for axis in range(3) if where[axis].stop - where[axis].start < new_shape[axis]]
-                masks = Masks(new_shape, partial[0] if partial else 0)
-            masks.add(channel, where[masks.axis].start, part.numpy())
-        assert masks is not None
-        return masks
+    def _decide_channel(self, channel: int, resampled: Float[np.ndarray, "Z Y X"]) -> None:
+        masks = self._masks = self._masks or Masks(self._new_shape)
+        masks.add(channel, 0, resampled > 0)
 
-    def decide_resampled(self, channels: Iterable[Float[np.ndarray, "z y x"]]) -> Decisions:
-        """See `LabelRule`."""
-        masks: Masks | None = None
-        for channel, logits in enumerate(channels):
-            masks = masks or Masks((logits.shape[0], logits.shape[1], logits.shape[2]))
-            masks.add(channel, 0, logits > 0)
-        assert masks is not None
-        return masks
+    def _result(self) -> Masks:
+        assert self._masks is not None
+        return self._masks
 
 
 @dataclass
@@ -224,7 +264,11 @@ class Enlarged:
         return labels[np.ix_(*index)]
 
 
-def label_rule(plan: OutputPlan, channels: int, *, has_regions: bool) -> LabelRule:
+#: Makes the rule of a case from the shape of its logits, that of the decisions, and the nearest axis.
+RuleOfCase = Callable[[Shape, Shape, int | None], DecisionRule]
+
+
+def rule_of_cases(plan: OutputPlan, channels: int, *, has_regions: bool) -> RuleOfCase:
     """The rule of nnU-Net's own models.
 
     Args:
@@ -233,7 +277,15 @@ def label_rule(plan: OutputPlan, channels: int, *, has_regions: bool) -> LabelRu
         has_regions: Whether these are sigmoid outputs.
     """
     if not has_regions:
-        return SoftmaxRule(channels)
+        return partial(LargestLogit, channels)
     if plan.kind == "merged":
-        return MergedRegionsRule([value for _, value in plan.maps[0].paint])
-    return SeparateRegionsRule(channels)
+        return partial(PaintedRegions, [value for _, value in plan.maps[0].paint])
+    return SeparateRegions
+
+
+def background_logits(channels: int, *, has_regions: bool) -> Float[Tensor, " channels"]:
+    """Logits that stand for background, where no window was predicted."""
+    logits = torch.full((channels,), -10.0)
+    if not has_regions:
+        logits[0] = 10.0
+    return logits

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nnunetv2_ext.inference.deciding.streaming import stream_probabilities
+from nnunetv2_ext.inference.deciding.resample import probabilities
+from nnunetv2_ext.inference.deciding.streaming import Pieces
 from nnunetv2_ext.inference.preparing.nnunet import Prepared, Preprocessing
 from nnunetv2_ext.inference.segmentation import Segmenter
 from nnunetv2_ext.inference.windows.sliding_window import LogitSlab
@@ -50,17 +51,13 @@ class Probabilities:
         """
         if self._segmenter.resamples_linearly:
             chosen = self._new_array(len(self._channels), prepared)
-            parts = stream_probabilities(
-                _slabs(logits),
-                logits.shape[1:],
-                prepared.image_shape,
-                has_regions=self._has_regions,
-                classes=self._channels,
-                nearest_axis=self._segmenter.nearest_axis(prepared),
-            )
-            for where, part in parts:
-                everywhere = (slice(None), *where)
-                chosen[everywhere] = part.cpu().numpy()
+            pieces = Pieces(logits.shape[1:], prepared.image_shape, self._segmenter.nearest_axis(prepared))
+            for slab in _slabs(logits):
+                for piece in pieces.of(slab):
+                    part = probabilities(
+                        piece.logits, piece.axes, has_regions=self._has_regions, classes=self._channels
+                    )
+                    chosen[(slice(None), *piece.outputs)] = part.cpu().numpy()
             self._values = chosen
             return
         # With any other function of the plans: all classes go to the file one by one, then planes are normalised.

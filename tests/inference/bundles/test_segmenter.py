@@ -77,3 +77,13 @@ def test_a_damaged_profile_is_refused(tmp_path, bundle_network, import_bundle):
         file.write_text(json.dumps(content | change))
         with pytest.raises(UserError, match=message):
             read_profile(folder)
+
+
+@pytest.mark.parametrize("kind", ["segresnet", "segresnet of few classes", "unet"])
+def test_logits_that_are_not_finite_are_refused(kind, tmp_path, ct_on_disk, bundle_network, import_bundle):
+    network = bundle_network(kind)
+    with torch.no_grad():
+        list(network.parameters())[-1].fill_(float("nan"))
+    folder = import_bundle(kind, network, tmp_path, (48, 24, 16))
+    with pytest.raises(UserError, match="NaN or infinity"):
+        Predictor.from_model_folder(folder, device="cpu").predict(ct_on_disk)

@@ -10,13 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnunetv2_ext.inference import resample_argmax
 from nnunetv2_ext.inference.deciding import resample, tiles
-from nnunetv2_ext.inference.deciding.resample import (
-    resample_argmax,
-    resample_masks,
-    resample_probabilities,
-    resample_threshold,
-)
+from nnunetv2_ext.inference.deciding.resample import LastAboveZero, label_map, probabilities
+from nnunetv2_ext.inference.deciding.resampled_axis import resampled_axes
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -46,6 +43,15 @@ def logits_of(classes, shape, kind, seed=0, dtype=torch.float32):
 
 def trilinear(logits, shape):
     return torch.nn.functional.interpolate(logits[None].double(), tuple(shape), mode="trilinear")[0]
+
+
+def resample_threshold(logits, shape, order, nearest_axis=None):
+    axes = resampled_axes(logits.shape[1:], shape, nearest_axis)
+    return label_map(logits, axes, LastAboveZero(tuple(order), logits.device))
+
+
+def resample_probabilities(logits, shape, **options):
+    return probabilities(logits, resampled_axes(logits.shape[1:], shape), **options)
 
 
 def check_argmax(labels, resampled, tolerance=1e-5):
@@ -126,7 +132,8 @@ def test_half_precision_regions_end_where_nnunets_end(shape, new_shape, kind):
     # Whole numbers, as nnU-Net's logits are at the corners of an image, often cancel out between voxels.
     logits = logits_of(3, shape, kind, dtype=torch.float16)
     covered = by_nnunet(logits, new_shape).float().sigmoid() > 0.5
-    unlike = torch.stack(list(resample_masks(logits, new_shape))) != covered
+    masks = torch.stack([resample_threshold(region[None], new_shape, (1,)) for region in logits])
+    unlike = masks.bool() != covered
     # Sums in float32 may leave a remainder of a few 1e-7, which even float16 can hold.
     assert unlike.sum() <= covered.numel() // 5000
 
@@ -187,8 +194,6 @@ def test_wrong_shapes():
         resample_argmax(torch.zeros(3, 4, 5), (3, 4, 5))
     with pytest.raises(ValueError, match="classes, z, y, x"):
         resample_argmax(torch.zeros(0, 3, 4, 5), (3, 4, 5))
-    with pytest.raises(ValueError, match="label for each"):
-        resample_threshold(torch.zeros(2, 3, 4, 5), (3, 4, 5), (1,))
 
 
 @settings(deadline=None, max_examples=40)
@@ -207,26 +212,15 @@ def test_threshold_paints_in_order(regions, shape, new_shape, kind, seed):
     assert torch.equal(labels.long()[clear], expected[clear])
 
 
-def test_threshold_of_a_probability_and_label_type():
+def test_labels_of_regions_decide_the_type():
     logits = logits_of(2, (12, 12, 12), "smooth")
-    labels = resample_threshold(logits, (20, 20, 20), (3, 1000), threshold=np.log(0.9 / 0.1))
-    resampled = trilinear(logits, (20, 20, 20)).sigmoid()
+    labels = resample_threshold(logits, (20, 20, 20), (3, 1000))
+    resampled = trilinear(logits, (20, 20, 20))
     expected = torch.zeros(20, 20, 20, dtype=torch.int16)
-    expected[resampled[0] > 0.9] = 3
-    expected[resampled[1] > 0.9] = 1000
+    expected[resampled[0] > 0] = 3
+    expected[resampled[1] > 0] = 1000
     assert labels.dtype == torch.int16
     assert torch.equal(labels, expected)
-
-
-def test_masks_keep_overlaps():
-    logits = logits_of(3, (12, 13, 14), "smooth")
-    logits[1] = logits[0] + 1
-    masks = list(resample_masks(logits, (20, 10, 30)))
-    assert len(masks) == 3
-    for mask, region in zip(masks, trilinear(logits, (20, 10, 30)), strict=True):
-        assert mask.dtype == torch.bool
-        assert torch.equal(mask, region > 0)
-    assert (masks[0] & masks[1]).any()
 
 
 @pytest.mark.parametrize("has_regions", [False, True])

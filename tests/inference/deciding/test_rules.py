@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,15 @@ from hypothesis import strategies as st
 from nnunetv2_ext.inference.deciding.outputs import OutputMap
 from nnunetv2_ext.inference.deciding.rules import (
     Enlarged,
+    LargestLogit,
     Masks,
-    MergedRegionsRule,
     Painted,
-    SeparateRegionsRule,
-    SoftmaxRule,
+    PaintedRegions,
+    SeparateRegions,
+    background_logits,
 )
 from nnunetv2_ext.inference.windows.sliding_window import LogitSlab
+from nnunetv2_ext.utilities.errors import UserError
 
 SHAPES = st.tuples(*[st.integers(1, 6)] * 3)
 
@@ -59,7 +63,7 @@ def test_streamed_and_resampled_logits_give_the_same_decisions(seed, shape, new,
     merged = OutputMap("", {1: "a", 2: "b", 3: "c", 9: "d"}, tuple(enumerate((1, 2, 3, 9))))
     near = np.abs(resampled) < 1e-5
 
-    winners = [rule(logits, resampled, axis, slab, new, SoftmaxRule(4)) for rule in (_streamed, _at_once)]
+    winners = [rule(logits, resampled, axis, slab, new, partial(LargestLogit, 4)) for rule in (_streamed, _at_once)]
     top = np.sort(resampled, axis=0)
     tie = top[-1] - top[-2] < 1e-5
     for found in winners:
@@ -68,22 +72,25 @@ def test_streamed_and_resampled_logits_give_the_same_decisions(seed, shape, new,
             assert not (differs & ~tie).any()
 
     for how in (_streamed, _at_once):
-        separate = how(logits, resampled, axis, slab, new, SeparateRegionsRule(4))
+        separate = how(logits, resampled, axis, slab, new, SeparateRegions)
         for channel, output in enumerate(own):
             assert not ((separate.paint(output) != (resampled[channel] > 0)) & ~near[channel]).any()
         painted = np.zeros(new, int)
         for channel, value in merged.paint:
             painted[resampled[channel] > 0] = value
-        found = how(logits, resampled, axis, slab, new, MergedRegionsRule((1, 2, 3, 9)))
+        found = how(logits, resampled, axis, slab, new, partial(PaintedRegions, (1, 2, 3, 9)))
         assert not ((found.paint(merged) != painted) & ~near.any(0)).any()
 
 
 def _streamed(logits, resampled, axis, slab, new, rule):
-    return rule.decide(_slabs(logits, axis, slab), tuple(logits.shape[1:]), new, None)
+    return rule(logits.shape[1:], new).of(_slabs(logits, axis, slab))
 
 
 def _at_once(logits, resampled, axis, slab, new, rule):
-    return rule.decide_resampled(iter(resampled))
+    of_case = rule(logits.shape[1:], new)
+    for channel in resampled:
+        of_case.feed_channel(channel)
+    return of_case.result()
 
 
 def test_nearest_enlargement_takes_the_voxel_that_contains_the_centre():
@@ -93,9 +100,25 @@ def test_nearest_enlargement_takes_the_voxel_that_contains_the_centre():
         np.testing.assert_array_equal(found, [[expected]] * 2)
 
 
-@pytest.mark.parametrize("rule", [SoftmaxRule(3), MergedRegionsRule((1, 2, 3)), SeparateRegionsRule(3)])
-def test_the_fill_of_a_rule_is_background(rule):
-    logits = rule.fill[:, None, None, None].expand(-1, 2, 2, 2)
-    decisions = rule.decide([LogitSlab(0, 0, 2, logits)], (2, 2, 2), (2, 2, 2), None)
-    paint = tuple((channel, channel) for channel in range(1, 3)) if isinstance(rule, SoftmaxRule) else ((0, 1), (1, 2))
+RULES = {
+    "softmax": partial(LargestLogit, 3),
+    "painted regions": partial(PaintedRegions, (1, 2, 3)),
+    "separate regions": SeparateRegions,
+}
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_background_logits_become_background(kind):
+    logits = background_logits(3, has_regions=kind != "softmax")[:, None, None, None].expand(-1, 2, 2, 2)
+    decisions = RULES[kind]((2, 2, 2), (2, 2, 2)).of([LogitSlab(0, 0, 2, logits)])
+    paint = tuple((channel, channel) for channel in range(1, 3)) if kind == "softmax" else ((0, 1), (1, 2))
     assert not decisions.paint(OutputMap("", {1: "a", 2: "b"}, paint)).any()
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_channels_that_are_not_finite_are_refused(kind, bad):
+    rule = RULES[kind]((2, 2, 2), (2, 2, 2))
+    rule.feed_channel(np.zeros((2, 2, 2), np.float32))
+    with pytest.raises(UserError, match="NaN or infinity"):
+        rule.feed_channel(np.full((2, 2, 2), bad, np.float32))

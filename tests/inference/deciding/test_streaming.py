@@ -10,18 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunetv2_ext.inference.deciding.resample import (
-    resample_argmax,
-    resample_masks,
-    resample_probabilities,
-    resample_threshold,
-)
-from nnunetv2_ext.inference.deciding.streaming import (
-    stream_argmax,
-    stream_masks,
-    stream_probabilities,
-    stream_threshold,
-)
+from nnunetv2_ext.inference import resample_argmax
+from nnunetv2_ext.inference.deciding.resample import LargestWins, LastAboveZero, label_map, probabilities
+from nnunetv2_ext.inference.deciding.resampled_axis import resampled_axes
+from nnunetv2_ext.inference.deciding.rules import LargestLogit
+from nnunetv2_ext.inference.deciding.streaming import Pieces
 from nnunetv2_ext.inference.windows.sliding_window import LogitSlab, StreamingSlidingWindow
 
 
@@ -46,25 +39,32 @@ def test_slabs_give_what_all_logits_give(shape, new_shape, axis, nearest_axis, d
     inner = data.draw(st.sets(st.integers(1, shape[axis]))) | {shape[axis]}
     stops = sorted(inner)
     order = (4, 1, 9, 2, 300, 5)
-    labels = stream_argmax(cut(logits, axis, stops), shape, new_shape, nearest_axis=nearest_axis)
-    assert torch.equal(labels, resample_argmax(logits, new_shape, nearest_axis=nearest_axis))
-    painted = stream_threshold(cut(logits, axis, stops), shape, new_shape, order, nearest_axis=nearest_axis)
-    assert torch.equal(painted, resample_threshold(logits, new_shape, order, nearest_axis=nearest_axis))
-    masks = torch.zeros((6, *new_shape), dtype=torch.bool)
-    for region, where, mask in stream_masks(cut(logits, axis, stops), shape, new_shape, nearest_axis=nearest_axis):
-        masks[region][where] = mask
-    assert torch.equal(masks, torch.stack(list(resample_masks(logits, new_shape, nearest_axis=nearest_axis))))
+    axes = resampled_axes(shape, new_shape, nearest_axis)
+    for comparison in (LargestWins(6, logits.device), LastAboveZero(order, logits.device)):
+        labels = joined(cut(logits, axis, stops), shape, new_shape, nearest_axis, comparison=comparison)
+        assert torch.equal(labels, label_map(logits, axes, comparison))
+
+
+def joined(slabs, shape, new_shape, nearest_axis, *, comparison):
+    pieces, result = Pieces(shape, new_shape, nearest_axis), torch.full(new_shape, -1, dtype=torch.int32)
+    for slab in slabs:
+        for piece in pieces.of(slab):
+            assert (result[piece.outputs] == -1).all()
+            result[piece.outputs] = label_map(piece.logits, piece.axes, comparison).int()
+    pieces.refuse_missing()
+    return result.to(comparison.dtype)
 
 
 @pytest.mark.parametrize("has_regions", [False, True])
-def test_probabilities_come_in_parts(has_regions):
+def test_probabilities_come_in_pieces(has_regions):
     logits = torch.randn(5, 9, 8, 7)
     result = torch.full((2, 20, 11, 7), float("nan"))
-    for (z, y, x), part in stream_probabilities(
-        cut(logits, 0, [1, 4, 9]), (9, 8, 7), (20, 11, 7), has_regions=has_regions, classes=[3, 0]
-    ):
-        result[:, z, y, x] = part
-    expected = resample_probabilities(logits, (20, 11, 7), has_regions=has_regions, classes=[3, 0])
+    pieces, options = Pieces((9, 8, 7), (20, 11, 7)), {"has_regions": has_regions, "classes": [3, 0]}
+    for slab in cut(logits, 0, [1, 4, 9]):
+        for piece in pieces.of(slab):
+            z, y, x = piece.outputs
+            result[:, z, y, x] = probabilities(piece.logits, piece.axes, **options)
+    expected = probabilities(logits, resampled_axes((9, 8, 7), (20, 11, 7)), **options)
     torch.testing.assert_close(result, expected)
 
 
@@ -74,7 +74,7 @@ def test_window_to_label_map(new_shape):
     network = torch.nn.Conv3d(1, 7, 5, padding=2).eval()
     image = torch.nn.functional.interpolate(torch.randn(1, 1, 9, 6, 7), (37, 24, 29), mode="trilinear")[0]
     window = StreamingSlidingWindow(network, 7, (12, 16, 14))
-    labels = stream_argmax(window.slabs(image), (37, 24, 29), new_shape)
+    labels = torch.from_numpy(LargestLogit(7, (37, 24, 29), new_shape).of(window.slabs(image)).winner)
     assert torch.equal(labels, resample_argmax(window.logits(image), new_shape))
     assert len(labels.unique()) > 3
 
@@ -84,7 +84,7 @@ def test_missing_planes_are_noticed(planes):
     logits = torch.zeros(2, 9, 4, 4)
     slabs = (LogitSlab(0, start, stop, logits[:, start:stop]) for start, stop in planes)
     with pytest.raises(ValueError, match="slab"):
-        stream_argmax(slabs, (9, 4, 4), (12, 6, 6))
+        LargestLogit(2, (9, 4, 4), (12, 6, 6)).of(slabs)
 
 
 def test_the_documented_calls():
@@ -100,11 +100,9 @@ def test_the_documented_calls():
         "network_spacing": (1.5, 1.5, 1.5),
         "image_spacing": (1.0, 1.125, 1.07),
         "logits": torch.randn(105, 20, 30, 25),
-        "regions_class_order": range(1, 106),
     }
     assert len(blocks) == 2
     for block in blocks:
         small = block.replace("(128, 128, 128)", "(16, 16, 16)").replace('"cuda"', '"cpu"')
         exec(compile(small, "export_method.md", "exec"), names)
         assert names["labels"].shape == (30, 40, 35)
-    assert names["regions"].max() == 105
