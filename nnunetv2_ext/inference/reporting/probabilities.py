@@ -57,7 +57,8 @@ class Probabilities:
                     part = probabilities(
                         piece.logits, piece.axes, has_regions=self._has_regions, classes=self._channels
                     )
-                    chosen[(slice(None), *piece.outputs)] = part.cpu().numpy()
+                    z, y, x = piece.outputs
+                    chosen[:, z, y, x] = part.cpu().numpy()
             self._values = chosen
             return
         # With any other function of the plans: all classes go to the file one by one, then planes are normalised.
