@@ -15,6 +15,21 @@ from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.resources import resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.validation import check, entries, integer, list_of, mapping_of, text
+
+_NAMES = list_of(text(), at_least=1)
+# As label_orders/schemas/mapping.schema.json.
+_TEXTS = ("name", "target_order", "source_order", "description", "source")
+_MAPPING = entries(
+    {
+        **dict.fromkeys(_TEXTS, text()),
+        "classes": list_of(
+            entries({"name": text(), "target": _NAMES, "source": _NAMES}, ("name", "target", "source")), at_least=1
+        ),
+        "excluded": mapping_of(integer()),
+    },
+    needed=(*_TEXTS, "classes", "excluded"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,11 +79,12 @@ class LabelMapping:
                 f"Expected a mapping, but {str(name_or_path)!r} is neither a file nor one of "
                 f"{', '.join(list_mappings())}."
             )
-        return cls.from_json(read_json(path))
+        return cls.from_json(read_json(path), path)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> LabelMapping:
+    def from_json(cls, content: Any, where: Path | str = "the given JSON") -> LabelMapping:
         """Builds a mapping from the content of a file (see ``label_orders/schemas/mapping.schema.json``)."""
+        check(content, _MAPPING, where)
         target, source = (LabelOrder.read(content[key]) for key in ("target_order", "source_order"))
         classes = tuple(
             MappedClass(entry["name"], tuple(entry["target"]), tuple(entry["source"])) for entry in content["classes"]

@@ -8,6 +8,7 @@ are translated by name and never by position.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,15 +18,32 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from nnunetv2_ext.labels.dataset_json import HIGHEST_LABEL, LABEL_VALUE, NAMES, dataset_json_shape
 from nnunetv2_ext.resources import list_resources, resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.validation import check, either, entries, integer, list_of, mapping_of, text
 
 LabelValue = int | tuple[int, ...]
 BACKGROUND = "background"
 IGNORE = "ignore"
 # How far a floating-point label may be from a whole number.
 _ROUNDING = 1e-3
+# What label_orders/schemas/label_order.schema.json says, but for what only the files that ship must have.
+_VALUE = integer(1, HIGHEST_LABEL)
+_LABEL_ORDER = entries(
+    {
+        "name": text(),
+        "labels": mapping_of(either(_VALUE, list_of(_VALUE, at_least=1)), at_most=HIGHEST_LABEL),
+        **{name: text() for name in ("description", "source", "licence", "modality")},
+        "ignore_label": LABEL_VALUE,
+        **{name: mapping_of(NAMES) for name in ("aliases", "regions", "sources")},
+        "left_right_pairs": list_of(list_of(text(), 2, 2)),
+        "colors": mapping_of(list_of(integer(0, 255), 3, 3)),
+    },
+    needed=("labels",),
+    closed=True,
+)
 
 
 @dataclass(frozen=True)
@@ -110,28 +128,20 @@ class LabelOrder:
         Raises:
             UserError: The content is not of that form.
         """
-        if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
-            raise UserError(f'Expected an object with "labels" in {where}, but it has none.')
-        known = {name for name in cls.__dataclass_fields__ if name in content}
-        unknown = sorted(set(content) - known)
-        if unknown:
-            raise UserError(f"Expected a label order in {where}, but found the unknown entries {', '.join(unknown)}.")
-        values = {name: content[name] for name in known}
-        values.setdefault("name", Path(where).stem)
+        values = {"name": Path(where).stem, **check(content, _LABEL_ORDER, where)}
         return cls(**{name: _tuples(value) for name, value in values.items()})
 
     @classmethod
     def from_dataset_json(cls, content: Mapping[str, Any], where: str | Path = "dataset.json") -> LabelOrder:
         """Builds an order from an nnU-Net ``dataset.json``: ``labels``, without background, and the ignore label."""
-        labels = content.get("labels")
-        if not isinstance(labels, dict):
-            raise UserError(f'Expected "labels" as an object in {where}, but found {labels!r}.')
+        labels = check(content, dataset_json_shape("labels"), where)["labels"]
+        check(labels, entries({IGNORE: LABEL_VALUE}), f"the labels of {where}")
         classes: dict[str, LabelValue] = {}
         for name, value in labels.items():
             if name in (BACKGROUND, IGNORE):
                 continue
             # nnU-Net needs at least two entries to see a region, so [3, 3] is how this package writes one integer.
-            values = tuple(dict.fromkeys(value)) if isinstance(value, list) else value
+            values = tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
             classes[name] = values[0] if isinstance(values, tuple) and len(values) == 1 else values
         name = str(content.get("name") or Path(where).parent.name)
         return cls(name, classes, ignore_label=labels.get(IGNORE))
@@ -153,9 +163,9 @@ class LabelOrder:
         """Which classes each integer belongs to; more than one where classes overlap."""
         found: dict[int, set[str]] = {}
         for name, value in self.labels.items():
-            for integer in _integers(value):
-                found.setdefault(integer, set()).add(name)
-        return {integer: frozenset(names) for integer, names in found.items()}
+            for part in _integers(value):
+                found.setdefault(part, set()).add(name)
+        return {part: frozenset(names) for part, names in found.items()}
 
     @cached_property
     def _by_spelling(self) -> dict[str, str]:
@@ -403,15 +413,15 @@ def _validate(order: LabelOrder) -> None:
     for name, value in order.labels.items():
         if name in (BACKGROUND, IGNORE):
             complain("no entry for background (always 0) or ignore (its own field)", repr(name))
-        for integer in _integers(value):
-            if isinstance(integer, bool) or not isinstance(integer, int) or integer < 1:
+        for part in _integers(value):
+            if part < 1:
                 complain("integers of at least 1", f"{name!r}: {value!r}")
-            if integer == order.ignore_label:
-                complain("an ignore label that no class uses", f"{integer} for {name!r} too")
+            if part == order.ignore_label:
+                complain("an ignore label that no class uses", f"{part} for {name!r} too")
     plain = [value for value in order.labels.values() if isinstance(value, int)]
     has_regions = len(plain) < len(order.labels)
     if len(set(plain)) < len(plain):
-        twice = sorted({value for value in plain if plain.count(value) > 1})
+        twice = sorted(value for value, count in Counter(plain).items() if count > 1)
         complain("one class per integer", f"several classes for {_listed(twice)}")
     spellings: dict[str, str] = {_spelling(name): name for name in order.labels}
     if len(spellings) < len(order.labels):
@@ -426,7 +436,7 @@ def _validate(order: LabelOrder) -> None:
     for name in (*order.aliases, *sides, *members, *order.colors):
         if name not in order.labels:
             complain("aliases, pairs, regions, sources and colours of its own classes", repr(name))
-    if any(len(pair) != 2 or pair[0] == pair[1] for pair in order.left_right_pairs):
+    if any(left == right for left, right in order.left_right_pairs):
         complain("pairs of two different classes", str(order.left_right_pairs))
     if has_regions and order.regions:
         complain("regions either as labels or in their own section", "both")

@@ -19,7 +19,7 @@ Example:
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -28,11 +28,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnunetv2_ext.labels.dataset_json import HIGHEST_LABEL, dataset_json_shape
 from nnunetv2_ext.resources import resource_folder
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.validation import anything, check, mapping_of, shown
 
 BACKGROUND = "background"
 SECTION = "label_tree"
+# No anatomy is deeper; every node knows its path.
+_DEEPEST = 100
 Nested = Mapping[str, Any]
 
 
@@ -87,8 +92,11 @@ class LabelTree:
     """
 
     def __init__(self, parents: Mapping[str, str | None], *, check_single_children: bool = True) -> None:
-        if not parents:
-            raise LabelTreeError("Expected a label tree with nodes, but found none; write them below each other.")
+        if not 0 < len(parents) <= HIGHEST_LABEL + 1:
+            raise LabelTreeError(
+                f"Expected a label tree of 1 to {HIGHEST_LABEL + 1} nodes, but found {len(parents) or 'none'}; write "
+                "them below each other."
+            )
         self.names: tuple[str, ...] = tuple(parents)
         self._parents: dict[str, str | None] = dict(parents)
         self._values = {name: value for value, name in enumerate(self.names)}
@@ -144,9 +152,10 @@ class LabelTree:
         parents: dict[str, str | None] = {}
         for path in paths:
             parent: str | None = None
-            for position, name in enumerate(path):
-                if name in list(path)[:position]:
-                    raise CycleError(f"Node {name!r} stands below itself in the path {' > '.join(path)}.")
+            if len(set(path)) < len(path):
+                name = next(name for name, count in Counter(path).items() if count > 1)
+                raise CycleError(f"Node {name!r} stands below itself in the path {' > '.join(path)}.")
+            for name in path:
                 if name in parents and parents[name] != parent:
                     raise _two_parents(name, parents[name], parent)
                 parents.setdefault(name, parent)
@@ -154,19 +163,12 @@ class LabelTree:
         return cls(parents, check_single_children=check_single_children)
 
     @classmethod
-    def from_json(cls, text: str) -> LabelTree:
-        """Builds a tree from JSON text: nested, ``{"labels": {...}, "tree": nested}``, or a dataset.json.
+    def from_json(cls, content: Mapping[str, Any]) -> LabelTree:
+        """Builds a tree from JSON: nested, ``{"labels": {...}, "tree": nested}``, or a dataset.json.
 
         Raises:
-            DuplicateNameError: A name stands twice below one parent (plain JSON readers drop one of them silently).
-            LabelTreeError: The text is not JSON of this form.
+            LabelTreeError: The content is not of this form.
         """
-        try:
-            content = json.loads(text, object_pairs_hook=_refuse_duplicates)
-        except json.JSONDecodeError as error:
-            raise LabelTreeError(f"Expected a label tree as JSON, but it cannot be read ({error}).") from None
-        if not isinstance(content, dict):
-            raise LabelTreeError(f"Expected a JSON object as label tree, but found {type(content).__name__}.")
         if isinstance(content.get("labels"), dict) and isinstance(content.get("tree"), dict):
             return cls.from_nested(content["tree"], content["labels"])
         if isinstance(content.get(SECTION), dict):
@@ -187,10 +189,10 @@ class LabelTree:
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in shipped.glob("*.json")))
             raise UserError(f"Expected a label tree file or one of {known}, but found no {name_or_path}.")
+        # Plain JSON readers drop one of two nodes of one name silently.
+        content = read_json(path, mapping_of(anything, at_least=1), refuse_repeated_names=True)
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise LabelTreeError(f"{path.name}: Expected a label tree as JSON, but it is no text in UTF-8.") from None
+            return cls.from_json(content)
         except LabelTreeError as error:
             raise type(error)(f"{path.name}: {error}") from None
 
@@ -201,15 +203,13 @@ class LabelTree:
         Raises:
             UserError: The dataset has no label tree, or its labels and its tree disagree.
         """
-        nested = dataset_json.get(SECTION)
-        labels = dataset_json.get("labels")
-        if not isinstance(nested, Mapping) or not nested:
+        nested = check(dataset_json, dataset_json_shape(), "the dataset.json").get(SECTION)
+        if not nested:
             raise UserError(
                 f"Expected a dataset.json with a {SECTION!r} section, but found none; add one (docs/label_trees.md), "
                 "convert a SALT folder, or use a trainer for plain datasets."
             )
-        if not isinstance(labels, Mapping):
-            raise UserError("Expected 'labels' in the dataset.json, but found none.")
+        labels = check(dataset_json, dataset_json_shape("labels"), "the dataset.json")["labels"]
         numbered = {name: value for name, value in labels.items() if name != "ignore"}
         tree = cls.from_nested(nested, numbered)
         if tree.names[0] != BACKGROUND or tree.children(BACKGROUND) or tree.parent(BACKGROUND) is not None:
@@ -413,14 +413,17 @@ class LabelTree:
         waiting: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in self._children[None]]
         while waiting:
             name, above = waiting.pop()
+            if len(above) == _DEEPEST:
+                raise LabelTreeError(f"Expected a label tree of at most {_DEEPEST} levels, but {name!r} is deeper.")
             paths[name] = (*above, name)
             waiting.extend((child, paths[name]) for child in self._children.get(name, ()))
         lost = [name for name in self.names if name not in paths]
         if lost:
-            circle = [lost[0]]
-            while (parent := self._parents[circle[-1]]) is not None and parent not in circle:
-                circle.append(parent)
-            raise CycleError(f"The root does not reach {' < '.join(circle)}: this chain of parents runs in a circle.")
+            circle = dict.fromkeys(lost[:1])
+            while (parent := self._parents[next(reversed(circle))]) is not None and parent not in circle:
+                circle[parent] = None
+            chain = " < ".join(list(circle)[:_DEEPEST])
+            raise CycleError(f"The root does not reach {chain}: this chain of parents runs in a circle.")
         return paths
 
     def _refuse_single_children(self) -> None:
@@ -439,8 +442,11 @@ def _nested_nodes(nested: Nested, above: tuple[str, ...]) -> Iterator[tuple[str,
         yield name, above[-1] if above else None
         if below is None:
             continue
-        if not isinstance(below, Mapping):
-            raise LabelTreeError(f"Expected the children of {name!r} as a mapping, but found {below!r}.")
+        if not isinstance(below, Mapping) or len(above) == _DEEPEST:
+            raise LabelTreeError(
+                f"Expected the children of {name!r} as a mapping, at most {_DEEPEST} levels deep, but found "
+                f"{shown(below)}."
+            )
         yield from _nested_nodes(below, (*above, name))
 
 
@@ -471,17 +477,9 @@ def _in_order_of(labels: Mapping[str, int], parents: Mapping[str, str | None]) -
     if [labels[name] for name in order] != list(range(len(order))):
         raise LabelTreeError(
             f"Expected the integers 0 to {len(order) - 1}, each once, for the nodes of the label tree, but found "
-            f"{sorted(labels.values())}."
+            f"{shown(sorted(labels.values()))}."
         )
     return {name: parents[name] for name in order}
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise DuplicateNameError(f"The name {', '.join(map(repr, repeated))} stands more than once below one parent.")
-    return dict(pairs)
 
 
 def _two_parents(name: str, first: str | None, second: str | None) -> LabelTreeError:

@@ -19,6 +19,7 @@ Example:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -27,7 +28,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnunetv2_ext.labels.dataset_json import dataset_json_shape
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.validation import check
 
 SECTION = "partial_labels"
 
@@ -72,6 +75,7 @@ class PartialLabels:
         self.class_names: tuple[str, ...] = tuple(self._regions)
         self.sources: Mapping[str, Source] = MappingProxyType(dict(sources))
         self.ignore_label = ignore_label
+        self._channel_of = {name: channel for channel, name in enumerate(self.class_names)}
         self._check_label_values()
         self._check_sources()
         self._source_of_case = {case: name for name, source in self.sources.items() for case in source.cases}
@@ -87,13 +91,13 @@ class PartialLabels:
         Raises:
             UserError: The section is absent (a plain dataset), or it disagrees with ``labels``.
         """
-        section = dataset_json.get(SECTION)
-        if not isinstance(section, Mapping) or not section:
+        section = check(dataset_json, dataset_json_shape("labels"), "the dataset.json").get(SECTION)
+        if not section:
             raise UserError(
                 f"Expected a collection with a {SECTION!r} section in its dataset.json, but found none; make one with "
                 "nnUNetv2_ext_merge_datasets (it also accepts a single dataset), or use a trainer for plain datasets."
             )
-        regions, ignore_label = _read_labels(dataset_json.get("labels"))
+        regions, ignore_label = _read_labels(dataset_json["labels"])
         partial_labels = cls(regions, read_sources(section), ignore_label)
         _check_regions_class_order(regions, dataset_json.get("regions_class_order"))
         return partial_labels
@@ -199,8 +203,9 @@ class PartialLabels:
         return f"PartialLabels({len(self.class_names)} classes, {len(self.sources)} sources)"
 
     def _mask(self, names: Iterable[str]) -> npt.NDArray[np.bool_]:
-        chosen = set(names)
-        return np.array([name in chosen for name in self.class_names], dtype=np.bool_)
+        mask = np.zeros(len(self.class_names), dtype=np.bool_)
+        mask[[self._channel_of[name] for name in names]] = True
+        return mask
 
     def _highest_value(self) -> int:
         return max(value for values in self._regions.values() for value in values)
@@ -218,8 +223,8 @@ class PartialLabels:
         gaps = sorted(set(range(1, self._highest_value() + 1)) - explained)
         if gaps:
             raise UserError(
-                f"No class explains the label value(s) {', '.join(map(str, gaps))}, but nnU-Net expects the values 1 "
-                f"to {self._highest_value()} without gaps; add the class to 'labels' or renumber."
+                f"No class explains the label value(s) {', '.join(map(str, gaps[:8]))}, but nnU-Net expects the values "
+                f"1 to {self._highest_value()} without gaps; add the class to 'labels' or renumber."
             )
         if self.ignore_label is not None and self.ignore_label != self._highest_value() + 1:
             raise UserError(
@@ -245,7 +250,8 @@ class PartialLabels:
         self._check_every_class_has_a_source()
 
     def _check_every_class_has_a_source(self) -> None:
-        orphans = [name for name in self.class_names if not any(name in s.classes for s in self.sources.values())]
+        annotated = {name for source in self.sources.values() for name in source.classes}
+        orphans = [name for name in self.class_names if name not in annotated]
         if orphans:
             raise UserError(
                 f"No source annotates the class(es) {', '.join(orphans)} of 'labels'; add them to the 'classes' of a "
@@ -254,27 +260,29 @@ class PartialLabels:
 
 
 def read_sources(section: Mapping[str, Any]) -> dict[str, Source]:
-    """The sources of a ``partial_labels`` section.
+    """The sources of a ``partial_labels`` section."""
+    return {
+        name: Source(
+            tuple(entry["classes"]),
+            tuple(entry["cases"]),
+            MappingProxyType({case: tuple(classes) for case, classes in entry.get("exceptions", {}).items()}),
+        )
+        for name, entry in section.items()
+    }
 
-    Raises:
-        UserError: An entry has another form than ``{"classes": [...], "cases": [...], "exceptions": {...}}``.
-    """
-    return {name: _read_source(name, entry) for name, entry in section.items()}
 
-
-def _read_labels(labels: Any) -> tuple[dict[str, tuple[int, ...]], int | None]:
-    if not isinstance(labels, Mapping) or labels.get("background") != 0:
+def _read_labels(labels: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], int | None]:
+    if labels.get("background") != 0:
         raise UserError("Expected 'labels' with \"background\": 0 in the dataset.json, but found no such entry.")
     ignore_label = labels.get("ignore")
-    if ignore_label is not None and not _is_integer(ignore_label):
+    if isinstance(ignore_label, list | tuple):
         raise UserError(f"Expected an integer as the ignore label, but found {ignore_label!r}.")
     regions: dict[str, tuple[int, ...]] = {}
     for name, values in labels.items():
         if name in ("background", "ignore"):
             continue
-        is_region = isinstance(values, list | tuple) and len(values) >= 2 and all(map(_is_integer, values))
-        if not is_region:
-            example = [values, values] if _is_integer(values) else [3, 3]
+        if not isinstance(values, list | tuple) or len(values) < 2:
+            example = [values, values] if isinstance(values, int) else [3, 3]
             raise UserError(
                 f"Expected class {name!r} of a collection to be a list of at least two integers, but found {values!r}; "
                 f"write a single label value twice, like {example}, so that nnU-Net gives every class its own output."
@@ -284,8 +292,8 @@ def _read_labels(labels: Any) -> tuple[dict[str, tuple[int, ...]], int | None]:
 
 
 def _check_regions_class_order(regions: Mapping[str, tuple[int, ...]], order: Any) -> None:
-    if not isinstance(order, list | tuple) or len(order) != len(regions):
-        found = "none" if order is None else f"{len(order)}" if isinstance(order, list | tuple) else repr(order)
+    if order is None or len(order) != len(regions):
+        found = "none" if order is None else len(order)
         raise UserError(
             f"Expected 'regions_class_order' with one label value for each of the {len(regions)} classes, but found "
             f"{found}."
@@ -298,38 +306,8 @@ def _check_regions_class_order(regions: Mapping[str, tuple[int, ...]], order: An
             )
 
 
-def _read_source(name: str, entry: Any) -> Source:
-    if not isinstance(entry, Mapping):
-        raise UserError(f"Expected source {name!r} of {SECTION!r} to be an object with 'classes' and 'cases'.")
-    strange = sorted(set(entry) - {"classes", "cases", "exceptions"})
-    if strange:
-        raise UserError(
-            f"Expected 'classes', 'cases' and 'exceptions' in source {name!r} of {SECTION!r}, but found "
-            f"{', '.join(strange)}."
-        )
-    exceptions = entry.get("exceptions", {})
-    if not isinstance(exceptions, Mapping):
-        raise UserError(f"Expected the 'exceptions' of source {name!r} to map cases to lists of class names.")
-    return Source(
-        classes=_read_names(entry.get("classes"), f"'classes' of source {name!r}"),
-        cases=_read_names(entry.get("cases"), f"'cases' of source {name!r}"),
-        exceptions=MappingProxyType(
-            {
-                case: _read_names(classes, f"exceptions of source {name!r} for case {case!r}")
-                for case, classes in exceptions.items()
-            }
-        ),
-    )
-
-
-def _read_names(names: Any, what: str) -> tuple[str, ...]:
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"Expected a list of names as the {what}, but found {names!r}.")
-    return tuple(names)
-
-
 def _refuse_repetition(names: tuple[str, ...], what: str) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise UserError(f"Expected every name once among the {what}, but {', '.join(repeated)} is there more often.")
 
@@ -342,7 +320,3 @@ def _refuse_unknown(names: Iterable[str], known: Iterable[str], what: str, where
             f"Expected the {what} to be in '{where}', but {', '.join(unknown)} do not exist in '{where}'; correct the "
             "name or add it there."
         )
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -86,7 +86,10 @@ def merge_salt_trees(datasets: Iterable[SaltLabels]) -> LabelTree:
 def _lines(file: Path) -> list[str]:
     if not file.is_file():
         raise UserError(f"Expected the file {file} of a SALT dataset, but it does not exist.")
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Expected text in UTF-8 in {file}, but it cannot be read ({error}).") from None
 
 
 def _path(line: str) -> tuple[str, ...] | None:

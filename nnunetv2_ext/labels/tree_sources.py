@@ -47,7 +47,7 @@ class TreeSources(PartialLabels):
             UserError: The sections are missing or contradict each other.
         """
         tree = LabelTree.from_dataset_json(dataset_json)
-        sources = read_sources(dataset_json[SECTION]) if dataset_json.get(SECTION) else {}
+        sources = read_sources(dataset_json.get(SECTION, {}))
         return cls(tree, sources, dataset_json["labels"].get("ignore"))
 
     def source_of(self, case: str) -> str:

@@ -10,12 +10,17 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.utilities.errors import UserError, disk_error
+from nnunetv2_ext.utilities.validation import Shape, anything, check, shown
+
+_LARGEST_JSON = 1 << 30
+_DEEPEST_JSON = 200
 
 
 @contextmanager
@@ -187,36 +192,70 @@ def write_json(content: Any, target: Path | str) -> None:
         temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(source: Path | str, *, refuse_repeated_names: bool = False) -> Any:
-    """Reads a JSON file.
+def read_json(source: Path | str, shape: Shape = anything, *, refuse_repeated_names: bool = False) -> Any:
+    """Reads a JSON file and checks that it holds what a file of its kind must hold.
 
     Args:
         source: The file.
+        shape: What its content must be.
         refuse_repeated_names: Whether a name that an object holds twice is an error; otherwise the last one counts, as
             everywhere in Python.
 
     Raises:
-        UserError: The file is missing, is not JSON, or repeats a name.
+        UserError: The file is missing, cannot be read, is not JSON, repeats a name, or holds something else.
     """
     source = Path(source)
+    try:
+        if not source.exists():
+            raise UserError(f"Expected the file {source}, but it does not exist.")
+        if not source.is_file() or source.stat().st_size > _LARGEST_JSON:
+            raise UserError(f"Expected JSON of at most {_LARGEST_JSON >> 20} MiB in {source}, but it is no such file.")
+        content = source.read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(f"Expected JSON in {source}, but it cannot be read ({error}).") from None
+    return check(parse_json(content, source, refuse_repeated_names=refuse_repeated_names), shape, source)
+
+
+def parse_json(text: str | bytes, where: Path | str, *, refuse_repeated_names: bool = False) -> Any:
+    """What `read_json` does with the content of a file.
+
+    Raises:
+        UserError: The text is not JSON, repeats a name, or is nested deeper than 200 levels.
+    """
 
     def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
         if len(content) < len(pairs):
-            repeated = sorted({name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1})
+            repeated = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
             raise UserError(
-                f"Expected every name once in an object of {source}, but {', '.join(repeated)} is there more often; "
-                "rename or remove one."
+                f"Expected every name once in an object of {where}, but {', '.join(map(shown, repeated[:8]))} is there "
+                "more often; rename or remove one."
             )
         return content
 
     try:
-        hook = each_once if refuse_repeated_names else None
-        return json.loads(source.read_text(encoding="utf-8"), object_pairs_hook=hook)
-    except FileNotFoundError:
-        raise UserError(f"Expected the file {source}, but it does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"Expected JSON in {source}, but it cannot be read ({error}).") from None
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        content = json.loads(text, object_pairs_hook=each_once if refuse_repeated_names else None)
+        _check_depth(content)
+        if "\\ud" in text.lower():
+            # Halves of characters, which can neither be printed nor written.
+            json.dumps(content, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"Expected JSON in {where}, but it cannot be read ({error}).") from None
+    return content
+
+
+def _check_depth(content: Any) -> None:
+    """What is nested deeper fits no file that is meant, and no function that calls itself."""
+    level, depth = [content], 0
+    while level := [part for value in level for part in _parts(value) if isinstance(part, dict | list)]:
+        depth += 1
+        if depth > _DEEPEST_JSON:
+            raise ValueError(f"it is nested deeper than {_DEEPEST_JSON} levels")
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def sha256_of(path: Path | str) -> str:

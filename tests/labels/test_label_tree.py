@@ -77,10 +77,6 @@ def test_refuses_contradictions_in_nested_form():
         LabelTree.from_nested({"a": {"rib": {}, "x": {}}, "b": {"rib": {}, "y": {}}})
     with pytest.raises(module.CycleError, match="a > b > a"):
         LabelTree.from_nested({"a": {"b": {"a": {}, "c": {}}, "d": {}}, "e": {}})
-    with pytest.raises(module.DuplicateNameError, match="'rib'"):
-        LabelTree.from_json('{"a": {"rib": {}, "rib": {}}, "b": {}}')
-    with pytest.raises(module.LabelTreeError, match="cannot be read"):
-        LabelTree.from_json("{")
     with pytest.raises(module.TwoParentsError):
         LabelTree.from_paths([("a", "b"), ("c", "b")])
     with pytest.raises(module.CycleError):
@@ -91,10 +87,8 @@ def test_refuses_contradictions_in_nested_form():
         with pytest.raises(module.UnknownNodeError, match="'leg'"):
             getattr(LabelTree.from_nested(NESTED), query)("leg")
     with pytest.raises(module.LabelTreeError, match="found none"):
-        LabelTree.from_json("{}")
-    with pytest.raises(module.LabelTreeError, match="Expected a JSON object as label tree, but found list"):
-        LabelTree.from_json("[]")
-    with pytest.raises(module.LabelTreeError, match="children of 'a' as a mapping, but found 'rib'"):
+        LabelTree.from_json({})
+    with pytest.raises(module.LabelTreeError, match="children of 'a' as a mapping, .* but found 'rib'"):
         LabelTree.from_nested({"a": "rib", "b": {}})
 
 
@@ -179,16 +173,16 @@ def test_unknown_tree_is_refused_with_the_known_names(tmp_path):
     (tmp_path / "bad.json").write_text('{"a": {"x": {}}, "b": {}}')
     with pytest.raises(module.SingleChildError, match=r"bad\.json"):
         LabelTree.from_file(Path(tmp_path / "bad.json"))
-    (tmp_path / "bytes.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(module.LabelTreeError, match=r"bytes\.json: .*UTF-8"):
-        LabelTree.from_file(tmp_path / "bytes.json")
+    (tmp_path / "twice.json").write_text('{"a": {"rib": {}, "rib": {}}, "b": {}}')
+    with pytest.raises(UserError, match=r"twice\.json, but 'rib' is there more often"):
+        LabelTree.from_file(tmp_path / "twice.json")
 
 
 def test_a_dataset_json_is_a_tree_file_too(tree):
     """``nnUNetv2_ext_info tree`` takes the dataset.json of a collection."""
     dataset_json = {"labels": tree.to_labels() | {"ignore": len(tree)}, "label_tree": tree.to_nested()}
-    assert LabelTree.from_json(json.dumps(dataset_json)) == tree
-    with pytest.raises(UserError, match=r"Expected 'labels' in the dataset\.json"):
+    assert LabelTree.from_json(json.loads(json.dumps(dataset_json))) == tree
+    with pytest.raises(UserError, match=r"as labels in the dataset\.json"):
         LabelTree.from_dataset_json({"label_tree": tree.to_nested()})
 
 
