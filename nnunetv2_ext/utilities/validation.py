@@ -1,14 +1,6 @@
 """What a file from outside must look like, and the sentence for where it does not.
 
-A `Shape` says what one value must be and which parts it has. Each kind of file has one, beside the code that reads it:
-
-Example:
-    >>> ORDER = entries({"labels": mapping_of(integer(1)), "name": text()}, needed=("labels",))
-    >>> check({"labels": {"liver": 5, "spleen": "abc"}}, ORDER, "order.json")
-    Traceback (most recent call last):
-    ...
-    nnunetv2_ext.utilities.errors.UserError: Expected an integer (1 or more) as labels.spleen in order.json, but found
-    'abc'; correct the file or take another.
+A `Shape` says what one value must be and which parts it has; each kind of file has one, beside the code that reads it.
 """
 
 from __future__ import annotations

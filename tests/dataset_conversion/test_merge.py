@@ -328,7 +328,7 @@ REFUSED = {
     ),
     "class twice": (
         lambda a, b: _replace_text(b / "dataset.json", '"labels": {', '"labels": {"spleen": 7, '),
-        r"every name once in an object of .*dataset.json, but spleen is there more often",
+        r"every name once in an object of .*dataset.json, but 'spleen' is there more often",
     ),
     "spacing": (
         lambda a, b: _spoil_label(b, "img0002", lambda label: label, spacing=(1, 1, 2)),

@@ -88,7 +88,7 @@ def test_refuses_contradictions_in_nested_form():
             getattr(LabelTree.from_nested(NESTED), query)("leg")
     with pytest.raises(module.LabelTreeError, match="found none"):
         LabelTree.from_json({})
-    with pytest.raises(module.LabelTreeError, match="children of 'a' as a mapping, .* but found 'rib'"):
+    with pytest.raises(module.LabelTreeError, match=r"children of 'a' as a mapping, .* but found 'rib'"):
         LabelTree.from_nested({"a": "rib", "b": {}})
 
 
