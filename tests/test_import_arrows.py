@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "nnunetv2_ext"
 
 # The permitted pairs of rooms; every room may also import from itself, from `utilities` and from the modules beside it.
-_PARTS = {"architectures", "labels", "images", "resources"}
+_PARTS = {"architectures", "labels", "images", "pages", "resources"}
 MAY_IMPORT = {
     "utilities": set(),
     "resources": set(),
@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "images": {"resources"},
     # Label orders are read from the headers of label maps, too.
     "labels": {"images", "resources"},
+    "pages": set(),
     "checkpoints": _PARTS,
     "dataset_conversion": {"checkpoints"} | _PARTS,
     "experiment_planning": {"checkpoints", "dataset_conversion"} | _PARTS,

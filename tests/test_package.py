@@ -53,6 +53,8 @@ def test_the_wheel_holds_resources_and_the_start_hook(tmp_path):
     assert {
         "nnunetv2_ext.pth",
         "nnunetv2_ext/py.typed",
+        "nnunetv2_ext/pages/templates/page.html",
+        "nnunetv2_ext/pages/templates/style.css",
         "nnunetv2_ext/discovery/nnunetv2_ext_trainers.py",
         "nnunetv2_ext/plans/stunet_totalsegmentator.json",
         "nnunetv2_ext/label_orders/stunet_totalsegmentator.json",

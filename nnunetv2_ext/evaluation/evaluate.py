@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunetv2_ext.evaluation.cases import PredictionFolder, evaluate_case, label_map_files
 from nnunetv2_ext.evaluation.classes import References, read_references
-from nnunetv2_ext.evaluation.page import write_page
+from nnunetv2_ext.evaluation.page import write_evaluation_page
 from nnunetv2_ext.evaluation.summary import CaseMetrics, summarise, write_csv
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import refuse_existing, require_writable, write_json
@@ -109,7 +109,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path | str, title: str, ove
     check_output_folder(folder, overwrite)
     write_json(evaluation.summary, folder / SUMMARY_FILE)
     write_csv(evaluation.cases, evaluation.summary["class_names"], folder / TABLE_FILE)
-    write_page(evaluation.summary, evaluation.cases, evaluation.problems, title, folder / PAGE_FILE)
+    write_evaluation_page(evaluation.summary, evaluation.cases, evaluation.problems, title, folder / PAGE_FILE)
 
 
 def check_output_folder(folder: Path | str, overwrite: bool = False) -> None:
