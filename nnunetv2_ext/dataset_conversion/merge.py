@@ -15,7 +15,8 @@ from nnunetv2_ext.dataset_conversion.merge_inputs import InputDataset, read_inpu
 from nnunetv2_ext.dataset_conversion.merge_plan import MergeOptions, MergePlan, plan_merge
 from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, stratified_splits
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import folder_under_construction, refuse_existing, write_json
+from nnunetv2_ext.utilities.files import refuse_existing, write_json
+from nnunetv2_ext.utilities.folders import folder_under_construction
 from nnunetv2_ext.utilities.parallel import parallel_map
 from nnunetv2_ext.utilities.paths import nnunet_folder, parse_new_dataset_name, refuse_used_id
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,10 @@ from nnunetv2_ext.utilities.validation import Shape, anything, check, shown
 
 _LARGEST_JSON = 1 << 30
 _DEEPEST_JSON = 200
+
+# What `tempfile` puts after a prefix, and the suffixes of temporary files and folders.
+_RANDOM = r"\.[a-z0-9_]{8}\.(old|tmp(\.\w+){0,2})"
+_TEMPORARY = re.compile(r"\..+" + _RANDOM)
 
 
 @contextmanager
@@ -39,82 +42,48 @@ def atomic_path(target: Path | str, check: Callable[[Path], None] | None = None)
     """
     target = Path(target)
     suffixes = "".join(Path(target.name.lstrip(".")).suffixes[-2:])
-    with _writing_in(target.parent):
+    with writing_in(target.parent):
         handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=f".tmp{suffixes}", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         # mkstemp creates files readable by their owner alone; results are to be shared like any other file.
-        temporary.chmod(0o666 & ~_umask())
-        with _disk_errors_named(target, temporary):
+        temporary.chmod(0o666 & ~umask())
+        with disk_errors_named(target, temporary):
             yield temporary
-            _flush(temporary)
+            flush(temporary)
             if check is not None:
                 check(temporary)
             os.replace(temporary, target)
-            _flush(target.parent)
+            flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def folder_under_construction(target: Path | str) -> Iterator[Path]:
-    """Yields a hidden folder beside ``target`` that takes its place when the block succeeds and vanishes when it fails.
+def clear_leftovers(target: Path, inside: bool) -> None:
+    """Removes what killed processes have left of files and folders that were to get their names; nobody may write now.
 
-    An existing ``target`` is replaced, see `refuse_existing`, and there until the new one is complete.
+    A folder that had made way for a new one, which then did not come, gets its name back.
 
-    Raises:
-        UserError: The folder of ``target`` cannot be made or written, there is a file in its place, or the disk takes
-            no more.
+    Args:
+        target: A file or folder.
+        inside: Whether to look within the folder, and not beside the target.
     """
-    target = Path(target)
-    if target.is_symlink():
-        # The folder that it names is replaced, not the link.
-        target = target.resolve()
-    with _writing_in(target.parent):
-        if target.exists() and not target.is_dir():
-            raise FileExistsError
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    try:
-        folder.chmod(0o777 & ~_umask())
-        with _disk_errors_named(target):
-            yield folder
-            for path in (*folder.rglob("*"), folder):
-                if path.is_file() or path.is_dir():
-                    _flush(path)
-            _take_place(folder, target)
-            _flush(target.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    if inside:
+        leftovers = [path for path in target.rglob(".*.tmp*") if _TEMPORARY.fullmatch(path.name)]
+    else:
+        name = re.escape(f".{target.name}")
+        leftovers = [path for path in target.parent.glob(".*") if re.fullmatch(name + _RANDOM, path.name)]
+    for path in leftovers:
+        if path.suffix == ".old" and not target.exists():
+            path.rename(target)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
-def _take_place(folder: Path, target: Path) -> None:
-    """Gives a folder the name of another one, if there is one, which is left behind under the first one's name."""
-    if not target.exists():
-        folder.rename(target)
-    elif not _exchange(folder, target):
-        old = folder.with_suffix(".old")
-        target.rename(old)
-        try:
-            folder.rename(target)
-        except BaseException:
-            old.rename(target)
-            raise
-        old.rename(folder)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two names in one step where system and file system can; tells whether they did."""
-    if sys.platform != "linux":
-        return False
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    at_cwd, rename_exchange = -100, 2
-    return renameat2 is not None and not renameat2(
-        at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), rename_exchange
-    )
-
-
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Returns when a file, or the names in a folder, are on the disk; Windows offers this for files only."""
     on_windows = os.name == "nt"
     if on_windows and path.is_dir():
@@ -131,7 +100,7 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def _disk_errors_named(target: Path, written: Path | None = None) -> Iterator[None]:
+def disk_errors_named(target: Path, written: Path | None = None) -> Iterator[None]:
     """Turns what a full or failing disk raises into a sentence about ``target``.
 
     Libraries have their own exceptions for it, which do not say why; the system is asked by writing on in ``written``.
@@ -159,12 +128,12 @@ def require_writable(folder: Path | str) -> None:
     Raises:
         UserError: The folder cannot be made, or no file in it.
     """
-    with _writing_in(Path(folder)), tempfile.TemporaryFile(dir=folder):
+    with writing_in(Path(folder)), tempfile.TemporaryFile(dir=folder):
         pass
 
 
 @contextmanager
-def _writing_in(folder: Path) -> Iterator[None]:
+def writing_in(folder: Path) -> Iterator[None]:
     """Makes the folder; what fails there or in the block is the user's to mend, who chose the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,10 +149,11 @@ def _writing_in(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def umask() -> int:
+    """The permissions that the user wants new files to lack; `tempfile` ignores them."""
+    wanted = os.umask(0)
+    os.umask(wanted)
+    return wanted
 
 
 def write_json(content: Any, target: Path | str) -> None:
