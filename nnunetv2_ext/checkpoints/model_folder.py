@@ -73,10 +73,8 @@ def write_model_folder(
     dataset_json = dataset_json_for_model_folder(checkpoint)
     trainer = trainer or checkpoint.fitting_trainer
     folder = Path(results) / dataset / f"{trainer}__{plans['plans_name']}__{configuration}"
-    joins = folder.exists() and not overwrite
-    if joins:
-        _check_fold_can_join(folder, fold, plans, dataset_json)
-    require_writable(folder.parent)
+    # The folder of an imported fold's own model may well hold others.
+    refuse_overlap([checkpoint.path], folder)
     content = {
         # With every name of every tensor: stock nnU-Net loads strictly.
         "network_weights": checkpoint.build_network().state_dict(),
@@ -92,24 +90,18 @@ def write_model_folder(
         "imported_with": f"nnunetv2-ext {nnunetv2_ext.__version__}",
         "notes": checkpoint.notes,
     }
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
-        new = Path(name) / folder.name
-        (new / f"fold_{fold}").mkdir(parents=True)
-        torch.save(content, new / f"fold_{fold}" / CHECKPOINT_NAME)
+    with output_lock(folder):
+        joins = folder.exists() and not overwrite
         if joins:
-            provenance = read_json(folder / PROVENANCE_NAME)
-            provenance["folds"][str(fold)] = record
-            (new / f"fold_{fold}").rename(folder / f"fold_{fold}")
-            write_json(provenance, folder / PROVENANCE_NAME)
-        else:
-            write_json(plans, new / "plans.json")
-            write_json(dataset_json, new / "dataset.json")
-            write_json({"folds": {str(fold): record}}, new / PROVENANCE_NAME)
-            if checkpoint.preprocessing_profile is not None:
-                write_json(checkpoint.preprocessing_profile, new / PROFILE_NAME)
-            if folder.exists():
-                shutil.move(folder, Path(name) / "replaced")
-            new.rename(folder)
+            _check_fold_can_join(folder, fold, plans, dataset_json)
+        new_fold = folder / f"fold_{fold}" if joins else folder
+        with folder_under_construction(new_fold, overwrite=overwrite) as new:
+            if not joins:
+                new /= f"fold_{fold}"
+                
+            with atomic_path(new / CHECKPOINT_NAME) as temporary:
+                torch.save(content, temporary)
+            
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from nnunetv2_ext.dataset_conversion.duplicates import DuplicateGroup, find_dupl
 from nnunetv2_ext.dataset_conversion.merge_case import MergedCase, MergeJob, merge_case
 from nnunetv2_ext.dataset_conversion.merge_inputs import InputDataset, read_input_dataset
 from nnunetv2_ext.dataset_conversion.merge_plan import MergeOptions, MergePlan, plan_merge
-from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, stratified_splits
+from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, offer_splits, stratified_splits
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import refuse_existing, write_json
 from nnunetv2_ext.utilities.folders import folder_under_construction
@@ -79,13 +80,13 @@ def merge_datasets(
     refuse_existing(target, overwrite)
     refuse_used_id(full_name)
     inputs = [read_input_dataset(argument) for argument in datasets]
-    if any(dataset.folder.resolve() == target.resolve() for dataset in inputs):
-        raise UserError(f"{full_name} cannot be merged into itself; choose another ID and name.")
     plan = plan_merge(inputs, options or MergeOptions())
     endings = {dataset.file_ending for dataset in inputs}
     # Where the inputs differ, the ones that are not compressed NIfTI are rewritten.
     file_ending = endings.pop() if len(endings) == 1 else ".nii.gz"
-    with folder_under_construction(target) as folder:
+    with folder_under_construction(
+        target, overwrite=overwrite, sources=[dataset.folder for dataset in inputs]
+    ) as folder:
         for part in ("imagesTr", "labelsTr"):
             (folder / part).mkdir()
         merged = _merge_cases(inputs, plan, folder, file_ending, copy, processes, progress)
@@ -100,7 +101,7 @@ def merge_datasets(
             write_json(splits, folder / SPLITS_FILE)
     result = MergeResult(target, plan, tuple(duplicates), splits, placed)
     _say(result, source_of)
-    _hand_over_splits(result)
+    _hand_over_splits(result, overwrite)
     return result
 
 
@@ -213,16 +214,14 @@ def _say(result: MergeResult, source_of: Mapping[str, str]) -> None:
         logger.warning("The same image %s (%s), kept in one fold: %s", across, sameness, ", ".join(group.cases))
 
 
-def _hand_over_splits(result: MergeResult) -> None:
+def _hand_over_splits(result: MergeResult, overwrite: bool) -> None:
     """Writes the splits where stock nnU-Net reads them, or says what is missing for that."""
     if not result.splits:
         logger.warning("All cases are one group, so there is nothing to split; train with fold 'all'.")
         return
     if len(result.splits) < 5:
         logger.warning("There are too few cases for 5 folds; wrote %d.", len(result.splits))
-    try:
-        preprocessed = nnunet_folder("nnUNet_preprocessed") / result.folder.name
-    except UserError:
+    if not os.environ.get("nnUNet_preprocessed", "").strip():
         logger.warning(
             "nnUNet_preprocessed is not set; copy %s to nnUNet_preprocessed/%s before training, else nnU-Net draws its "
             "own folds.",
@@ -230,4 +229,4 @@ def _hand_over_splits(result: MergeResult) -> None:
             result.folder.name,
         )
         return
-    write_json(result.splits, preprocessed / SPLITS_FILE)
+    offer_splits(result.folder, overwrite)

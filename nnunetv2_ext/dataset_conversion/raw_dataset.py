@@ -12,7 +12,7 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,20 @@ from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.duplicates import DuplicateGroup, find_duplicates
 from nnunetv2_ext.dataset_conversion.findings import ERROR, Finding, severity
 from nnunetv2_ext.dataset_conversion.layout import Case
-from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, stratified_splits
+from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, offer_splits, stratified_splits
 from nnunetv2_ext.images.volumes import read_volume, write_volume
 from nnunetv2_ext.labels.atoms import AtomTable, Combination, EncodedMasks
 from nnunetv2_ext.labels.label_order import BACKGROUND, LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json, require_writable, write_json
+from nnunetv2_ext.utilities.files import clear_leftovers, read_json, require_writable, write_json
+from nnunetv2_ext.utilities.folders import folder_under_construction, refuse_overlap
+from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.parallel import parallel_map
 from nnunetv2_ext.utilities.paths import refuse_used_id
 
 _logger = logging.getLogger(__name__)
 
 REPORT = "conversion_report.json"
-_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,30 @@ def convert_dataset(
         converter: Knows the source.
         folder: ``<nnUNet_raw>/DatasetXXX_Name``.
         num_processes: Cases converted at the same time; memory is that of so many cases.
-        overwrite: Delete what is in ``folder``.
+        overwrite: Replace an existing ``folder`` when the new one is complete.
         progress: Show a progress bar.
 
     Raises:
-        UserError: The source does not have the expected layout, ``folder`` holds something else, or no case could be
-            converted.
+        UserError: The source does not have the expected layout or overlaps with ``folder``, that holds something else,
+            another run writes it, or no case could be converted.
     """
+    refuse_overlap([converter.source], folder)
+    refuse_used_id(folder.name)
+    arguments = (folder.name, num_processes, progress)
+    with output_lock(folder):
+        if overwrite and folder.exists():
+            with folder_under_construction(folder) as new:
+                result = replace(_convert(converter, new, *arguments), folder=folder)
+        else:
+            result = _convert(converter, folder, *arguments)
+        if os.environ.get("nnUNet_preprocessed", "").strip():
+            offer_splits(folder)
+    return result
+
+
+def _convert(
+    converter: DatasetConverter, folder: Path, name: str, num_processes: int, progress: bool
+) -> ConversionResult:
     cases = converter.cases()
     _check_identifiers(cases, converter.name)
     # Whatever is wrong with the classes is said now and not after hours.
@@ -96,11 +114,11 @@ def convert_dataset(
     if converter.options.regions:
         region_labels(order)
     settings = _settings(converter)
-    known = _open(folder, settings, overwrite)
+    known = _open(folder, settings)
     complete = _trusted(known, cases, converter, folder)
     waiting = [case for case in cases if case.identifier not in complete]
     if complete:
-        _logger.info("Going on with %s: %d of %d cases are complete.", folder.name, len(complete), len(cases))
+        _logger.info("Going on with %s: %d of %d cases are complete.", name, len(complete), len(cases))
     records = dict(complete)
     jobs = [Job(converter, case, folder) for case in waiting]
     for outcome in parallel_map(
@@ -121,7 +139,7 @@ def convert_dataset(
             f"{result.failed[0].findings[-1].message}"
         )
     table = _fix_overlaps(converter, result.converted, folder, num_processes, progress)
-    _write_descriptions(converter, result, settings, table, groups)
+    _write_descriptions(converter, result, name, settings, table, groups)
     shutil.rmtree(folder / WORK)
     return result
 
@@ -193,11 +211,8 @@ def _settings(converter: DatasetConverter) -> dict[str, Any]:
     }
 
 
-def _open(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, CaseRecord]:
+def _open(folder: Path, settings: dict[str, Any]) -> dict[str, CaseRecord]:
     """Makes the folder ready and returns the records of an earlier conversion with the same settings."""
-    refuse_used_id(folder.name)
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
     work, report = folder / WORK, folder / REPORT
     records: dict[str, CaseRecord] = {}
     if folder.exists() and any(folder.iterdir()):
@@ -217,9 +232,7 @@ def _open(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, 
     require_writable(folder)
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(exist_ok=True)
-    for name in _FOLDERS:
-        for leftover in (folder / name).glob(".*.tmp*"):
-            leftover.unlink()
+    clear_leftovers(folder, inside=True)
     write_json(settings, work / "settings.json")
     return records
 
@@ -316,6 +329,7 @@ def _relabel(job: _Relabelling) -> None:
 def _write_descriptions(
     converter: DatasetConverter,
     result: ConversionResult,
+    name: str,
     settings: dict[str, Any],
     table: AtomTable | None,
     groups: Sequence[DuplicateGroup],
@@ -325,11 +339,10 @@ def _write_descriptions(
     splits = _splits(training, groups)
     if splits:
         write_json(splits, folder / SPLITS_FILE)
-        _offer_splits(splits, folder)
     write_json(_report(result, settings), folder / REPORT)
     # Last, because nnU-Net takes a folder with a dataset.json for complete.
-    names = [record.identifier for record in training]
-    write_json(dataset_json(converter, folder.name, names, table), folder / "dataset.json")
+    cases = [record.identifier for record in training]
+    write_json(dataset_json(converter, name, cases, table), folder / "dataset.json")
 
 
 def _splits(training: Sequence[CaseRecord], groups: Sequence[DuplicateGroup]) -> Splits:
@@ -351,19 +364,6 @@ def _splits(training: Sequence[CaseRecord], groups: Sequence[DuplicateGroup]) ->
     return [
         {"train": [name for name in names if name not in held_out], "val": sorted(held_out)} for held_out in validation
     ]
-
-
-def _offer_splits(splits: Splits, folder: Path) -> None:
-    """Puts the splits where nnU-Net's trainer looks for them, unless there are some already."""
-    preprocessed = os.environ.get("nnUNet_preprocessed", "").strip()
-    target = Path(preprocessed) / folder.name / SPLITS_FILE
-    if not preprocessed:
-        return
-    if not target.exists():
-        write_json(splits, target)
-        _logger.info("The splits of the source are in %s.", target)
-    elif read_json(target) != splits:
-        _logger.warning("%s has other splits than the source; remove it to use those in %s.", target, folder)
 
 
 def _report(result: ConversionResult, settings: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from nnunetv2_ext.utilities.files import read_json, write_json
 from nnunetv2_ext.utilities.paths import nnunet_folder
@@ -79,11 +80,16 @@ def bring_splits(dataset: str) -> bool:
     """
     if not os.environ.get("nnUNet_raw", "").strip():
         return False
-    raw = nnunet_folder("nnUNet_raw") / dataset / SPLITS_FILE
-    preprocessed = nnunet_folder("nnUNet_preprocessed") / dataset / SPLITS_FILE
+    return offer_splits(nnunet_folder("nnUNet_raw") / dataset)
+
+
+def offer_splits(raw_dataset: Path, overwrite: bool = False) -> bool:
+    """As `bring_splits`, for a folder, and in place of other splits if they may be overwritten."""
+    raw = raw_dataset / SPLITS_FILE
+    preprocessed = nnunet_folder("nnUNet_preprocessed") / raw_dataset.name / SPLITS_FILE
     if not raw.is_file():
         return False
-    if preprocessed.is_file():
+    if preprocessed.is_file() and not overwrite:
         if read_json(raw) != read_json(preprocessed):
             logger.warning(
                 "%s differs from %s and is kept; delete it to take the raw dataset's splits.", preprocessed, raw

@@ -397,7 +397,7 @@ def test_names_that_collide_are_refused(three_sources, make_raw_dataset, tiny_ca
         merge_datasets(["3"], 9, "Other", progress=False)
     with pytest.raises(UserError, match="exists already"):
         merge_datasets(["3"], 9, "Spleen", progress=False)
-    with pytest.raises(UserError, match="cannot be merged into itself"):
+    with pytest.raises(UserError, match="overlap; choose another place"):
         merge_datasets(["9"], 9, "Spleen", overwrite=True, progress=False)
     make_raw_dataset("Dataset020_Liver_liver", {"background": 0, "a": 1}, {"0": tiny_case(77, [1])})
     with pytest.raises(UserError, match=r"case name\(s\) Liver_liver_0 occur in more than one"):

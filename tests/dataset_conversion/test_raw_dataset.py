@@ -201,11 +201,12 @@ def test_an_interrupted_conversion_goes_on(source, convert, monkeypatch):
         return real(job)
 
     monkeypatch.setattr(raw_dataset, "convert_case", stop_at_the_third)
+    shutil.rmtree(whole.folder)
     with pytest.raises(KeyboardInterrupt):
-        convert(overwrite=True)
+        convert()
     assert not (whole.folder / "dataset.json").exists()
     # What a killed process leaves behind must not be taken for a case.
-    (whole.folder / "labelsTr" / ".c.nii.gz.x.tmp.nii.gz").write_bytes(b"half")
+    (whole.folder / "labelsTr" / ".c.nii.gz.ab_12xyz.tmp.nii.gz").write_bytes(b"half")
     monkeypatch.setattr(raw_dataset, "convert_case", lambda job: calls.append(job.case.identifier) or real(job))
     calls.clear()
     result = convert()
