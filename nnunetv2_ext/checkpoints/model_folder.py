@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
-import tempfile
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,9 @@ from nnunetv2_ext.checkpoints.plans_v1 import CONFIGURATION_DEFAULTS
 from nnunetv2_ext.checkpoints.raw import resolve_configuration
 from nnunetv2_ext.labels.channels import BACKGROUND, channel_names, has_regions
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json, require_writable, sha256_of, write_json
+from nnunetv2_ext.utilities.files import atomic_path, read_json, sha256_of, write_json
+from nnunetv2_ext.utilities.folders import folder_under_construction
+from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.paths import refuse_used_id
 
 logger = logging.getLogger(__name__)
@@ -73,35 +73,44 @@ def write_model_folder(
     dataset_json = dataset_json_for_model_folder(checkpoint)
     trainer = trainer or checkpoint.fitting_trainer
     folder = Path(results) / dataset / f"{trainer}__{plans['plans_name']}__{configuration}"
-    # The folder of an imported fold's own model may well hold others.
-    refuse_overlap([checkpoint.path], folder)
-    content = {
-        # With every name of every tensor: stock nnU-Net loads strictly.
-        "network_weights": checkpoint.build_network().state_dict(),
-        "trainer_name": trainer,
-        "init_args": {"plans": plans, "configuration": configuration, "fold": fold, "dataset_json": dataset_json},
-        "inference_allowed_mirroring_axes": checkpoint.inference_allowed_mirroring_axes,
-    }
-    record = {
-        "source": source or checkpoint.path.name,
-        "sha256": sha256_of(checkpoint.path),
-        "format": checkpoint.format,
-        "network": str(checkpoint.architecture),
-        "imported_with": f"nnunetv2-ext {nnunetv2_ext.__version__}",
-        "notes": checkpoint.notes,
-    }
     with output_lock(folder):
         joins = folder.exists() and not overwrite
         if joins:
             _check_fold_can_join(folder, fold, plans, dataset_json)
-        new_fold = folder / f"fold_{fold}" if joins else folder
-        with folder_under_construction(new_fold, overwrite=overwrite) as new:
-            if not joins:
-                new /= f"fold_{fold}"
-                
-            with atomic_path(new / CHECKPOINT_NAME) as temporary:
+        target = folder / f"fold_{fold}" if joins else folder
+        with folder_under_construction(target, overwrite=overwrite, sources=[checkpoint.path]) as new:
+            content = {
+                # With every name of every tensor: stock nnU-Net loads strictly.
+                "network_weights": checkpoint.build_network().state_dict(),
+                "trainer_name": trainer,
+                "init_args": {
+                    "plans": plans,
+                    "configuration": configuration,
+                    "fold": fold,
+                    "dataset_json": dataset_json,
+                },
+                "inference_allowed_mirroring_axes": checkpoint.inference_allowed_mirroring_axes,
+            }
+            record = {
+                "source": source or checkpoint.path.name,
+                "sha256": sha256_of(checkpoint.path),
+                "format": checkpoint.format,
+                "network": str(checkpoint.architecture),
+                "imported_with": f"nnunetv2-ext {nnunetv2_ext.__version__}",
+                "notes": checkpoint.notes,
+            }
+            new_fold = new if joins else new / f"fold_{fold}"
+            with atomic_path(new_fold / CHECKPOINT_NAME) as temporary:
                 torch.save(content, temporary)
-            
+            if not joins:
+                write_json(plans, new / "plans.json")
+                write_json(dataset_json, new / "dataset.json")
+                if checkpoint.preprocessing_profile is not None:
+                    write_json(checkpoint.preprocessing_profile, new / PROFILE_NAME)
+                write_json({"folds": {str(fold): record}}, new / PROVENANCE_NAME)
+        if joins:
+            provenance = read_json(folder / PROVENANCE_NAME)
+            write_json({**provenance, "folds": {**provenance["folds"], str(fold): record}}, folder / PROVENANCE_NAME)
     return folder
 
 

@@ -29,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--list", action="store_true", help="list the datasets; with NAME, the layout it expects")
     parser.add_argument("--dry_run", action="store_true", help="only look for the cases and say what was found")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset of this name when the new one is complete")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an existing dataset of this name by the complete new one",
+    )
     parser.add_argument("--copy_images", action="store_true", help="rewrite all images instead of linking")
     parser.add_argument("--resample_labels", action="store_true", help="resample labels whose grid is not the image's")
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")

@@ -23,6 +23,8 @@ from nnunetv2_ext.labels.label_tree import LabelTree
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
 from nnunetv2_ext.utilities.files import atomic_path, read_json, refuse_existing, write_json
+from nnunetv2_ext.utilities.folders import refuse_overlap
+from nnunetv2_ext.utilities.locks import output_lock
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +77,17 @@ def export_network(
             f"Expected a file that ends with {FILE_FORMATS[file_format]} for --format {file_format}, but got {target}, "
             "which other software would take for another format."
         )
-    refuse_existing(target, overwrite)
-    model = read_single_fold(model_folder, fold, checkpoint_name)
-    window = example_window(model)
-    with atomic_path(target) as temporary:
-        run = _WRITERS[file_format](Plain(model.networks[0]), window, temporary)
-        difference = check_agreement(run, model.networks[0], example_window(model, seed=1), target)
-    write_json({**describe_model(model), "format": file_format}, target.with_name(target.name + ".metadata.json"))
+    metadata = target.with_name(target.name + ".metadata.json")
+    refuse_overlap([model_folder], target)
+    with output_lock(target):
+        for file in (target, metadata):
+            refuse_existing(file, overwrite)
+        model = read_single_fold(model_folder, fold, checkpoint_name)
+        window = example_window(model)
+        with atomic_path(target) as temporary:
+            run = _WRITERS[file_format](Plain(model.networks[0]), window, temporary)
+            difference = check_agreement(run, model.networks[0], example_window(model, seed=1), target)
+        write_json({**describe_model(model), "format": file_format}, metadata)
     logger.info("%s agrees with the network to %.1e.", target, difference)
     return target
 

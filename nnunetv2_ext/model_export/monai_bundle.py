@@ -8,7 +8,6 @@ imported from a MONAI bundle becomes a bundle again that does what the first one
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,11 @@ from nnunetv2_ext.model_export.formats import (
 )
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
-from nnunetv2_ext.utilities.files import refuse_existing, require_writable, write_json
+from nnunetv2_ext.utilities.files import write_json
+from nnunetv2_ext.utilities.folders import folder_under_construction
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+_METADATA = "configs/metadata.json"
 
 
 def export_monai_bundle(
@@ -50,7 +51,7 @@ def export_monai_bundle(
         target: The bundle's folder.
         fold: Which fold; the first one by default.
         checkpoint_name: Which checkpoint of the fold.
-        overwrite: Replace files of an existing folder.
+        overwrite: Replace an existing bundle.
 
     Returns:
         The folder.
@@ -60,15 +61,14 @@ def export_monai_bundle(
             does not agree with the original one.
     """
     target = Path(target)
-    refuse_existing(target, overwrite)
-    require_writable(target.parent)
-    require_extra("monai", "The format monai_bundle")
-    model = read_single_fold(model_folder, fold, checkpoint_name)
-    _refuse_what_a_bundle_cannot_say(model)
-    window = example_window(model)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
-        new = Path(name) / target.name
-        (new / "models").mkdir(parents=True)
+    if target.is_dir() and any(target.iterdir()) and not (target / _METADATA).is_file():
+        raise UserError(f"Expected a bundle or nothing at {target}, but it holds something else; choose another place.")
+    with folder_under_construction(target, overwrite=overwrite, sources=[model_folder]) as new:
+        require_extra("monai", "The format monai_bundle")
+        model = read_single_fold(model_folder, fold, checkpoint_name)
+        _refuse_what_a_bundle_cannot_say(model)
+        window = example_window(model)
+        (new / "models").mkdir()
         trace(InMonaisOrder(model.networks[0]), window.permute(0, 1, 4, 3, 2), new / "models" / "model.ts")
         traced = load_traced(new / "models" / "model.ts")
         check_agreement(
@@ -77,11 +77,8 @@ def export_monai_bundle(
             example_window(model, seed=1),
             target,
         )
-        write_json(_metadata(model), new / "configs" / "metadata.json")
+        write_json(_metadata(model), new / _METADATA)
         write_json(_inference(model), new / "configs" / "inference.json")
-        if target.exists():
-            target.rename(Path(name) / "replaced")
-        new.rename(target)
     return target
 
 
