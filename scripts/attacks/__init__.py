@@ -1,0 +1,1 @@
+"""Tries to make the commands of this package run code, write elsewhere, lose data, hang or crash; see `attack.py`."""

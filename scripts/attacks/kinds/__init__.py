@@ -1,0 +1,1 @@
+"""The kinds of hostile files and faults, one room per file."""

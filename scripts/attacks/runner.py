@@ -1,0 +1,139 @@
+"""Runs tries, two at a time, and collects what became of them."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attacks.client import Process, Server
+from attacks.judge import judge, judge_files
+from attacks.sandbox import Sandbox, snapshot
+from attacks.table import Try
+
+PARALLEL = 2
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a try.
+
+    Attributes:
+        attempt: The try.
+        problems: What was wrong; nothing if it held.
+        seconds: How long it took.
+        words: The command of the first example that did not hold.
+        output: The end of what that command printed.
+    """
+
+    attempt: Try
+    problems: tuple[str, ...]
+    seconds: float
+    words: str = ""
+    output: str = ""
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing was wrong."""
+        return not self.problems
+
+
+class Runner:
+    """Runs tries in sandboxes.
+
+    Args:
+        server: Forks the commands.
+        scratch: Folder for the sandboxes.
+        library: The good files.
+        keep: Whether the sandboxes of failed tries are kept.
+        deadline: `time.monotonic` after which nothing new is tried.
+    """
+
+    def __init__(self, server: Server, scratch: Path, library: Path, keep: bool, deadline: float) -> None:
+        self.server = server
+        self.tries = scratch / "tries"
+        self.tries.mkdir()
+        self.library = library
+        self.keep = keep
+        self.deadline = deadline
+        self._numbers = itertools.count()
+
+    def run_all(self, tries: Sequence[Try]) -> Iterator[Result]:
+        """Runs all of them; yields results as they come."""
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            futures = [pool.submit(self.run, attempt) for attempt in tries]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def run(self, attempt: Try) -> Result:
+        """Runs one try, all its examples."""
+        began = time.monotonic()
+        for set_up in attempt.examples:
+            if time.monotonic() > self.deadline:
+                return Result(attempt, ("there was no time left to try it",), 0.0)
+            box = self.sandbox()
+            argv: Sequence[str] = ()
+            problems: list[str] = []
+            try:
+                argv = list(set_up(box))
+                problems = self._run_example(attempt, box, argv)
+                if problems:
+                    words = shlex.join([f"nnUNetv2_ext_{attempt.command}", *argv])
+                    output = box.log.read_text(errors="replace")[-3000:] if box.log.exists() else ""
+                    return Result(attempt, tuple(dict.fromkeys(problems)), time.monotonic() - began, words, output)
+            finally:
+                if not (problems and self.keep):
+                    box.remove()
+        return Result(attempt, (), time.monotonic() - began)
+
+    def sandbox(self) -> Sandbox:
+        """A fresh one."""
+        return Sandbox(self.tries / f"{next(self._numbers):05d}", self.library)
+
+    def start(self, box: Sandbox, attempt: Try, argv: Sequence[str], **options: Any) -> Process:
+        """Starts the command of a try in a sandbox."""
+        further = {**attempt.options, **options}
+        environment = {**box.environment, **further.pop("environment", {})}
+        command = further.pop("command", attempt.command)
+        settings = {"seconds": 10 * attempt.seconds, "log": box.log, "environment": environment, "folder": box.root}
+        return self.server.start(command, argv, **{**settings, **further})
+
+    def _run_example(self, attempt: Try, box: Sandbox, argv: Sequence[str]) -> list[str]:
+        before = snapshot(box.root)
+        if attempt.driver is not None:
+            problems = list(attempt.driver(Stage(self, attempt, box, argv), box))
+            return problems + judge_files(box, before, attempt.expect.targets)
+        process = self.start(box, attempt, argv)
+        process.wait_or_end(attempt.seconds)
+        return judge(box, process, before, attempt.expect)
+
+
+@dataclass
+class Stage:
+    """What a driver works with: the arguments, and how commands are started with them.
+
+    Attributes:
+        runner: Starts commands.
+        attempt: The try.
+        box: Its sandbox.
+        argv: What its set-up returned.
+    """
+
+    runner: Runner
+    attempt: Try
+    box: Sandbox
+    argv: Sequence[str]
+
+    def start(self, argv: Sequence[str] | None = None, log: str = "", **options: Any) -> Process:
+        """Starts the command (or another), with its own log where several run at once."""
+        if log:
+            options["log"] = self.box.root.with_suffix(f"{log}.log")
+        return self.runner.start(self.box, self.attempt, self.argv if argv is None else argv, **options)
