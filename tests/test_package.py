@@ -41,6 +41,41 @@ def test_interpreter_start_sets_the_variable_and_imports_nothing_heavy():
     assert printed[1] == "set()"
 
 
+@pytest.mark.parametrize(
+    ("argv", "variable", "mode", "rest"),
+    [
+        (["/x/nnUNetv2_predict", "-i", "a", "--mode", "fast", "-o", "b"], None, "fast", ["-i", "a", "-o", "b"]),
+        (["nnUNetv2_predict_from_modelfolder", "--mode=fastest"], None, "fastest", []),
+        (["C:/x/nnUNetv2_predict.exe", "--mode"], None, "", []),
+        (["nnUNetv2_predict", "--mode", "fast"], "accurate", "fast", []),
+        (["nnUNetv2_predict", "-i", "a"], "accurate", "accurate", ["-i", "a"]),
+        (["nnUNetv2_predict", "-i", "a"], None, None, ["-i", "a"]),
+        (["nnUNetv2_train", "--mode", "fast"], None, None, ["--mode", "fast"]),
+        (["TotalSegmentator", "--mode", "x"], "fast", "fast", ["--mode", "x"]),
+        ([], " ", None, []),
+    ],
+)
+def test_the_mode_is_taken_from_stock_commands_and_from_the_environment(argv, variable, mode, rest):
+    environment = {} if variable is None else {autoload.MODE_VARIABLE: variable}
+    argv = list(argv)
+    assert autoload.take_mode(argv, environment) == mode
+    assert argv[1:] == rest
+
+
+@pytest.mark.parametrize(("variable", "finders"), [(None, 0), ("fast", 1)])
+def test_nothing_is_hooked_unasked_and_nothing_twice(variable, finders):
+    code = (
+        "import sys, nnunetv2_ext.autoload as autoload; autoload.hook(); autoload.hook(); "
+        "print(sum(type(finder).__name__ == '_AfterImport' for finder in sys.meta_path), "
+        "{'torch', 'numpy', 'nnunetv2'} & set(sys.modules))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != autoload.MODE_VARIABLE}
+    environment |= {} if variable is None else {autoload.MODE_VARIABLE: variable}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split("\n")[0] == f"{finders} set()"
+    assert not result.stderr
+
+
 def test_the_wheel_holds_resources_and_the_start_hook(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],

@@ -6,6 +6,7 @@ bring theirs (another orientation, another intensity rule) as another object wit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -124,26 +125,55 @@ class NnunetPreprocessing:
         if turn is not None:
             channels, spacing = turn.forward(channels), turn.reorder(spacing)
             segmentation = turn.forward(segmentation) if segmentation is not None else None
+        data, properties = self.run("run_case_npy", channels, segmentation, {"spacing": list(spacing)})
+        return self.of_preprocessed(torch.from_numpy(data), properties, turn)
+
+    def run(
+        self, method: str, image: Any, previous_stage: Any, *properties: dict[str, Any]
+    ) -> tuple[Float32[np.ndarray, "channels z y x"], dict[str, Any]]:
+        """Calls nnU-Net's preprocessor.
+
+        Args:
+            method: Its ``run_case`` or ``run_case_npy``.
+            image: What the method takes: files, or an array ``(channels, z, y, x)``.
+            previous_stage: The label map of the previous stage likewise, which is stacked on the image; or None.
+            *properties: With ``run_case_npy``: what is known of the image.
+
+        Returns:
+            The network's input, and what the preprocessor remembers of the image.
+        """
         model = self._model
-        configuration = self._without_mask if segmentation is None else self._configuration
+        configuration = self._without_mask if previous_stage is None else self._configuration
         preprocessor = configuration.preprocessor_class(verbose=False)
-        data, segmentation, properties = preprocessor.run_case_npy(
-            channels, segmentation, {"spacing": list(spacing)}, model.plans, configuration, model.dataset_json
+        data, labels, remembered = getattr(preprocessor, method)(
+            image, previous_stage, *properties, model.plans, configuration, model.dataset_json
         )
         if previous_stage is not None:
-            one_hot = convert_labelmap_to_one_hot(segmentation[0], model.labels.foreground_labels, data.dtype)
-            data = np.vstack((data, one_hot))
-        image_spacing = tuple(float(spacing[axis]) for axis in model.plans.transpose_forward)
-        network_spacing = tuple(float(value) for value in configuration.spacing)
+            data = np.vstack((data, convert_labelmap_to_one_hot(labels[0], model.labels.foreground_labels, data.dtype)))
+        return np.ascontiguousarray(data, dtype=np.float32), remembered
+
+    def of_preprocessed(
+        self, data: Float32[torch.Tensor, "channels z y x"], properties: Mapping[str, Any], turn: AxisTurn | None = None
+    ) -> Prepared:
+        """What nnU-Net's preprocessor made of an image, ready for the network and for the way back.
+
+        Args:
+            data: The network's input.
+            properties: What the preprocessor remembers.
+            turn: How the image was turned before.
+        """
+        model = self._model
+        image_spacing = tuple(float(properties["spacing"][axis]) for axis in model.plans.transpose_forward)
+        network_spacing = tuple(float(value) for value in self._configuration.spacing)
         if len(network_spacing) == 2:
             network_spacing = (image_spacing[0], *network_spacing)
         shape = properties["shape_after_cropping_and_before_resampling"]
         return Prepared(
-            data=torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)),
+            data=data,
             spacing=network_spacing,
             image_shape=(int(shape[0]), int(shape[1]), int(shape[2])),
             image_spacing=image_spacing,
-            content=self._content(data, model.image_channels) if self._find_content else None,
+            content=self._content(data.numpy(), model.image_channels) if self._find_content else None,
             placement={
                 "shape": properties["shape_before_cropping"],
                 "box": tuple(slice(*edges) for edges in properties["bbox_used_for_cropping"]),
