@@ -36,6 +36,15 @@ def threads_of_torch():
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+@pytest.fixture(autouse=True)
+def no_single_workers(monkeypatch):
+    """Lets ``-np 1`` work in the process of the tests: a spawned one would import everything anew, for every call."""
+    executors = sys.modules.get("nnunetv2_ext.utilities.parallel")
+    if executors:
+        workers, this = executors.WorkerProcesses, executors.ThisProcess
+        monkeypatch.setattr(executors, "WorkerProcesses", lambda number: this() if number == 1 else workers(number))
+
+
 @pytest.fixture
 def nnunet_folders(tmp_path, monkeypatch):
     """Empty nnUNet_raw, nnUNet_preprocessed and nnUNet_results, set in the environment; returns their parent."""

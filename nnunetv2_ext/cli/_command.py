@@ -9,14 +9,26 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from nnunetv2_ext.utilities.errors import UserError, disk_error
 
 EXIT_BATCH_HAD_FAILURES = 1
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
+"""Added to the number of the signal that ended a command, as shells do: 130 after Ctrl-C, 143 after SIGTERM."""
+
+# Batch systems end jobs with SIGTERM, terminals that close with SIGHUP, and Windows has a Ctrl-Break.
+_ENDING_SIGNALS = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")]
+
+
+class _EndedBySignal(KeyboardInterrupt):
+    """Ctrl-C and the other signals that end a command: whatever tidies up after one does so after all."""
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -49,13 +61,14 @@ def run_command(
 
     Returns:
         What ``run`` returned (``None`` counts as 0); 2 with a sentence, after a `UserError` or on a full disk; 130
-        after Ctrl-C. Any other exception is a defect of this package and keeps its traceback.
+        after Ctrl-C, 143 after SIGTERM. Any other exception is a defect of this package and keeps its traceback.
     """
     arguments = parser.parse_args(argv)
     level = logging.DEBUG if arguments.verbose else logging.WARNING if arguments.quiet else logging.INFO
     _set_up_logging(level)
     try:
-        code = run(arguments) or 0
+        with _orderly_ends():
+            code = run(arguments) or 0
         # Here, so that an output that cannot be written is told as any other.
         sys.stdout.flush()
         return code
@@ -72,9 +85,34 @@ def run_command(
         print(f"{parser.prog}: {sentence}", file=sys.stderr)
         _flush_or_silence_stdout()
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as end:
+        number = signal.Signals(end.args[0] if isinstance(end, _EndedBySignal) else signal.SIGINT)
+        print(f"{parser.prog}: ended by {number.name}.", file=sys.stderr)
+        return EXIT_SIGNAL + number
+
+
+@contextmanager
+def _orderly_ends() -> Iterator[None]:
+    """Makes exceptions of the signals that end a command, so that it removes what is half-written and ends workers."""
+    before = {number: signal.getsignal(number) for number in _ENDING_SIGNALS}
+
+    def end(number: int, _: FrameType | None) -> None:
+        # Nothing but an impatient Ctrl-C disturbs the tidying up.
+        for each in handled:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_IGN)
+        raise _EndedBySignal(number)
+
+    # nohup lets SIGHUP be ignored; only the main thread may handle signals.
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handled = [number for number, handler in before.items() if in_main_thread and handler in usual]
+    for number in handled:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 def _flush_or_silence_stdout() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -196,13 +195,7 @@ def _run(arguments: argparse.Namespace) -> int:
         part_id=arguments.part_id,
         progress_bar=not (arguments.quiet or arguments.disable_progress_bar),
     )
-    run = PredictionRun(predictor, arguments.i, arguments.o, options)
-    # Batch systems end jobs with SIGTERM, which would kill the process with files half written.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        outcome = run.run()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    outcome = PredictionRun(predictor, arguments.i, arguments.o, options).run()
     return EXIT_BATCH_HAD_FAILURES if outcome.failures else 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -108,19 +107,26 @@ class Job:
     case: Case
     folder: Path
 
+    def __str__(self) -> str:
+        return self.case.identifier
 
-def convert_case(job: Job) -> CaseRecord:
+
+def convert_case(job: Job, problem: str = "") -> CaseRecord:
     """Converts one case and leaves a record of it in the dataset's work folder.
 
     A case that cannot be converted leaves no files, only its record.
+
+    Args:
+        job: The case, and where to.
+        problem: Why an earlier try could not even do that; then only this is done.
     """
     converter, case, folder = job.converter, job.case, job.folder
-    if multiprocessing.parent_process() is not None:
-        _one_thread()
     record = CaseRecord(case.identifier, case.split, case.fold)
     record.sources = [str(path) for path in (*case.images, *([case.label] if case.label else []))]
     planned, planned_label = planned_files(case, len(converter.channels()))
     try:
+        if problem:
+            raise UserError(problem)
         if case.problem:
             raise BadCaseError("incomplete", case.problem)
         _Conversion(converter, case, folder, record).run(planned, planned_label)
@@ -133,13 +139,6 @@ def convert_case(job: Job) -> CaseRecord:
             (folder / file).unlink(missing_ok=True)
     write_json(record.to_json(), folder / WORK / f"{case.identifier}.json")
     return record
-
-
-def _one_thread() -> None:
-    """Several processes with several threads each would get in each other's way."""
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def _linked(source: Path, target: Path) -> bool:

@@ -53,7 +53,7 @@ def merge_datasets(
     options: MergeOptions | None = None,
     copy: bool = False,
     overwrite: bool = False,
-    processes: int = 1,
+    processes: int = 0,
     progress: bool = True,
 ) -> MergeResult:
     """Builds ``nnUNet_raw/DatasetXXX_Name`` from raw datasets.
@@ -68,7 +68,7 @@ def merge_datasets(
         options: Classes to share, select, rename, and per-case exceptions.
         copy: Copy images instead of linking them.
         overwrite: Replace an existing dataset of this ID and name.
-        processes: Number of worker processes.
+        processes: Number of worker processes; with 0, everything runs in this process.
         progress: Whether to show a progress bar.
 
     Raises:

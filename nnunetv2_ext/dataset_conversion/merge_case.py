@@ -45,6 +45,9 @@ class MergeJob:
     copy: bool
     highest_value: int
 
+    def __str__(self) -> str:
+        return f"case {self.case.own_name!r} of {self.case.source}"
+
 
 @dataclass(frozen=True)
 class MergedCase:
@@ -69,8 +72,6 @@ def merge_case(job: MergeJob) -> MergedCase:
     """
     import SimpleITK
 
-    # One process per core already; SimpleITK's own threads would only compete.
-    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     case = job.case
     images = [read_image(file) for file in case.images]
     label = read_image(case.label)

@@ -73,7 +73,7 @@ def convert_dataset(
     converter: DatasetConverter,
     folder: Path,
     *,
-    num_processes: int = 1,
+    num_processes: int = 0,
     overwrite: bool = False,
     progress: bool = True,
 ) -> ConversionResult:
@@ -82,7 +82,7 @@ def convert_dataset(
     Args:
         converter: Knows the source.
         folder: ``<nnUNet_raw>/DatasetXXX_Name``.
-        num_processes: Cases converted at the same time; memory is that of so many cases.
+        num_processes: Cases converted at the same time, each by a process; with 0, all by this one.
         overwrite: Replace an existing ``folder`` when the new one is complete.
         progress: Show a progress bar.
 
@@ -124,9 +124,10 @@ def _convert(
     for outcome in parallel_map(
         convert_case, jobs, processes=num_processes, description="Converting", progress=progress, expected_errors=()
     ):
-        if outcome.result is None:
-            raise UserError(outcome.error or "")
-        records[outcome.item.case.identifier] = outcome.result
+        if outcome.error is not None and not outcome.lost:
+            raise UserError(outcome.error)
+        record = outcome.result or convert_case(outcome.item, problem=outcome.error or "")
+        records[record.identifier] = record
     ordered = [records[case.identifier] for case in cases]
     groups = _find_duplicates(ordered, converter, folder)
     result = ConversionResult(folder, tuple(ordered))
@@ -315,6 +316,9 @@ class _Relabelling:
     folder: Path
     record: CaseRecord
     table: AtomTable
+
+    def __str__(self) -> str:
+        return self.record.identifier
 
 
 def _relabel(job: _Relabelling) -> None:

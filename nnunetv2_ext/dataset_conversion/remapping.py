@@ -28,6 +28,9 @@ class _Job:
     drop: Collection[str] | Literal["all"]
     overwrite: bool
 
+    def __str__(self) -> str:
+        return self.file.name
+
 
 def remap_files(
     source_folder: Path,
@@ -36,7 +39,7 @@ def remap_files(
     source: str | None,
     target: str,
     drop: Collection[str] | Literal["all"] = (),
-    num_processes: int = 1,
+    num_processes: int = 0,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, str]:
@@ -48,7 +51,7 @@ def remap_files(
         source: Order of the label maps (see `LabelOrder.read`); None to read it from each label map's header.
         target: Order of the results.
         drop: Classes that may become background; ``"all"`` for those that the target lacks.
-        num_processes: Files at a time.
+        num_processes: Files at a time, each by a process; with 0, all by this one.
         overwrite: Replace existing files.
         progress: Show a progress bar.
 

@@ -45,6 +45,9 @@ class EvaluationJob:
     masks: Mapping[str, Path]
     ignore_label: int | None
 
+    def __str__(self) -> str:
+        return f"case {self.case!r}"
+
 
 def label_map_files(folder: Path) -> dict[str, Path]:
     """Case -> label map, of the files directly in a folder.
@@ -155,8 +158,6 @@ def evaluate_case(job: EvaluationJob) -> dict[str, dict[str, float]]:
     """
     import SimpleITK
 
-    # One process per core already; SimpleITK's own threads would only compete.
-    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     reference = read_image(job.reference)
     classes: Sequence[ScoredClass] = job.classes
     if job.masks:

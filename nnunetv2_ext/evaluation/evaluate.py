@@ -44,7 +44,7 @@ def evaluate_folder(
     mapping: str | None = None,
     prediction_order: str | None = None,
     chill: bool = False,
-    processes: int = 1,
+    processes: int = 0,
     progress: bool = True,
 ) -> Evaluation:
     """Scores every case of a reference folder.
@@ -58,7 +58,7 @@ def evaluate_folder(
         mapping: A direct-inference table: the union of some predicted classes against each reference class.
         prediction_order: What the label values of the predictions mean; by default what their folder says.
         chill: Leave out references without a prediction silently (nnU-Net's word).
-        processes: Number of worker processes.
+        processes: Number of worker processes; with 0, everything runs in this process.
         progress: Whether to show a progress bar.
 
     Raises:

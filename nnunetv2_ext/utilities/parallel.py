@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from nnunetv2_ext.utilities.errors import UserError, disk_error
+from nnunetv2_ext.utilities.executors import ThisProcess, WorkerDiedError, WorkerProcesses
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,11 +19,19 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item, Result]):
-    """What became of one item: a result, or the reason why there is none."""
+    """What became of one item: a result, or the reason why there is none.
+
+    Attributes:
+        item: The item.
+        result: What the function returned.
+        error: Why there is no result.
+        lost: Whether that is because memory ran out, or the process died that worked on it.
+    """
 
     item: Item
     result: Result | None = None
     error: str | None = None
+    lost: bool = False
 
 
 def default_processes() -> int:
@@ -32,14 +40,20 @@ def default_processes() -> int:
     return max(1, min(int(wanted), os.cpu_count() or 1))
 
 
+def make_workers(processes: int) -> Executor:
+    """An executor of so many worker processes; 0 works in this process, where a library that crashes ends all."""
+    return WorkerProcesses(processes) if processes > 0 else ThisProcess()
+
+
 def parallel_map(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     *,
-    processes: int = 1,
+    processes: int = 0,
     description: str = "",
     progress: bool = True,
     expected_errors: tuple[type[Exception], ...] = (UserError,),
+    make_executor: Callable[[int], Executor] = make_workers,
 ) -> Iterator[Outcome[Item, Result]]:
     """Calls ``function`` on every item and yields the outcomes in the order of the items.
 
@@ -48,26 +62,34 @@ def parallel_map(
 
     Args:
         function: A function at module level (it travels to spawned processes), as are the items and results.
-        items: What to work on.
-        processes: With 1, everything runs in this process.
+        items: What to work on; their text (`str`) names them where a worker dies.
+        processes: With 0, everything runs in this process.
         description: Text of the progress bar.
         progress: Whether to show a progress bar.
-        expected_errors: Exceptions that mean "this item is bad"; they become `Outcome.error`. Others are defects and
-            propagate.
-
-    Raises:
-        UserError: A worker process died, as it does when memory runs out.
+        expected_errors: Exceptions that mean "this item is bad"; they become `Outcome.error`, as do the ends of memory
+            and of a worker process. Others are defects and propagate.
+        make_executor: Makes what runs the calls, of so many processes.
     """
     from tqdm import tqdm
 
     job = _Job(function, expected_errors)
-    outcomes: Iterable[tuple[Any, str | None]]
-    outcomes = map(job, items) if processes <= 1 or len(items) <= 1 else _in_processes(job, items, processes)
-    bar = tqdm(total=len(items), desc=description, disable=not progress, unit="case")
-    with bar:
-        for item, (result, error) in zip(items, outcomes, strict=True):
-            bar.update()
-            yield Outcome(item, result, error)
+    executor = make_executor(min(processes, len(items)))
+    submitted = (executor.submit(job, item) for item in items)
+    try:
+        ahead = deque(islice(submitted, 4 * processes or 1))
+        with tqdm(total=len(items), desc=description, disable=not progress, unit="case") as bar:
+            for item in items:
+                try:
+                    outcome = Outcome(item, *ahead.popleft().result())
+                except WorkerDiedError as death:
+                    outcome = Outcome(item, error=f"The process that worked on {item} {death}.", lost=True)
+                except MemoryError:
+                    outcome = Outcome(item, error=f"Memory ran out at {item}; a smaller -np needs less.", lost=True)
+                bar.update()
+                yield outcome
+                ahead.extend(islice(submitted, 1))
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -75,7 +97,7 @@ class _Job(Generic[Item, Result]):
     function: Callable[[Item], Result]
     expected_errors: tuple[type[Exception], ...]
 
-    def __call__(self, item: Item) -> tuple[Result | None, str | None]:
+    def __call__(self, item: Item) -> tuple[Any, str | None]:
         try:
             return self.function(item), None
         except self.expected_errors as error:
@@ -84,39 +106,3 @@ class _Job(Generic[Item, Result]):
             if (sentence := disk_error(error)) is None:
                 raise
             return None, sentence
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process: at work a worker tidies up and reports it, idle it would print a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _interruptible(job: _Job[Item, Result], item: Item) -> tuple[Result | None, str | None]:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return job(item)
-    finally:
-        _ignore_interrupts()
-
-
-def _in_processes(job: _Job[Item, Result], items: Sequence[Item], processes: int) -> Iterator[tuple[Any, str | None]]:
-    # Spawned, as nnU-Net does: forking a process that has started torch's threads can deadlock.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(min(processes, len(items)), mp_context=context, initializer=_ignore_interrupts)
-    try:
-        waiting = iter(enumerate(items))
-        running: dict[Future[tuple[Any, str | None]], int] = {}
-        finished: dict[int, tuple[Any, str | None]] = {}
-        for turn in range(len(items)):
-            while turn not in finished:
-                while len(running) + len(finished) < 4 * processes and (entry := next(waiting, None)) is not None:
-                    running[executor.submit(_interruptible, job, entry[1])] = entry[0]
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    finished[running.pop(future)] = future.result()
-            yield finished.pop(turn)
-    except BrokenProcessPool:
-        raise UserError(
-            "A worker process died, most likely because memory ran out; run the command again with a smaller -np."
-        ) from None
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)

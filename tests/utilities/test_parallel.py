@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -22,14 +23,22 @@ def square(number):
 
 
 def die(number):
-    os._exit(1)
+    if number == 1:
+        os._exit(1)
+    return number
+
+
+def run_out_of_memory(number):
+    if number == 1:
+        raise MemoryError
+    return number
 
 
 def fail(number):
     raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [0, 2])
 def test_order_is_kept_and_a_bad_item_stops_nobody_else(processes):
     outcomes = list(parallel_map(square, range(20), processes=processes, progress=False))
     assert [outcome.item for outcome in outcomes] == list(range(20))
@@ -42,9 +51,26 @@ def test_defects_propagate():
         list(parallel_map(fail, [1, 2], progress=False))
 
 
-def test_a_dead_worker_is_explained():
-    with pytest.raises(UserError, match="smaller -np"):
-        list(parallel_map(die, [1, 2], processes=2, progress=False))
+@pytest.mark.parametrize(
+    ("function", "said"), [(die, "worked on 1 ended with exit code 1"), (run_out_of_memory, "Memory ran out at 1")]
+)
+def test_an_item_that_costs_its_process_or_memory_stops_nobody_else(function, said):
+    outcomes = list(parallel_map(function, range(4), processes=2, progress=False))
+    assert [outcome.result for outcome in outcomes] == [0, None, 2, 3]
+    assert said in outcomes[1].error
+
+
+def test_another_executor_can_be_used():
+    made = []
+
+    def make(processes):
+        made.append(ThreadPoolExecutor(processes))
+        return made[0]
+
+    outcomes = parallel_map(square, range(9), processes=4, progress=False, make_executor=make)
+    assert [outcome.result for outcome in outcomes] == [None if n == 3 else n**2 for n in range(9)]
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        made[0].submit(square, 1)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="interrupts a process group as a terminal does")

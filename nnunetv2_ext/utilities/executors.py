@@ -1,0 +1,150 @@
+"""Where calls run: in worker processes that end with their parent and die alone, or in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+_SECONDS_TO_TIDY_UP = 10
+
+
+class WorkerDiedError(Exception):
+    """The process that ran a call is gone; the message says how it ended."""
+
+
+class ThisProcess(Executor):
+    """Runs every call at once, in the calling thread."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Runs the call; the future that comes back is done."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class WorkerProcesses(ThreadPoolExecutor):
+    """Runs calls in processes, each led by a thread of this one.
+
+    Python's own pool loses all calls when one kills its process, and does not tell which one it was; its workers wait
+    for ever when their parent is killed. Here the other calls go on, and a worker ends as soon as the connection to
+    its parent does. Processes are spawned, as nnU-Net does: forking one that has started torch's threads can deadlock.
+    """
+
+    def __init__(self, processes: int) -> None:
+        super().__init__(processes)
+        # Several processes with several threads each would get in each other's way.
+        self._one_thread_each = processes > 1
+        self._workers: set[_Worker] = set()
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Runs a function at module level in a worker; `WorkerDiedError` is the outcome where that does not survive."""
+        return super().submit(self._run, (function, args, kwargs))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Ends the workers: at once with ``cancel_futures``, otherwise after the calls that were submitted."""
+        super().shutdown(wait and not cancel_futures, cancel_futures=cancel_futures)
+        with self._lock:
+            self._ended = True
+            workers = list(self._workers)
+        for worker in workers:
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join(_SECONDS_TO_TIDY_UP)
+            worker.process.kill()
+        super().shutdown(wait)
+
+    def _run(self, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> Any:
+        try:
+            worker = self._idle.get_nowait()
+        except queue.Empty:
+            worker = self._start()
+        try:
+            worker.connection.send(call)
+            succeeded, result = worker.connection.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            with self._lock:
+                self._workers.discard(worker)
+            raise WorkerDiedError(_ending(worker.process.exitcode or 0)) from None
+        self._idle.put(worker)
+        if not succeeded:
+            raise result
+        return result
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        with self._lock:
+            if self._ended:
+                raise WorkerDiedError("was not started")
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, self._one_thread_each), daemon=True)
+            process.start()
+            # Only the worker holds its end now, so that its death is the end of the connection.
+            theirs.close()
+            worker = _Worker(process, ours)
+            self._workers.add(worker)
+            return worker
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+
+
+def _ending(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    why = "most likely because memory ran out; a smaller -np needs less" if name == "SIGKILL" else "a library crashed"
+    return f"was ended by {name} ({why})"
+
+
+def _work(connection: Connection, one_thread: bool) -> None:
+    """What a worker does: one call after the other, until SIGTERM lets it tidy up."""
+    if one_thread:
+        os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
+    # Ctrl-C reaches every process of a terminal; the parent ends its workers by SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, calls), daemon=True).start()
+    while True:
+        message = calls.get()
+        try:
+            function, args, kwargs = pickle.loads(message)  # noqa: S301  from the parent
+            outcome = True, function(*args, **kwargs)
+        except Exception as error:
+            outcome = False, ExceptionWithTraceback(error, error.__traceback__)
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(outcome)
+
+
+def _receive(connection: Connection, calls: queue.SimpleQueue[bytes]) -> None:
+    """Takes calls while the worker is at work, so that the death of the parent is noticed at once."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            calls.put(connection.recv_bytes())
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_SECONDS_TO_TIDY_UP)
+    os._exit(1)

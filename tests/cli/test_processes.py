@@ -1,0 +1,152 @@
+"""Commands that start workers: no end leaves one behind, and no crash in one ends the others' work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+
+# What becomes of a case of the name "special": a stand-in for a long or deadly call into a library.
+_SPECIAL = """
+import os, time
+from nnunetv2_ext.utilities import parallel
+
+work = parallel._Job.__call__
+
+def act(job, item):
+    if "special" in repr(item):
+        {action}
+    return work(job, item)
+
+parallel._Job.__call__ = act
+"""
+_LONG = "open(os.environ['STARTED'], 'w').close(); time.sleep(60)"
+_DEADLY = "os.kill(os.getpid(), 11)"
+CASES = ("before", "special", "zlast")
+
+
+def _write(path: Path, high: int) -> None:
+    import SimpleITK
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.random.default_rng(len(path.name)).integers(0, high, (6, 7, 8)).astype(np.uint8)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(path))
+
+
+def _remap(folder: Path) -> list[str]:
+    for case in CASES:
+        _write(folder / "in" / f"{case}.nii.gz", 2)
+    return ["-i", "in", "-o", "out", "--from", "totalsegmentator_v2", "--to", "totalsegmentator_v2"]
+
+
+def _evaluate(folder: Path) -> list[str]:
+    for case in CASES:
+        for part in ("labelsTr", "pred"):
+            _write(folder / part / f"{case}.nii.gz", 2)
+    (folder / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}})
+    )
+    return ["-gt", "labelsTr", "-pred", "pred", "-o", "out"]
+
+
+def _convert(folder: Path) -> list[str]:
+    for case in CASES:
+        _write(folder / "source" / "train" / case / f"{case}.nii.gz", 99)
+        _write(folder / "source" / "train" / case / "GT.nii.gz", 5)
+    return ["segthor", "-i", "source", "-d", "11"]
+
+
+def _merge(folder: Path) -> list[str]:
+    for number, name in ((3, "A"), (4, "B")):
+        raw = folder / "nnUNet_raw" / f"Dataset{number:03d}_{name}"
+        for case in CASES:
+            _write(raw / "imagesTr" / f"{case}_0000.nii.gz", 99)
+            _write(raw / "labelsTr" / f"{case}.nii.gz", 2)
+        labels = {"background": 0, "organ": 1}
+        content = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 3, "file_ending": ".nii.gz"}
+        (raw / "dataset.json").write_text(json.dumps(content))
+    return ["3", "4", "-d", "50", "-n", "Both"]
+
+
+COMMANDS = {"remap_labels": _remap, "evaluate": _evaluate, "convert_dataset": _convert, "merge_datasets": _merge}
+
+
+def _start(command: str, arguments: list[str], folder: Path, action: str) -> subprocess.Popen[bytes]:
+    (folder / "sitecustomize.py").write_text(_SPECIAL.format(action=action))
+    path = os.pathsep.join([str(folder), *filter(None, sys.path)])
+    code = f"import sys; from nnunetv2_ext.cli.{command} import main; sys.exit(main())"
+    folders = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={**os.environ, **folders, "PYTHONPATH": path, "STARTED": str(folder / "started")},
+        stdout=open(folder / "output", "w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _processes_of(session: int) -> list[str]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, own = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(own) == session and state != "Z":
+                found.append((stat.parent / "cmdline").read_text().replace("\0", " "))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_a_command_is_the_end_of_its_workers(command, number, tmp_path, nnunet_folders):
+    process = _start(command, [*COMMANDS[command](tmp_path), "-np", "2"], tmp_path, _LONG)
+    try:
+        while not (tmp_path / "started").exists():
+            assert process.poll() is None, (tmp_path / "output").read_text()
+            time.sleep(0.05)
+        # Ctrl-C reaches all processes of a terminal, what ends a job its first one.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        process.wait(timeout=30)
+        output = (tmp_path / "output").read_text()
+        end = time.monotonic() + 5
+        while _processes_of(process.pid) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert _processes_of(process.pid) == []
+        assert "Traceback" not in output
+        if number == signal.SIGKILL:
+            return
+        assert process.returncode == 128 + number
+        assert f"nnUNetv2_ext_{command}: ended by {number.name}." in output
+        assert not [path for path in tmp_path.rglob(".*") if ".tmp" in path.name]
+    finally:
+        if _processes_of(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_crash_in_a_library_fails_the_case_and_not_the_run(command, tmp_path, nnunet_folders):
+    process = _start(command, [*COMMANDS[command](tmp_path), "-np", "1"], tmp_path, _DEADLY)
+    process.wait(timeout=60)
+    output = (tmp_path / "output").read_text()
+    assert process.returncode == (2 if command == "merge_datasets" else 1), output
+    assert "special" in output
+    assert "ended by SIGSEGV" in output
+    assert "Traceback" not in output
+    done = {
+        "remap_labels": ["out/before.nii.gz", "out/zlast.nii.gz"],
+        "evaluate": ["out/summary.json"],
+        "convert_dataset": [f"nnUNet_raw/Dataset011_SegTHOR/labelsTr/{case}.nii.gz" for case in ("before", "zlast")],
+        "merge_datasets": [],
+    }
+    assert all((tmp_path / file).is_file() for file in done[command]), output

@@ -1,0 +1,95 @@
+"""Worker processes: results, defects, deaths, and that none is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from nnunetv2_ext.utilities.executors import ThisProcess, WorkerDiedError, WorkerProcesses
+
+
+def square(number):
+    return os.getpid(), number**2
+
+
+def fail(number):
+    raise ZeroDivisionError(number)
+
+
+def die(how):
+    if isinstance(how, int):
+        os._exit(how)
+    os.kill(os.getpid(), getattr(signal, how))
+    time.sleep(60)
+
+
+def threads_of_itk():
+    import SimpleITK
+
+    return SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+
+
+def remain(folder):
+    try:
+        (folder / "started").touch()
+        time.sleep(60)
+    finally:
+        (folder / "tidied").touch()
+
+
+@pytest.mark.parametrize("executor", [lambda: ThisProcess(), lambda: WorkerProcesses(2)], ids=["this", "workers"])
+def test_results_and_defects_come_back(executor):
+    with executor() as pool:
+        futures = [pool.submit(square, number) for number in range(9)]
+        defect = pool.submit(fail, 3)
+        assert [future.result()[1] for future in futures] == [number**2 for number in range(9)]
+        with pytest.raises(ZeroDivisionError, match="3"):
+            defect.result()
+
+
+def test_a_defect_in_a_worker_says_where():
+    with WorkerProcesses(1) as pool:
+        assert "in fail" in str(pool.submit(fail, 3).exception().__cause__)
+
+
+_POSIX = pytest.mark.skipif(os.name != "posix", reason="ends itself by a signal")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (7, "ended with exit code 7"),
+        pytest.param("SIGSEGV", "ended by SIGSEGV", marks=_POSIX),
+        pytest.param("SIGKILL", r"SIGKILL \(.*memory", marks=_POSIX),
+    ],
+)
+def test_a_call_that_kills_its_worker_fails_alone(how, said):
+    with WorkerProcesses(1) as pool:
+        before, deadly, after = pool.submit(square, 2), pool.submit(die, how), pool.submit(square, 3)
+        with pytest.raises(WorkerDiedError, match=said):
+            deadly.result()
+        assert (before.result()[1], after.result()[1]) == (4, 9)
+        assert before.result()[0] != after.result()[0]
+
+
+def test_workers_have_one_thread_each_where_there_are_several():
+    with WorkerProcesses(2) as pool:
+        assert pool.submit(threads_of_itk).result() == 1
+
+
+def test_cancelling_ends_what_runs_in_order(tmp_path):
+    pool = WorkerProcesses(1)
+    running, waiting = pool.submit(remain, tmp_path), pool.submit(square, 1)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.05)
+    start = time.monotonic()
+    pool.shutdown(cancel_futures=True)
+    assert time.monotonic() - start < 10
+    assert waiting.cancelled()
+    with pytest.raises(WorkerDiedError):
+        running.result()
+    if os.name == "posix":
+        assert (tmp_path / "tidied").exists()
