@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import pydoc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES, STUNet
-from nnunetv2_ext.utilities.class_paths import check_class_path
+from nnunetv2_ext.utilities.class_paths import resolve_class
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
 
@@ -20,6 +23,13 @@ _MOVED = {
         "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
     )
 }
+
+#: Arguments that some of nnU-Net's trainers import whether or not the plans list them.
+_OPERATIONS = ("conv_op", "norm_op", "dropout_op", "nonlin")
+
+#: Three times the largest published network, STU-Net H.
+_LARGEST_NETWORK_GIB = 16
+_MOST_TENSORS = 20_000
 
 #: Where classes live that cannot be imported without MONAI.
 _NEED_MONAI = (
@@ -71,15 +81,15 @@ class Architecture:
         }
 
     def check(self) -> None:
-        """Refuses class paths outside the packages of networks, before anything is imported.
+        """Refuses plans that name anything but networks and their parts; see `resolve_class`.
 
         Raises:
-            UserError: A path lies elsewhere.
+            UserError: A path leads elsewhere.
         """
-        check_class_path(self.class_path)
-        for name in self.import_arguments:
-            if self.arguments.get(name) is not None:
-                check_class_path(self.arguments[name])
+        for path in (self.class_path, *(self.arguments.get(name) for name in {*self.import_arguments, *_OPERATIONS})):
+            # Without MONAI nothing can be built from its networks, but plans for them can be made.
+            if path is not None and not (str(path).startswith(_NEED_MONAI) and find_spec("monai") is None):
+                _locate(path)
 
     def require_libraries(self) -> None:
         """Says what to install for the network, without importing it.
@@ -96,16 +106,14 @@ class Architecture:
             UserError: A class does not exist or is not a network, or the arguments do not fit it.
         """
         self.check()
-        arguments = dict(self.arguments)
-        for name in self.import_arguments:
-            if arguments.get(name) is not None:
-                arguments[name] = _locate(arguments[name])
-        network_class = _locate(self.class_path)
+        _require_monai(self.class_path)
+        arguments = {
+            name: _locate(value) if name in self.import_arguments and value is not None else value
+            for name, value in self.arguments.items()
+        }
         arguments["deep_supervision"] = deep_supervision
-        try:
-            return network_class(input_channels=input_channels, num_classes=num_classes, **arguments)
-        except (TypeError, AssertionError) as error:
-            raise UserError(f"The arguments in the plans do not fit {self.class_path}: {error}") from error
+        with building(self.class_path):
+            return _locate(self.class_path)(input_channels=input_channels, num_classes=num_classes, **arguments)
 
     @property
     def dimensions(self) -> int:
@@ -143,19 +151,49 @@ def describe(name: str, dimensions: int, features: Any) -> str:
     return f"{text} (features {min(features)}..{max(features)})" if isinstance(features, Sequence) else text
 
 
+@contextmanager
+def building(name: str) -> Iterator[None]:
+    """Surrounds the construction of a network from plans, whose arguments may be anything.
+
+    Raises:
+        UserError: The arguments do not fit the network, or make it larger than any network.
+    """
+    try:
+        with _Budget():
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # constructors raise whatever comes of numbers that nobody expected
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"The arguments in the plans do not fit {name} ({type(error).__name__}: {reason}); give the plans that it "
+            "was trained with."
+        ) from error
+
+
+class _Budget(TorchFunctionMode):
+    """Counts new parameters and their memory before they are filled, while it costs nothing yet."""
+
+    _tensors = 0
+    _used = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.empty, torch.zeros, torch.ones):
+            self._tensors += 1
+            self._used += result.nbytes
+            if self._tensors > _MOST_TENSORS or self._used > _LARGEST_NETWORK_GIB << 30:
+                raise UserError(
+                    f"Expected plans of a network of at most {_MOST_TENSORS} tensors and {_LARGEST_NETWORK_GIB} GiB, "
+                    "but theirs is larger; correct the numbers of features, stages and blocks."
+                )
+        return result
+
+
 def _require_monai(path: str) -> None:
     if path.startswith(_NEED_MONAI):
         require_extra("monai", f"The network {path.rpartition('.')[2]}")
 
 
-def _locate(path: str) -> Any:
-    path = _MOVED.get(path, path)
-    _require_monai(path)
-    try:
-        found = pydoc.locate(path)
-    except pydoc.ErrorDuringImport as error:
-        raise UserError(f"The class {path} cannot be imported ({error}).") from error
-    # A path inside an admitted package may still lead to whatever that package imports.
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UserError(f"Expected a network class (torch.nn.Module) at {path!r}, but found {found!r}.")
-    return found
+def _locate(path: Any) -> Any:
+    return resolve_class(_MOVED.get(path, path) if isinstance(path, str) else path, nn.Module)

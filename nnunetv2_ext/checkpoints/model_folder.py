@@ -13,8 +13,8 @@ import torch
 import nnunetv2_ext
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint
 from nnunetv2_ext.checkpoints.dataset_json import with_labels
+from nnunetv2_ext.checkpoints.plans import resolve_configuration
 from nnunetv2_ext.checkpoints.plans_v1 import CONFIGURATION_DEFAULTS
-from nnunetv2_ext.checkpoints.raw import resolve_configuration
 from nnunetv2_ext.labels.channels import BACKGROUND, channel_names, has_regions
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path, read_json, sha256_of, write_json

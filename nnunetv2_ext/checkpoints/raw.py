@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nnunetv2_ext.checkpoints.plans import first_configuration, resolve_configuration
 from nnunetv2_ext.checkpoints.safe_loading import load_pickle_file, load_torch_file
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
@@ -79,34 +80,6 @@ class RawCheckpoint:
         """Sorted numbers that follow ``prefix`` in the names of the state (``stages.`` -> [0, 1, 2])."""
         found = {name[len(prefix) :].split(".", 1)[0] for name in self.state if name.startswith(prefix)}
         return sorted(int(text) for text in found if text.isdigit())
-
-
-def first_configuration(plans: Mapping[str, Any]) -> str:
-    """``3d_fullres`` if the plans have it, otherwise their first configuration."""
-    configurations = plans["configurations"]
-    return "3d_fullres" if "3d_fullres" in configurations else next(iter(configurations))
-
-
-def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration of v2 plans with everything it inherits.
-
-    Raises:
-        UserError: It does not exist or inherits from itself.
-    """
-    resolved: dict[str, Any] = {}
-    visited: list[str] = []
-    following: str | None = name
-    while following is not None:
-        if following in visited or following not in plans["configurations"]:
-            raise UserError(
-                f"Expected a configuration among {', '.join(plans['configurations'])}, but got {following!r}."
-            )
-        visited.append(following)
-        entry = plans["configurations"][following]
-        resolved = {**entry, **resolved}
-        following = entry.get("inherits_from")
-    resolved.pop("inherits_from", None)
-    return resolved
 
 
 def open_checkpoint(path: Path | str, fold: int | str | None = None) -> RawCheckpoint:

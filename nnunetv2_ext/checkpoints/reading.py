@@ -8,19 +8,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint
 from nnunetv2_ext.checkpoints.dataset_json import dataset_json_of, labels_of, with_labels
 from nnunetv2_ext.checkpoints.formats import FORMATS
 from nnunetv2_ext.checkpoints.formats.base import Translation
+from nnunetv2_ext.checkpoints.plans import check_plans, first_configuration, resolve_configuration
 from nnunetv2_ext.checkpoints.plans_v1 import normalization_from_v1, plans_from_v1
-from nnunetv2_ext.checkpoints.raw import (
-    METADATA_KEY,
-    RawCheckpoint,
-    first_configuration,
-    open_checkpoint,
-    resolve_configuration,
-)
+from nnunetv2_ext.checkpoints.raw import METADATA_KEY, RawCheckpoint, open_checkpoint
 from nnunetv2_ext.labels.channels import channel_names
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.resources import resource_folder
@@ -64,7 +58,7 @@ def read_checkpoint(
     if configuration is not None:
         raw.configuration = configuration
     if raw.plans is not None:
-        _check_plans(raw)
+        check_plans(raw.plans, raw.path, to_run=False)
     checkpoint_format = next((entry for entry in FORMATS if entry.recognises(raw)), None)
     if checkpoint_format is None:
         raise UserError(
@@ -122,15 +116,6 @@ def write_safetensors(checkpoint: Checkpoint, path: Path | str) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.network_state.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {METADATA_KEY: json.dumps(metadata)})
-
-
-def _check_plans(raw: RawCheckpoint) -> None:
-    """Refuses foreign class paths in any configuration before anything is built."""
-    plans = raw.plans
-    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict) or not plans["configurations"]:
-        raise UserError(f"Expected nnU-Net v2 plans with 'configurations' for {raw.path}, but found none.")
-    for name in plans["configurations"]:
-        Architecture.from_plans(resolve_configuration(plans, name))
 
 
 def _mirroring_axes(raw: RawCheckpoint, translation: Translation) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunetv2_ext.dataset_conversion.splits import bring_splits
 from nnunetv2_ext.experiment_planning.plans import check_configurations, plans_for_dataset, reader_writer_of
-from nnunetv2_ext.experiment_planning.templates import check_plans
+from nnunetv2_ext.experiment_planning.templates import check_template
 from nnunetv2_ext.labels import label_tree, partial_labels
 from nnunetv2_ext.labels.partial_labels import PartialLabels
 from nnunetv2_ext.labels.tree_sources import TreeSources
@@ -68,7 +68,7 @@ def plan_dataset(
     dataset_json = read_json(raw_folder / "dataset.json", refuse_repeated_names=True)
     _check_collection(raw_folder, dataset_json)
     # Before the fingerprint, whose extraction reads every image.
-    check_plans(template_or_plans, "the template")
+    check_template(template_or_plans, "the template")
     check_configurations(template_or_plans, configurations or ())
     require_writable(folder)
     fingerprint = dataset_fingerprint(full_name, num_processes, show_progress)

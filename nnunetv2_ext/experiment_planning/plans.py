@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from nnunetv2_ext.checkpoints.plans import resolve_configuration
 from nnunetv2_ext.checkpoints.plans_v1 import CONFIGURATION_DEFAULTS
 from nnunetv2_ext.experiment_planning.fit import derive_2d, fit_patch
 from nnunetv2_ext.experiment_planning.normalization import CT_SCHEME, fit_normalization, intensity_statistics
-from nnunetv2_ext.experiment_planning.templates import check_plans, is_template, resolve_configuration
+from nnunetv2_ext.experiment_planning.templates import check_template, is_template
 from nnunetv2_ext.utilities.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def plans_for_dataset(
     Raises:
         UserError: The template does not fit the dataset, or an override makes no sense.
     """
-    check_plans(template_or_plans, "the template")
+    check_template(template_or_plans, "the template")
     from_template = is_template(template_or_plans)
     spacings = np.asarray(fingerprint["spacings"], dtype=float)
     shapes = np.asarray(fingerprint["shapes_after_crop"], dtype=float)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_ext.checkpoints.plans import check_plans, resolve_configuration
 from nnunetv2_ext.resources import list_resources, resource_folder
-from nnunetv2_ext.utilities.class_paths import check_class_path
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
 
@@ -38,7 +38,7 @@ def load_template(name_or_path: str | Path) -> dict[str, Any]:
             f"but got {text!r}."
         )
     plans = read_json(path)
-    check_plans(plans, str(path))
+    check_template(plans, str(path))
     return plans
 
 
@@ -47,7 +47,7 @@ def is_template(plans: dict[str, Any]) -> bool:
     return not plans.get("dataset_name")
 
 
-def check_plans(plans: Any, source: str) -> None:
+def check_template(plans: Any, source: str) -> None:
     """Checks that ``plans`` is a template or a plans file that can be adapted to a dataset.
 
     Args:
@@ -57,8 +57,7 @@ def check_plans(plans: Any, source: str) -> None:
     Raises:
         UserError: It is not.
     """
-    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict) or not plans["configurations"]:
-        raise UserError(f"Expected nnU-Net v2 plans with a section 'configurations' in {source}, but it has none.")
+    check_plans(plans, source)
     for name in plans["configurations"]:
         configuration = resolve_configuration(plans, name)
         missing = [key for key in _NEEDED_IN_CONFIGURATION if key not in configuration]
@@ -67,34 +66,3 @@ def check_plans(plans: Any, source: str) -> None:
                 f"Expected the configuration {name!r} in {source} to state {', '.join(missing)}, but it does not; "
                 "plans from before nnU-Net 2.4 have to be planned anew."
             )
-        architecture = configuration["architecture"]
-        check_class_path(architecture["network_class_name"])
-        for key in architecture.get("_kw_requires_import", []):
-            if architecture["arch_kwargs"].get(key) is not None:
-                check_class_path(architecture["arch_kwargs"][key])
-
-
-def resolve_configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
-    """One configuration with everything it inherits, as nnU-Net's ``PlansManager`` resolves it.
-
-    Raises:
-        UserError: The configuration, or one it inherits from, does not exist, or the inheritance is circular.
-    """
-    chain: list[dict[str, Any]] = []
-    visited: list[str] = []
-    following: str | None = name
-    while following is not None:
-        if following in visited:
-            raise UserError(f"The configurations {' -> '.join([*visited, following])} inherit from each other.")
-        if following not in plans["configurations"]:
-            raise UserError(
-                f"Expected one of the configurations {', '.join(plans['configurations'])}, but got {following!r}."
-            )
-        visited.append(following)
-        chain.append(plans["configurations"][following])
-        following = chain[-1].get("inherits_from")
-    resolved: dict[str, Any] = {}
-    for configuration in reversed(chain):
-        resolved.update(configuration)
-    resolved.pop("inherits_from", None)
-    return resolved

@@ -71,13 +71,16 @@ def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name:
         UserError: The checkpoint brings no plans and its format has no published ones, or the plans that are there
             lack the configuration.
     """
+    from nnunetv2_ext.checkpoints.plans import check_plans
     from nnunetv2_ext.experiment_planning.plan_dataset import plan_dataset
     from nnunetv2_ext.experiment_planning.templates import load_template
 
     full_name = dataset_name(dataset)
     path = nnunet_folder("nnUNet_preprocessed") / full_name / f"{name}.json"
     if path.is_file():
-        known = read_json(path)["configurations"]
+        plans = read_json(path)
+        check_plans(plans, path)
+        known = plans["configurations"]
         if configuration not in known:
             raise UserError(
                 f"Expected the configuration {configuration} in the plans {path}, but they have {', '.join(known)}; "

@@ -231,6 +231,7 @@ def _record(run: TrainingRun, output_folder: Path) -> None:
 
 
 def _check(run: TrainingRun) -> None:
+    from nnunetv2_ext.checkpoints.plans import check_plans, resolve_configuration
     from nnunetv2_ext.training.trainers.base import fresh_start_is_allowed
 
     if run.continue_training and run.only_validate:
@@ -251,12 +252,8 @@ def _check(run: TrainingRun) -> None:
             "-p, or make them with nnUNetv2_ext_plan or nnUNetv2_plan_and_preprocess."
         )
     plans = read_json(plans_file)
-    if run.configuration not in plans["configurations"]:
-        raise UserError(
-            f"Expected one of the configurations {', '.join(plans['configurations'])} of {run.plans}, but got "
-            f"{run.configuration}."
-        )
-    configuration = _resolved(plans["configurations"], run.configuration)
+    check_plans(plans, plans_file)
+    configuration = resolve_configuration(plans, run.configuration)
     data = folder / configuration.get("data_identifier", f"{run.plans}_{run.configuration}")
     if not data.is_dir():
         raise UserError(
@@ -305,13 +302,6 @@ def check_device(device: str, num_gpus: int = 1) -> None:
 def _keys(file: Path) -> set[str]:
     content = read_json(file)
     return set(content) if isinstance(content, dict) else set()
-
-
-def _resolved(configurations: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    """A configuration with what it inherits."""
-    configuration = configurations[name]
-    parent = configuration.get("inherits_from")
-    return {**(_resolved(configurations, parent) if parent else {}), **configuration}
 
 
 def _seed_everything(seed: int) -> None:

@@ -74,3 +74,25 @@ def test_without_monai_its_networks_say_what_to_install(path, monkeypatch):
         with pytest.raises(UserError, match=r"The network \w+ needs monai, .*pip install 'nnunetv2-ext\[monai\]'"):
             refused()
     Architecture("dynamic_network_architectures.architectures.unet.PlainConvUNet", {}).require_libraries()
+
+
+HOSTILE_SIZES = [
+    {"features_per_stage": [10**9, 10**9]},
+    {"features_per_stage": [10**5, 10**5]},
+    {"features_per_stage": [-4, 6]},
+    {"features_per_stage": ["4", "6"]},
+    {"features_per_stage": None},
+    {"n_blocks_per_stage": 10**9},
+    {"strides": [[1, 1], [2]]},
+    {"strides": [[0, 0], [0, 0]]},
+    {"strides": []},
+]
+
+
+@pytest.mark.parametrize("change", HOSTILE_SIZES, ids=str)
+def test_sizes_of_no_network_are_refused_before_memory_is_filled(change):
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"plans|Expected positive strides"):
+        Architecture(STUNET, {**TINY, **change}).build(1, 2, deep_supervision=False)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import sys
 
-from nnunetv2_ext.utilities.class_paths import check_class_path
+import pytest
+from torch import nn
+
+from nnunetv2_ext.utilities.class_paths import resolve_class
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -13,12 +16,18 @@ from nnunetv2_ext.utilities.errors import UserError
     [
         "nnunetv2_ext.architectures.stunet.STUNet",
         "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "monai.networks.nets.SegResNet",
+        "dynamic_network_architectures.building_blocks.residual.BottleneckD",
         "torch.nn.modules.conv.Conv3d",
+        "torch.nn.LeakyReLU",
     ],
 )
-def test_packages_of_networks_are_admitted(path):
-    assert check_class_path(path) == path
+def test_networks_and_their_parts_are_found_where_they_are_or_are_offered(path):
+    assert resolve_class(path, nn.Module).__name__ == path.rpartition(".")[2]
+
+
+def test_networks_of_monai_are_found():
+    pytest.importorskip("monai")
+    assert resolve_class("monai.networks.nets.SegResNet", nn.Module).__module__ == "monai.networks.nets.segresnet"
 
 
 @pytest.mark.parametrize(
@@ -28,15 +37,44 @@ def test_packages_of_networks_are_admitted(path):
         "torch.load",
         "torch.nnot.Module",
         "torch.nn",
+        "torch.nn.modules",
+        "torch.nn.NoSuchLayer",
+        "torch.nn.nosuchmodule.Conv3d",
+        "torch.nn.functional.relu",
+        "torch.nn.Module.__class__",
+        "torch.nn.Parameter",
+        "torch.nn.parallel.distributed.os.system",
+        "torch.nn.parallel.distributed.os",
+        "torch.nn.modules.module.OrderedDict",
+        "torch.nn.modules.conv.torch.hub.load",
         "monai.bundle.run",
         "nnunetv2_ext.cli.train.main",
+        "nnunetv2_ext.architectures.stunet.importlib.import_module",
         "dynamic_network_architectures_evil.X",
         " torch.nn.Module",
+        "torch.nn.Module\n",
+        "torch.nn.\u0130X",
         "",
         None,
+        5,
+        ["torch.nn.ReLU"],
     ],
 )
 def test_everything_else_is_refused_by_name(path):
-    with pytest.raises(UserError, match="Expected a network class from") as error:
-        check_class_path(path)
+    with pytest.raises(UserError, match="Expected a network class") as error:
+        resolve_class(path, nn.Module)
     assert repr(path) in str(error.value)
+
+
+def test_foreign_modules_are_not_even_imported(tmp_path, monkeypatch):
+    (tmp_path / "evil.py").write_text("class Network: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError):
+        resolve_class("evil.Network", nn.Module)
+    assert "evil" not in sys.modules
+
+
+def test_long_paths_are_not_printed_in_full():
+    with pytest.raises(UserError) as error:
+        resolve_class("torch.nn." + "a" * 100_000, nn.Module)
+    assert len(str(error.value)) < 1000

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
+from nnunetv2_ext.checkpoints.architecture import Architecture, building
+from nnunetv2_ext.checkpoints.plans import check_plans
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
 from nnunetv2_ext.labels.channels import channel_names
-from nnunetv2_ext.utilities.class_paths import check_class_path
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, sha256_of
 
@@ -105,6 +105,7 @@ def read_model(
         raise UserError(f"Expected a model folder at {folder}, but there is none.")
     checkpoints = _checkpoint_files(folder, folds, checkpoint_name)
     plans_json, dataset_json = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
+    check_plans(plans_json, folder / "plans.json")
     contents = [_read_checkpoint(file) for file in checkpoints]
     first = contents[0]
     configuration_name = first["init_args"]["configuration"]
@@ -170,26 +171,16 @@ def _build_network(
     labels: LabelManager,
 ) -> nn.Module:
     """The network as the trainer built it, without deep supervision."""
-    check_class_path(configuration.network_arch_class_name)
-    for name in configuration.network_arch_init_kwargs_req_import:
-        if configuration.network_arch_init_kwargs[name] is not None:
-            check_class_path(configuration.network_arch_init_kwargs[name])
     inputs = determine_num_input_channels(plans, configuration, dataset_json)
     outputs = labels.num_segmentation_heads
     if trainer_name == "nnUNetTrainer":
         # Its network is that of the plans; importing all trainers to learn this would take ten seconds.
-        network: nn.Module = get_network_from_plans(
-            configuration.network_arch_class_name,
-            configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import,
-            inputs,
-            outputs,
-            allow_init=False,
-            deep_supervision=False,
-        )
-        return network
+        return Architecture.from_plans(configuration.configuration).build(inputs, outputs, deep_supervision=False)
     trainer = _find_trainer(trainer_name)
-    network = trainer.build_network_architecture(plans, configuration, inputs, outputs, enable_deep_supervision=False)
+    with building(f"the network of {trainer_name}"):
+        network: nn.Module = trainer.build_network_architecture(
+            plans, configuration, inputs, outputs, enable_deep_supervision=False
+        )
     return network
 
 
@@ -197,15 +188,18 @@ def _find_trainer(name: str) -> Any:
     """A trainer of this package, or else any that nnU-Net finds."""
     if not re.fullmatch(r"\w+", name):
         raise UserError(f"Expected the name of a trainer in the checkpoint, but found {name!r}.")
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
     from nnunetv2_ext.training import trainers
 
-    if hasattr(trainers, name):
-        return getattr(trainers, name)
+    found = getattr(trainers, name, None)
+    if isinstance(found, type) and issubclass(found, nnUNetTrainer):
+        return found
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     try:
         return recursive_find_trainer_class_by_name(name)
-    except RuntimeError:
+    except (RuntimeError, AssertionError, TypeError):  # nothing, another class, and no class at all
         raise UserError(
             f"The model was trained with {name}, which is neither in nnU-Net nor in a folder of nnUNet_extTrainer; "
             "install the package that brings it."

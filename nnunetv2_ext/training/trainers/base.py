@@ -15,6 +15,8 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_ext.checkpoints.architecture import building
+from nnunetv2_ext.checkpoints.plans import check_plans
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
 from nnunetv2_ext.training.trainers.networks import FromPlans, NetworkEntry
 from nnunetv2_ext.utilities.errors import UserError
@@ -84,6 +86,7 @@ class ExtTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  the signature is nnU-Net's contract
     ):
+        check_plans(plans, "the plans of this training")
         continuing = bool(plans.get("continue_training", False))
         super().__init__(plans, configuration, fold, dataset_json, device)
         # nnUNetTrainer.__init__ has just written its own defaults onto the instance.
@@ -106,9 +109,11 @@ class ExtTrainer(nnUNetTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Builds the network that `architecture` names; nnU-Net calls this in training and in prediction."""
-        return cls.architecture.build(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
+        check_plans(plans_manager.plans, "the plans of this model")
+        with building(f"the network of {cls.__name__}"):
+            return cls.architecture.build(
+                plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+            )
 
     @property
     def bare_network(self) -> nn.Module:

@@ -74,9 +74,9 @@ class FromPlans:
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
         from nnunetv2_ext.architectures.unet import with_selectable_heads
-        from nnunetv2_ext.utilities.class_paths import check_class_path
+        from nnunetv2_ext.checkpoints.architecture import Architecture
 
-        planned: str = check_class_path(configuration_manager.network_arch_class_name)
+        planned = Architecture.from_plans(configuration_manager.configuration).class_path
         if not planned.endswith(self.plans_for):
             raise UserError(
                 f"This trainer expects plans for a {self.plans_for}, but {plans_manager.plans_name!r} are for "

@@ -1,0 +1,116 @@
+"""The gate for plans: what nnU-Net will import and call by the names in them is looked at first."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.utilities.class_paths import is_class_of
+from nnunetv2_ext.utilities.errors import UserError
+
+
+def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
+    """Refuses plans that name anything but networks and nnU-Net's own normalisers, preprocessors, readers and so on.
+
+    Args:
+        plans: nnU-Net v2 plans, or a plan template.
+        source: Where they come from, for the error message.
+        to_run: Whether data are prepared as the plans say, so that nnU-Net has to find what they name.
+
+    Raises:
+        UserError: They are no plans, or they name something else.
+    """
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict) or not plans["configurations"]:
+        raise UserError(f"Expected nnU-Net v2 plans with 'configurations' in {source}, but found none.")
+    kinds = _kinds()
+    for section in (plans, *(resolve_configuration(plans, name) for name in plans["configurations"])):
+        if "architecture" in section:
+            Architecture.from_plans(section)
+        for key, (package, is_kind) in kinds.items():
+            named = section.get(key, [])
+            for name in named if isinstance(named, list) else [named]:
+                found = _find_in_nnunet(name, package)
+                may_be_missing = not to_run or key in ("image_reader_writer", "experiment_planner_used")
+                if not (may_be_missing if found is None else is_kind(found)):
+                    raise UserError(
+                        f"Expected the name of something in {package} that serves as {key} in {source}, but found "
+                        f"{name!r:.200}; correct the plans, or install what brings it."
+                    )
+
+
+def first_configuration(plans: Mapping[str, Any]) -> str:
+    """``3d_fullres`` if the plans have it, otherwise their first configuration."""
+    configurations = plans["configurations"]
+    return "3d_fullres" if "3d_fullres" in configurations else next(iter(configurations))
+
+
+def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with everything it inherits, as nnU-Net's ``PlansManager`` resolves it.
+
+    Raises:
+        UserError: The configuration, or one it inherits from, does not exist, or they inherit from each other.
+    """
+    resolved: dict[str, Any] = {}
+    visited: list[str] = []
+    following: str | None = name
+    while following is not None:
+        if following in visited:
+            raise UserError(f"The configurations {' -> '.join([*visited, following])} inherit from each other.")
+        if following not in plans["configurations"]:
+            raise UserError(
+                f"Expected one of the configurations {', '.join(plans['configurations'])}, but got {following!r}."
+            )
+        visited.append(following)
+        resolved = {**plans["configurations"][following], **resolved}
+        following = plans["configurations"][following].get("inherits_from")
+    resolved.pop("inherits_from", None)
+    return resolved
+
+
+def _kinds() -> dict[str, tuple[str, Callable[[Any], bool]]]:
+    """Entry of plans -> the package that nnU-Net searches for what it names, and how to tell that this is it."""
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+    from nnunetv2.preprocessing.normalization.default_normalization_schemes import ImageNormalization
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    classes = {
+        "label_manager": ("nnunetv2.utilities.label_handling", LabelManager),
+        "image_reader_writer": ("nnunetv2.imageio", BaseReaderWriter),
+        "experiment_planner_used": ("nnunetv2.experiment_planning", ExperimentPlanner),
+        "preprocessor_name": ("nnunetv2.preprocessing", DefaultPreprocessor),
+        "normalization_schemes": ("nnunetv2.preprocessing.normalization", ImageNormalization),
+    }
+    functions = [f"resampling_fn_{of}" for of in ("data", "seg", "probabilities")]
+    return {
+        **{
+            key: (package, partial(is_class_of, base=base, packages=(package,)))
+            for key, (package, base) in classes.items()
+        },
+        **dict.fromkeys(functions, ("nnunetv2.preprocessing.resampling", _is_resampling)),
+    }
+
+
+def _find_in_nnunet(name: Any, package: str) -> Any:
+    """What nnU-Net finds by a name: any attribute of any module of the package; None where there is none."""
+    import nnunetv2
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+        return object  # of none of the kinds
+    return recursive_find_python_class(os.path.join(nnunetv2.__path__[0], *package.split(".")[1:]), name, package)
+
+
+def _is_resampling(found: Any) -> bool:
+    return (
+        inspect.isfunction(found)
+        and found.__module__.startswith("nnunetv2.preprocessing.resampling.")
+        and list(inspect.signature(found).parameters)[:4] == ["data", "new_shape", "current_spacing", "new_spacing"]
+    )

@@ -1,0 +1,57 @@
+"""What plans may name, and how they inherit."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnunetv2_ext.checkpoints.plans import check_plans
+from nnunetv2_ext.resources import list_resources, resource_folder
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_json
+
+
+@pytest.mark.parametrize("name", list_resources("plans"))
+def test_the_shipped_plans_pass(name):
+    check_plans(read_json(resource_folder("plans") / f"{name}.json"), name)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("label_manager", "LabelManager"),
+        ("image_reader_writer", "NibabelIOWithReorient"),
+        ("experiment_planner_used", "nnUNetPlannerResEncL"),
+        ("preprocessor_name", "DefaultPreprocessor"),
+        ("normalization_schemes", ["RGBTo01Normalization", "ZScoreNormalization"]),
+        ("resampling_fn_seg", "resample_torch_fornnunet"),
+        ("resampling_fn_probabilities", "no_resampling_hack"),
+    ],
+)
+def test_what_nnunet_brings_may_be_named(key, name):
+    check_plans({"configurations": {"2d": {key: name}}}, "plans.json")
+
+
+@pytest.mark.parametrize("key", ["label_manager", "preprocessor_name", "normalization_schemes", "resampling_fn_data"])
+def test_what_is_not_installed_is_refused_only_where_it_is_needed(key):
+    plans = {"configurations": {"2d": {key: "OfAnotherFork"}}}
+    with pytest.raises(UserError, match=f"{key} in plans.json, but found 'OfAnotherFork'"):
+        check_plans(plans, "plans.json")
+    check_plans(plans, "plans.json", to_run=False)
+
+
+@pytest.mark.parametrize("key", ["image_reader_writer", "experiment_planner_used"])
+def test_readers_and_planners_of_others_are_not_needed(key):
+    check_plans({"configurations": {"2d": {key: "OfAnotherFork"}}}, "plans.json")
+
+
+@pytest.mark.parametrize("name", ["ImageNormalization", "number", "CTNormalization.__init__", "", None, 5, ["x"], {}])
+@pytest.mark.parametrize("to_run", [True, False])
+def test_what_is_of_another_kind_is_refused_everywhere(name, to_run):
+    with pytest.raises(UserError, match=r"normalization_schemes in plans\.json"):
+        check_plans({"configurations": {"2d": {"normalization_schemes": [name]}}}, "plans.json", to_run=to_run)
+
+
+def test_what_is_inherited_is_looked_at():
+    plans = {"configurations": {"b": {"inherits_from": "a"}, "a": {"preprocessor_name": "multiprocessing"}}}
+    with pytest.raises(UserError, match="preprocessor_name"):
+        check_plans(plans, "plans.json")
