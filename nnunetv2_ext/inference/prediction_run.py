@@ -25,6 +25,7 @@ from nnunetv2_ext.inference.reporting.preview import write_preview
 from nnunetv2_ext.inference.reporting.probabilities import Probabilities
 from nnunetv2_ext.inference.reporting.report import StageClock, write_report
 from nnunetv2_ext.inference.reporting.statistics import gather_statistics, label_statistics, write_case_statistics
+from nnunetv2_ext.inference.segmentation import Segmenter
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import require_writable, write_json
 
@@ -235,6 +236,7 @@ class PredictionRun:
     def _probabilities(self) -> Probabilities:
         predictor = self.predictor
         channels, _ = self._kept_channels()
+        assert isinstance(predictor.segmenter, Segmenter), "bundles are refused at the start"
         has_regions = predictor.model.labels.has_regions
         return Probabilities(predictor.segmenter, has_regions=has_regions, channels=channels, folder=self.folder)
 

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from nnunetv2_ext.images.reading import Scan, check_scan, read_scan, scan_of_array, scan_of_image
+from nnunetv2_ext.inference.bundles.preparing import BundlePreprocessing
 from nnunetv2_ext.inference.bundles.profile import read_profile
-from nnunetv2_ext.inference.bundles.segmenter import BundlePreprocessing, BundleSegmenter
+from nnunetv2_ext.inference.bundles.segmenter import BundleSegmenter
 from nnunetv2_ext.inference.cases import Case, find_cases
 from nnunetv2_ext.inference.deciding.outputs import OutputMap, OutputPlan, plan_outputs
 from nnunetv2_ext.inference.deciding.rules import Decisions, background_logits, rule_of_cases
@@ -116,23 +117,28 @@ class Predictor:
         channels = len(self.plan.channels) if self.plan.channels else model.labels.num_segmentation_heads
         rule = rule_of_cases(self.plan, channels, has_regions=has_regions)
         fill = background_logits(channels, has_regions=has_regions)
-        running = (model, rule, fill, window_networks, self.step_size, self.device)
         self.preprocessing: Preprocessing
+        self.segmenter: Segmenter | BundleSegmenter
         if profile is None:
             self.preprocessing = NnunetPreprocessing(
                 model, linear=self.mode.linear_image, find_content=self.mode.skip_air
             )
             self.segmenter = Segmenter(
-                *running,
+                model,
+                rule,
+                fill,
+                window_networks,
+                self.step_size,
+                self.device,
                 on_device=on_device,
                 nearest_label_map=self.mode.nearest_label_map,
                 sums=SUMS[self.sums],
             )
         else:
             # A bundle brings its own inference, which the modes do not vary.
-            preprocessing = BundlePreprocessing(profile)
-            self.preprocessing = preprocessing
-            self.segmenter = BundleSegmenter(profile, preprocessing, *running, on_device=on_device)
+            (network,) = window_networks
+            self.preprocessing = preprocessing = BundlePreprocessing(profile)
+            self.segmenter = BundleSegmenter(profile, preprocessing, network, fill, self.device, on_device=on_device)
 
     def _choose_sums(self, sums: str | None, *, is_bundle: bool) -> str:
         if sums is not None and sums not in SUMS:

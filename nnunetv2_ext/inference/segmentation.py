@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -88,16 +88,7 @@ class Segmenter:
         Returns:
             Decisions of shape ``prepared.image_shape``.
         """
-        try:
-            return self._decide(prepared, progress, visit_logits)
-        except torch.OutOfMemoryError:
-            if self.windows.accumulate_on.type == "cpu":
-                raise
-        _logger.warning("The device has too little memory to add windows up; the CPU does it from now on.")
-        torch.cuda.empty_cache()
-        self.windows.accumulate_on = torch.device("cpu")
-        self.windows.fill = self.windows.fill.cpu()
-        return self._decide(prepared, progress, visit_logits)
+        return with_sums_that_fit([self.windows], lambda: self._decide(prepared, progress, visit_logits))
 
     def count_windows(self, prepared: Prepared) -> int:
         """How many windows a case takes."""
@@ -155,3 +146,22 @@ class Segmenter:
         if self._nearest_label_map:
             return Enlarged(self._rule(shape, shape, None).of(slabs), prepared.image_shape)
         return self._rule(shape, prepared.image_shape, self.nearest_axis(prepared)).of(slabs)
+
+
+def with_sums_that_fit(windows: Iterable[StreamingSlidingWindow], predict: Callable[[], Decisions]) -> Decisions:
+    """Predicts a case; where the device has too little memory to add its windows up, the CPU does it for this case."""
+    try:
+        return predict()
+    except torch.OutOfMemoryError:
+        before = [(each, each.accumulate_on) for each in windows]
+        if all(device.type == "cpu" for _, device in before):
+            raise
+    _logger.warning("The device has too little memory to add the windows of this case up; the CPU does it.")
+    torch.cuda.empty_cache()
+    try:
+        for each, _ in before:
+            each.accumulate_on = torch.device("cpu")
+        return predict()
+    finally:
+        for each, device in before:
+            each.accumulate_on = device

@@ -6,8 +6,8 @@ as much again (published: 28.7 GB on a GPU, 26 GB on a CPU). Both sides run the 
 ``--filters`` save time, but also memory on our side, which adds up what the last layer sees. Volumes are given as
 x, y, z, as in MONAI. With ``--only_ours`` the peer's peak is its buffer alone, which it cannot do without.
 
-What must be held: of a sweep along the 397 planes the 24 that neighbouring windows share, in the 32 channels before
-the last layer and one for its bias, 33 x 24 x 287 x 287 x 4 bytes = 0.26 GB, and one window's features, 0.12 GB.
+What must be held: of the 397 planes the 96 of a window, in the 32 channels before the last layer and one for its bias,
+33 x 96 x 287 x 287 x 4 bytes = 1.04 GB, and one window's features, 0.12 GB.
 
 Each side runs in a process of its own, because memory that was freed stays with a process and hides the next peak.
 """
@@ -28,9 +28,10 @@ from _measure import report, run_once
 from torch import Tensor
 
 from nnunetv2_ext.architectures.monai_networks import SegResNet
+from nnunetv2_ext.inference.bundles.preparing import BundlePreprocessing
 from nnunetv2_ext.inference.bundles.profile import BundleProfile
-from nnunetv2_ext.inference.bundles.segmenter import BundleWindows
-from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
+from nnunetv2_ext.inference.bundles.segmenter import BundleSegmenter
+from nnunetv2_ext.inference.deciding.rules import background_logits
 
 CLASSES = 105
 WINDOW = (96, 96, 96)
@@ -64,7 +65,9 @@ def ours(network: torch.nn.Module, image: Tensor) -> Tensor:
         padding="replicate",
         inversion="nearest_labels",
     )
-    return BundleWindows(profile, StreamingSlidingWindow(network, CLASSES, WINDOW)).winners(image)
+    fill = background_logits(CLASSES, has_regions=False)
+    segmenter = BundleSegmenter(profile, BundlePreprocessing(profile), network, fill, torch.device("cpu"))
+    return segmenter.winners(image)
 
 
 def monai(network: torch.nn.Module, image: Tensor) -> Tensor:

@@ -486,8 +486,10 @@ def test_memory_that_runs_out_on_the_device_is_taken_from_the_cpu(softmax_model,
     asked.clear()
     # A device that this machine does not have, of which only the type is looked at.
     windows.accumulate_on = torch.device("meta")
-    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(predictor.predict(ct_file)), expected)
-    assert asked == ["meta", "cpu"]
+    for _ in range(2):
+        asked.clear()
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(predictor.predict(ct_file)), expected)
+        assert asked == ["meta", "cpu"], "the next case may fit again"
 
 
 _SMALL = "totalsegmentator_v2_layout/s0001"

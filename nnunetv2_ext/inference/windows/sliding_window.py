@@ -97,6 +97,8 @@ class StreamingSlidingWindow:
         axis: Along which axis to hand planes on; by default the one that needs the least memory, for sums in float16
             the first that has more than one window, as nnU-Net's windows run.
         dtype: Type of the sums: float32, or float16 for the rounding of nnU-Net's.
+        plan: Lays the windows of an image of some shape out, instead of nnU-Net's plan.
+        weights: Importance of the voxels of a window, instead of nnU-Net's Gaussian.
 
     Example:
         >>> window = StreamingSlidingWindow(lambda x: x.repeat(1, 2, 1, 1, 1), 2, (4, 4, 4))
@@ -117,6 +119,8 @@ class StreamingSlidingWindow:
         fill: Float[Tensor, " classes"] | None = None,
         axis: int | None = None,
         dtype: torch.dtype = torch.float32,
+        plan: Callable[[Sequence[int]], WindowPlan] | None = None,
+        weights: Float[Tensor, "z y x"] | None = None,
     ) -> None:
         if len(patch_size) not in (2, 3) or not 0 < step_size <= 1 or windows_per_batch < 1:
             raise ValueError(
@@ -134,12 +138,17 @@ class StreamingSlidingWindow:
         self.windows_per_batch = windows_per_batch
         if fill is None:
             fill = torch.tensor([10.0] + [-10.0] * (num_classes - 1))
-        self.fill = fill.to(self.accumulate_on, dtype)
+        self.fill = fill.to(dtype=dtype)
         self.axis = axis
         self.dtype = dtype
+        self._plan = plan or self._nnunet_plan
+        self._weights = weights
 
     def plan(self, shape: Sequence[int]) -> WindowPlan:
-        """Lays out the windows of an image of shape (z, y, x), as nnU-Net does."""
+        """Where the windows of an image of shape (z, y, x) lie."""
+        return self._plan(shape)
+
+    def _nnunet_plan(self, shape: Sequence[int]) -> WindowPlan:
         from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
         patch = self.patch_size if len(self.patch_size) == 3 else (1, *self.patch_size)
@@ -181,7 +190,7 @@ class StreamingSlidingWindow:
         plan = self.plan(image.shape[1:])
         padded = pad_to_plan(image, plan)
         padded_content = None if content is None else pad_to_plan(content[None], plan)[0]
-        ring = _Ring(plan, len(self.networks), self.window_weights(), self.fill)
+        ring = _Ring(plan, len(self.networks), self.window_weights(), self.fill.to(self.accumulate_on))
         starts = plan.starts[plan.axis]
         for number, start in enumerate(starts):
             positions = [
@@ -217,7 +226,9 @@ class StreamingSlidingWindow:
         return result
 
     def window_weights(self) -> Float[Tensor, "z y x"]:
-        """nnU-Net's Gaussian importance of the voxels of a window, of the patch's shape."""
+        """Importance of the voxels of a window, of the patch's shape."""
+        if self._weights is not None:
+            return self._weights.to(self.accumulate_on)
         from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
         # Half precision, because nnU-Net rounds its weights to it, whatever type they are added up in here.
