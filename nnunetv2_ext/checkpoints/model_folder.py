@@ -13,13 +13,14 @@ import torch
 import nnunetv2_ext
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint
 from nnunetv2_ext.checkpoints.dataset_json import with_labels
-from nnunetv2_ext.checkpoints.plans import resolve_configuration
+from nnunetv2_ext.checkpoints.plans import check_plans_names, resolve_configuration
 from nnunetv2_ext.checkpoints.plans_v1 import CONFIGURATION_DEFAULTS
 from nnunetv2_ext.labels.channels import BACKGROUND, channel_names, has_regions
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path, read_json, sha256_of, write_json
 from nnunetv2_ext.utilities.folders import folder_under_construction
 from nnunetv2_ext.utilities.locks import output_lock
+from nnunetv2_ext.utilities.names import checked_ending, checked_name
 from nnunetv2_ext.utilities.paths import refuse_used_id
 
 logger = logging.getLogger(__name__)
@@ -66,13 +67,19 @@ def write_model_folder(
         UserError: Plans or labels are unknown or do not fit; the model or this fold of it exists; another dataset has
             the ID; ``results`` cannot be written.
     """
-    if not re.fullmatch(r"Dataset\d{3}_[A-Za-z0-9_\-]+", dataset):
-        raise UserError(f"Expected a dataset name such as Dataset101_TotalSegmentator, but got {dataset!r}.")
+    if not re.fullmatch(r"Dataset\d{3}_.+", checked_name(dataset, "a dataset name such as Dataset101_Liver")):
+        raise UserError(f"Expected a dataset name such as Dataset101_Liver, but got {dataset!r}.")
     refuse_used_id(dataset)
     plans, configuration = plans_for_model_folder(checkpoint, dataset, configuration, plans_name)
     dataset_json = dataset_json_for_model_folder(checkpoint)
+    checked_ending(dataset_json.get("file_ending"), checkpoint.path)
     trainer = trainer or checkpoint.fitting_trainer
-    folder = Path(results) / dataset / f"{trainer}__{plans['plans_name']}__{configuration}"
+    check_plans_names(plans, checkpoint.path)
+    name = checked_name(f"{trainer}__{plans['plans_name']}__{configuration}", "the name of a model folder")
+    if name.count("__") != 2:
+        raise UserError(f"Expected '__' between trainer, plans and configuration alone, but got {name}; rename.")
+    folder = Path(results) / dataset / name
+    checked_name(str(fold), "a fold")
     with output_lock(folder):
         joins = folder.exists() and not overwrite
         if joins:
@@ -102,9 +109,11 @@ def write_model_folder(
             new_fold = new if joins else new / f"fold_{fold}"
             with atomic_path(new_fold / CHECKPOINT_NAME) as temporary:
                 torch.save(content, temporary)
+            _write_traces_of_training(new_fold, checkpoint)
             if not joins:
                 write_json(plans, new / "plans.json")
                 write_json(dataset_json, new / "dataset.json")
+                write_json(_no_fingerprint(plans), new / "dataset_fingerprint.json")
                 if checkpoint.preprocessing_profile is not None:
                     write_json(checkpoint.preprocessing_profile, new / PROFILE_NAME)
                 write_json({"folds": {str(fold): record}}, new / PROVENANCE_NAME)
@@ -194,8 +203,9 @@ def dataset_json_for_model_folder(checkpoint: Checkpoint) -> dict[str, Any]:
             checkpoint.num_classes - 1,
         )
         labels = {BACKGROUND: 0, **{f"class_{index}": index for index in range(1, checkpoint.num_classes)}}
+    names = channel_names(labels)
     if not has_regions(labels):
-        values = [labels[name] for name in channel_names(labels)]
+        values = [labels[name] for name in names]
         if values != list(range(len(values))):
             raise UserError(
                 f"Expected consecutive integers for the {len(values)} outputs of a softmax network, but the labels go "
@@ -216,6 +226,25 @@ def dataset_json_for_model_folder(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         labels,
     )
+
+
+def _write_traces_of_training(folder: Path, checkpoint: Checkpoint) -> None:
+    """What ``nnUNetv2_export_model_to_zip`` looks for in a fold: the curves of a training and its validation's scores.
+
+    There are none of a training elsewhere, and that is what the two files say.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 2))
+    figure.text(0.5, 0.5, f"Imported ({checkpoint.format}): no curves of the training.", ha="center", va="center")
+    figure.savefig(folder / "progress.png")
+    write_json({"foreground_mean": {}, "mean": {}, "metric_per_case": []}, folder / "validation" / "summary.json")
+
+
+def _no_fingerprint(plans: dict[str, Any]) -> dict[str, Any]:
+    """A dataset_fingerprint.json, which the export wants too, of a dataset that is not there."""
+    key = "foreground_intensity_properties_per_channel"
+    return {"spacings": [], "shapes_after_crop": [], "median_relative_size_after_cropping": 1.0, key: plans[key]}
 
 
 def _check_fold_can_join(folder: Path, fold: int | str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.utilities.class_paths import is_class_of
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.names import checked_name
 
 
 def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
@@ -42,6 +43,23 @@ def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
                         f"Expected the name of something in {package} that serves as {key} in {source}, but found "
                         f"{name!r:.200}; correct the plans, or install what brings it."
                     )
+
+
+def check_plans_names(plans: Mapping[str, Any], source: Path | str) -> None:
+    """Refuses plans whose names, of which nnU-Net makes paths that it writes and deletes, are none.
+
+    Raises:
+        UserError: A name has other characters than `checked_name` admits.
+    """
+    named = [(key, plans.get(key)) for key in ("dataset_name", "plans_name")]
+    for name, configuration in plans["configurations"].items():
+        stages = configuration.get("next_stage")
+        named += [("configurations", name)]
+        named += [(key, configuration.get(key)) for key in ("data_identifier", "previous_stage")]
+        named += [("next_stage", stage) for stage in (stages if isinstance(stages, list) else [stages])]
+    for key, name in named:
+        if name is not None:
+            checked_name(name, f"{key!r} in {source}")
 
 
 def first_configuration(plans: Mapping[str, Any]) -> str:

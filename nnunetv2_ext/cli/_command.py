@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from nnunetv2_ext.utilities.errors import UserError, disk_error
+from nnunetv2_ext.utilities.names import printable
 
 EXIT_BATCH_HAD_FAILURES = 1
 EXIT_USER_ERROR = 2
@@ -29,6 +30,13 @@ _ENDING_SIGNALS = [number for number in signal.Signals if number.name in ("SIGIN
 
 class _EndedBySignal(KeyboardInterrupt):
     """Ctrl-C and the other signals that end a command: whatever tidies up after one does so after all."""
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Names from files may hold what moves a terminal's cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -82,7 +90,7 @@ def run_command(
             raise
         if arguments.verbose:
             logging.getLogger("nnunetv2_ext").exception("Traceback of the error below:")
-        print(f"{parser.prog}: {sentence}", file=sys.stderr)
+        print(f"{parser.prog}: {printable(sentence)}", file=sys.stderr)
         _flush_or_silence_stdout()
         return EXIT_USER_ERROR
     except KeyboardInterrupt as end:
@@ -130,5 +138,5 @@ def _set_up_logging(level: int) -> None:
     logger.propagate = False
     logger.handlers.clear()
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
     logger.addHandler(handler)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.names import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from nnunetv2_ext.dataset_conversion.summary import describe_cases
 
-        print(describe_cases(converter))
+        print(printable(describe_cases(converter)))
         return EXIT_BATCH_HAD_FAILURES if any(case.problem for case in converter.cases()) else 0
     if arguments.dataset_id is None:
         raise UserError("Expected the ID of the nnU-Net dataset with -d, for example -d 101.")
@@ -105,5 +106,5 @@ def _run(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet,
     )
     if not arguments.quiet or result.failed:
-        print(describe_result(result))
+        print(printable(describe_result(result)))
     return EXIT_BATCH_HAD_FAILURES if result.failed else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.format == "monai_bundle":
         from nnunetv2_ext.model_export.monai_bundle import export_monai_bundle
 
-        target = export_monai_bundle(arguments.m, arguments.o, **options)
+        target = shlex.quote(str(export_monai_bundle(arguments.m, arguments.o, **options)))
         print(f"Wrote the bundle {target}. Run it with:")
         print(
             f"python -m monai.bundle run --config_file {target}/configs/inference.json "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 
 from nnunetv2_ext.cli._command import make_parser, run_command
@@ -42,6 +43,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nnunetv2_ext.utilities.errors import UserError
+    from nnunetv2_ext.utilities.names import printable
     from nnunetv2_ext.utilities.paths import nnunet_folder
 
     if arguments.fold != "all" and not arguments.fold.isdigit():
@@ -82,12 +84,12 @@ def _run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     trainer, plans, configuration = folder.name.split("__")
-    print(checkpoint.describe())
+    print(printable(checkpoint.describe()))
     for note in checkpoint.notes:
-        print(f"Note: {note}")
+        print(printable(f"Note: {note}"))
     print(f"The model was written to {folder}. Predict with:")
     if arguments.results:
-        print(f"export nnUNet_results={results.resolve()}")
+        print(f"export nnUNet_results={shlex.quote(str(results.resolve()))}")
     print(
         f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -d {arguments.dataset} -tr {trainer} -p {plans} "
         f"-c {configuration} -f {fold}"

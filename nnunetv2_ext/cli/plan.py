@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,4 +59,4 @@ def _run(arguments: argparse.Namespace) -> None:
         show_progress=not arguments.quiet,
     )
     print(f"Plans were written to {path}.")
-    print(f"Next: nnUNetv2_preprocess -d {arguments.dataset} -plans_name {name} -c CONFIGURATION")
+    print(f"Next: nnUNetv2_preprocess -d {shlex.quote(arguments.dataset)} -plans_name {name} -c CONFIGURATION")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
+from nnunetv2_ext.utilities.names import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,5 +48,5 @@ def _run(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet,
     )
     for name, reason in failed.items():
-        print(f"{name}: {reason}")
+        print(printable(f"{name}: {reason}"))
     return EXIT_BATCH_HAD_FAILURES if failed else 0

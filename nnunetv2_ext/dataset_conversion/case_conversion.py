@@ -99,6 +99,11 @@ def planned_files(case: Case, channels: int) -> tuple[list[str], str | None]:
     return images, f"labels{part}/{case.identifier}{FILE_ENDING}" if has_label else None
 
 
+def source_files(case: Case) -> list[str]:
+    """What a case is made from, masks left out."""
+    return [str(path) for path in (*case.images, *([case.label] if case.label else []))]
+
+
 @dataclass(frozen=True)
 class Job:
     """One case to convert, and where to."""
@@ -122,7 +127,7 @@ def convert_case(job: Job, problem: str = "") -> CaseRecord:
     """
     converter, case, folder = job.converter, job.case, job.folder
     record = CaseRecord(case.identifier, case.split, case.fold)
-    record.sources = [str(path) for path in (*case.images, *([case.label] if case.label else []))]
+    record.sources = source_files(case)
     planned, planned_label = planned_files(case, len(converter.channels()))
     try:
         if problem:

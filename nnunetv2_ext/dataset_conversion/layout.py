@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.names import case_names, refuse_equal_names
 
 Split = Literal["train", "val", "test"]
 
@@ -21,7 +22,7 @@ class Case:
     """One patient image of a dataset and where its annotation is.
 
     Attributes:
-        identifier: Name of the case in the nnU-Net dataset.
+        identifier: Name of the case; that in the nnU-Net dataset is made of it by `named_cases`.
         images: One file per channel, one file with all channels, or one DICOM folder.
         label: Label map, or whatever the dataset's own reader understands (an RTSTRUCT file).
         masks: Class name to the file with the mask of that class.
@@ -53,7 +54,7 @@ class FilePattern:
         image: For example ``"RawData/Training/img/img{case}.nii.gz"``. A DICOM folder where it has no file ending.
         label: The same for label maps or masks; None for a part of the dataset that has no annotation.
         split: Part of the dataset.
-        identifier: Name of the case, from the fields.
+        identifier: What the source calls the case, from the fields.
     """
 
     image: str
@@ -96,6 +97,17 @@ def find_cases(root: Path, patterns: Sequence[FilePattern]) -> list[Case]:
     return [case for pattern in patterns for case in _cases_of(root, pattern)]
 
 
+def named_cases(cases: Sequence[Case]) -> list[Case]:
+    """Cases under the names that they get in the nnU-Net dataset.
+
+    Raises:
+        UserError: Two cases have one name.
+    """
+    refuse_equal_names((case.identifier, next(iter(case.images), Path(case.identifier))) for case in cases)
+    names = case_names(case.identifier for case in cases)
+    return [replace(case, identifier=names[case.identifier]) for case in cases]
+
+
 def annotated_only(cases: Sequence[Case]) -> list[Case]:
     """Leaves out images that nobody annotated, for labels of part of a larger collection of images.
 
@@ -104,11 +116,6 @@ def annotated_only(cases: Sequence[Case]) -> list[Case]:
     complete = {case.identifier: case for case in cases if not case.problem}
     orphans = {case.identifier: case for case in cases if not case.images and case.identifier not in complete}
     return [*complete.values(), *orphans.values()]
-
-
-def identifier_of(template: str, fields: Mapping[str, str]) -> str:
-    """Fills a name and replaces what nnU-Net or file systems do not want in file names."""
-    return re.sub(r"[^A-Za-z0-9_.\-]+", "_", template.format_map(fields))
 
 
 def _cases_of(root: Path, pattern: FilePattern) -> Iterator[Case]:
@@ -124,7 +131,7 @@ def _cases_of(root: Path, pattern: FilePattern) -> Iterator[Case]:
                 expected = expected.replace(f"{{{name}}}", value)
             problem = f"Expected its label at {expected}, but there is none."
         yield Case(
-            identifier_of(pattern.identifier, fields),
+            pattern.identifier.format_map(fields),
             tuple(images[key][part] for part in sorted(images[key])),
             label=found.get("") if not pattern.has_masks else None,
             masks=found if pattern.has_masks else {},
@@ -134,7 +141,7 @@ def _cases_of(root: Path, pattern: FilePattern) -> Iterator[Case]:
     for key in sorted(labels.keys() - images.keys()):
         first = next(iter(labels[key].values()))
         yield Case(
-            identifier_of(pattern.identifier, dict(key)),
+            pattern.identifier.format_map(dict(key)),
             (),
             split=pattern.split,
             problem=f"Expected an image for the label {first.relative_to(root)}, but there is none.",
@@ -144,9 +151,10 @@ def _cases_of(root: Path, pattern: FilePattern) -> Iterator[Case]:
 def _files(root: Path, template: str) -> dict[tuple[tuple[str, str], ...], dict[str, Path]]:
     """Fields that tell cases apart -> class or channel (empty where there is none) -> file."""
     expression = re.compile(_expression(template))
+    matches = [(expression.fullmatch(path.relative_to(root).as_posix()), path) for path in _matches(root, template)]
+    refuse_equal_names(("/".join(match.groupdict().values()), path) for match, path in matches if match)
     found: dict[tuple[tuple[str, str], ...], dict[str, Path]] = {}
-    for path in _matches(root, template):
-        match = expression.fullmatch(path.relative_to(root).as_posix())
+    for match, path in matches:
         if match:
             fields = match.groupdict()
             within = "".join(fields.pop(name, "") for name in _WITHIN_CASE)

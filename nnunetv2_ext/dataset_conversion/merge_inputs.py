@@ -14,10 +14,11 @@ from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
 from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels, Source
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.names import FILE_ENDINGS, case_names, checked_ending, checked_name
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 
 # What SimpleITK reads and writes and nnU-Net's SimpleITK or NIfTI readers accept.
-FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
+_VOLUME_ENDINGS = FILE_ENDINGS[:5]
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def read_input_dataset(argument: str) -> InputDataset:
     if missing:
         raise UserError(f"Expected {', '.join(missing)} in {folder / 'dataset.json'}, but found no such entry; add it.")
     ending = dataset_json["file_ending"]
-    if ending not in FILE_ENDINGS:
-        raise UserError(f"Expected images of type {', '.join(FILE_ENDINGS)} in {folder}, but found {ending!r}.")
+    if checked_ending(ending, folder / "dataset.json") not in _VOLUME_ENDINGS:
+        raise UserError(f"Expected images of type {', '.join(_VOLUME_ENDINGS)} in {folder}, but found {ending}.")
     channels = tuple(name for _, name in sorted(dataset_json["channel_names"].items(), key=lambda entry: int(entry[0])))
     files = _training_files(folder, dataset_json, len(channels))
     if SECTION in dataset_json:
@@ -106,9 +107,7 @@ def read_input_dataset(argument: str) -> InputDataset:
             return _read_collection(folder, dataset_json, files, channels)
         except UserError as error:
             raise UserError(f"{folder / 'dataset.json'}: {error}") from None
-    name = given_name or re.sub(r"^Dataset\d{3}_", "", folder.resolve().name)
-    if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
-        raise UserError(f"Expected a source name of letters, digits, '_' and '-', but got {name!r}.")
+    name = checked_name(given_name or re.sub(r"^Dataset\d{3}_", "", folder.resolve().name), "a source name")
     return _read_plain_dataset(folder, dataset_json, files, channels, name)
 
 
@@ -134,8 +133,10 @@ def _read_plain_dataset(
             f"Expected 'regions_class_order' with {len(regions)} entries in {folder / 'dataset.json'}, but found "
             f"{'none' if order is None else len(order)}."
         )
+    wanted = {own_name: f"{name}_{own_name}" for own_name in files}
+    names = case_names(wanted.values())
     cases = tuple(
-        InputCase(f"{name}_{own_name}", own_name, name, images, label) for own_name, (images, label) in files.items()
+        InputCase(names[wanted[own_name]], own_name, name, images, label) for own_name, (images, label) in files.items()
     )
     return InputDataset(
         folder=folder,
@@ -163,13 +164,22 @@ def _read_collection(
             f"The {SECTION!r} list case(s) that have no images: {', '.join(absent[:5])}; remove them there or add the "
             "images."
         )
+    names = case_names(files)
+    sources = {
+        name: Source(
+            source.classes,
+            tuple(names[case] for case in source.cases),
+            {names[case]: classes for case, classes in source.exceptions.items()},
+        )
+        for name, source in partial_labels.sources.items()
+    }
     return InputDataset(
         folder=folder,
         regions={name: partial_labels.label_values(name) for name in partial_labels.class_names},
         painted=dict(zip(partial_labels.class_names, dataset_json["regions_class_order"], strict=True)),
-        sources=partial_labels.sources,
+        sources=sources,
         cases=tuple(
-            InputCase(name, name, partial_labels.source_of(name), images, label)
+            InputCase(names[name], name, partial_labels.source_of(name), images, label)
             for name, (images, label) in files.items()
         ),
         channels=channels,

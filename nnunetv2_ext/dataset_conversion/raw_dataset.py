@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from nnunetv2_ext.dataset_conversion.case_conversion import (
     convert_case,
     encoded_file,
     planned_files,
+    source_files,
 )
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.duplicates import DuplicateGroup, find_duplicates
 from nnunetv2_ext.dataset_conversion.findings import ERROR, Finding, severity
-from nnunetv2_ext.dataset_conversion.layout import Case
+from nnunetv2_ext.dataset_conversion.layout import Case, named_cases
 from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, offer_splits, stratified_splits
 from nnunetv2_ext.images.volumes import read_volume, write_volume
 from nnunetv2_ext.labels.atoms import AtomTable, Combination, EncodedMasks
@@ -38,6 +39,7 @@ from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import clear_leftovers, read_json, require_writable, write_json
 from nnunetv2_ext.utilities.folders import folder_under_construction, refuse_overlap
 from nnunetv2_ext.utilities.locks import output_lock
+from nnunetv2_ext.utilities.names import quoted
 from nnunetv2_ext.utilities.parallel import parallel_map
 from nnunetv2_ext.utilities.paths import refuse_used_id
 
@@ -107,8 +109,7 @@ def convert_dataset(
 def _convert(
     converter: DatasetConverter, folder: Path, name: str, num_processes: int, progress: bool
 ) -> ConversionResult:
-    cases = converter.cases()
-    _check_identifiers(cases, converter.name)
+    cases = named_cases(converter.cases())
     # Whatever is wrong with the classes is said now and not after hours.
     order = converter.target_order
     if converter.options.regions:
@@ -239,14 +240,21 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, CaseRecord]:
 
 
 def _trusted(
-    known: dict[str, CaseRecord], cases: Iterable[Case], converter: DatasetConverter, folder: Path
+    known: dict[str, CaseRecord], cases: Sequence[Case], converter: DatasetConverter, folder: Path
 ) -> dict[str, CaseRecord]:
     """Records of complete cases, whose findings are no errors under the present settings."""
     options = converter.options
+    names = {case.identifier for case in cases}
     trusted: dict[str, CaseRecord] = {}
+    strange = [record.identifier for record in known.values() if not record.failed and record.identifier not in names]
+    if strange:
+        raise UserError(
+            f"Expected cases of {converter.name} in {folder}, but {quoted(strange[0])} is none, or has another name by "
+            "now; choose another dataset ID or pass --overwrite."
+        )
     for case in cases:
         record = known.get(case.identifier)
-        if record is None or record.failed:
+        if record is None or record.failed or not _made_from(record, case):
             continue
         images, label = planned_files(case, len(converter.channels()))
         files = [folder / file for file in images]
@@ -259,10 +267,9 @@ def _trusted(
     return trusted
 
 
-def _check_identifiers(cases: Sequence[Case], name: str) -> None:
-    repeated = [identifier for identifier, count in Counter(case.identifier for case in cases).items() if count > 1]
-    if repeated:
-        raise UserError(f"Expected one case of each name in {name}, but {', '.join(repeated[:5])} occur(s) repeatedly.")
+def _made_from(record: CaseRecord, case: Case) -> bool:
+    """Whether the record is that of a case's present files, not of others that had its name."""
+    return [*map(os.path.abspath, record.sources)] == [*map(os.path.abspath, source_files(case))]
 
 
 # After all cases ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import Literal
 from nnunetv2_ext.images.volumes import read_volume, write_volume
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import refuse_existing, require_writable
+from nnunetv2_ext.utilities.files import input_files, refuse_existing, require_writable
+from nnunetv2_ext.utilities.names import refuse_equal_names
 from nnunetv2_ext.utilities.parallel import parallel_map
 
 _logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 @dataclass(frozen=True)
 class _Job:
     file: Path
-    output: Path
+    result: Path
     source: LabelOrder | None
     target: LabelOrder
     drop: Collection[str] | Literal["all"]
@@ -64,8 +65,8 @@ def remap_files(
     """
     if not source_folder.exists():
         raise UserError(f"Expected a label map or a folder of label maps, but {source_folder} does not exist.")
-    files = [source_folder] if source_folder.is_file() else sorted(source_folder.glob("*"))
-    files = [file for file in files if file.name.endswith(_ENDINGS) and not file.name.startswith(".")]
+    files = [source_folder] if source_folder.is_file() else input_files(source_folder)
+    files = [file for file in files if file.name.endswith(_ENDINGS)]
     if not files:
         raise UserError(f"Expected label maps ({', '.join(_ENDINGS)}) in {source_folder}, but found none.")
     if output.resolve() == (files[0].parent).resolve():
@@ -86,16 +87,21 @@ def remap_files(
             old.name,
             ", ".join(missing),
         )
+    results = [(_result_name(file), file) for file in files]
+    refuse_equal_names(results)
     require_writable(output)
-    jobs = [_Job(file, output, old, new, drop, overwrite) for file in files]
+    jobs = [_Job(file, output / name, old, new, drop, overwrite) for name, file in results]
     outcomes = parallel_map(_remap, jobs, processes=num_processes, description="Remapping", progress=progress)
     return {outcome.item.file.name: outcome.error for outcome in outcomes if outcome.error}
 
 
+def _result_name(file: Path) -> str:
+    ending = next(ending for ending in _ENDINGS if file.name.endswith(ending))
+    return f"{file.name.removesuffix(ending).removesuffix('.seg')}.nii.gz"
+
+
 def _remap(job: _Job) -> None:
-    ending = next(ending for ending in _ENDINGS if job.file.name.endswith(ending))
-    result = job.output / f"{job.file.name.removesuffix(ending).removesuffix('.seg')}.nii.gz"
-    refuse_existing(result, job.overwrite)
+    refuse_existing(job.result, job.overwrite)
     order = job.source or LabelOrder.read(job.file)
     volume = read_volume(job.file)
-    write_volume(volume.with_array(order.remap(volume.array, to=job.target, drop=job.drop)), result)
+    write_volume(volume.with_array(order.remap(volume.array, to=job.target, drop=job.drop)), job.result)

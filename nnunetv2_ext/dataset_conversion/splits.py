@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, write_json
 from nnunetv2_ext.utilities.paths import nnunet_folder
 
@@ -64,6 +65,24 @@ def stratified_splits(
         counts[chosen] += content
     everyone = set(source_of)
     return [{"train": sorted(everyone - set(fold)), "val": sorted(fold)} for fold in folds]
+
+
+def refuse_too_few_cases(fold: int | str, cases: int, folder: Path) -> None:
+    """Checks that there are folds, or cases enough for nnU-Net to make them.
+
+    Args:
+        fold: What is to be trained.
+        cases: How many there are.
+        folder: The preprocessed dataset.
+
+    Raises:
+        UserError: nnU-Net would have to make five folds of fewer cases.
+    """
+    if fold != "all" and cases < 5 and not (folder / SPLITS_FILE).is_file():
+        raise UserError(
+            f"Expected at least 5 cases in {folder.name} for fold {fold}, but found {cases}: {cases} cases cannot make "
+            f"5 folds; train the fold 'all', or write folds of your own to {folder / SPLITS_FILE}."
+        )
 
 
 def bring_splits(dataset: str) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.findings import KINDS
+from nnunetv2_ext.dataset_conversion.layout import named_cases
 from nnunetv2_ext.dataset_conversion.raw_dataset import REPORT, ConversionResult
 
 # How many bad cases are listed; the report has them all.
@@ -14,7 +15,7 @@ _MOST = 20
 
 def describe_cases(converter: DatasetConverter) -> str:
     """What a conversion would find, without reading a voxel."""
-    cases = converter.cases()
+    cases = named_cases(converter.cases())
     good = [case for case in cases if not case.problem]
     splits = Counter(case.split for case in good)
     counts = ", ".join(f"{splits[split]} {split}" for split in ("train", "val", "test") if splits[split])

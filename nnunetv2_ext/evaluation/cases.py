@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ from nnunetv2_ext.evaluation.classes import References, find_name, match_classes
 from nnunetv2_ext.evaluation.metrics import ScoredClass, evaluate_label_map
 from nnunetv2_ext.images.files import read_image
 from nnunetv2_ext.inference.cases import image_ending
-from nnunetv2_ext.inference.deciding.outputs import file_name
 from nnunetv2_ext.labels.atoms import encode_masks
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import input_files
+from nnunetv2_ext.utilities.names import file_name, refuse_equal_names
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -57,13 +58,11 @@ def label_map_files(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"Expected a folder of label maps, but {folder} is none.")
-    endings = ((file, image_ending(file)) for file in sorted(folder.iterdir()) if _is_visible_file(file))
-    return {file.name[: -len(ending)]: file for file, ending in endings if ending}
-
-
-def _is_visible_file(file: Path) -> bool:
     # Hidden files are those that a running prediction is still writing.
-    return file.is_file() and not file.name.startswith(".")
+    endings = ((file, image_ending(file)) for file in input_files(folder))
+    files = [(file.name[: -len(ending)], file) for file, ending in endings if ending]
+    refuse_equal_names(files)
+    return dict(files)
 
 
 class PredictionFolder:
@@ -75,21 +74,36 @@ class PredictionFolder:
         folder: The predictions.
         references: What is to be scored.
         order: Name of the label order of the label maps; by default what the folder says.
+        cases: Names of all references.
     """
 
-    def __init__(self, folder: Path, references: References, order: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, references: References, order: str | None = None, cases: Collection[str] = ()
+    ) -> None:
         self.folder = folder
         self._references = references
         self._order = order
+        self._cases = cases
         self._files = {folder: label_map_files(folder)}
         self._classes: dict[Path, tuple[ScoredClass, ...]] = {}
 
     def has(self, case: str) -> bool:
         """Whether there is anything predicted for a case."""
-        partial_labels = self._references.partial_labels
-        source = partial_labels.source_of(case) if partial_labels else ""
+        source = self._source_of(case)
+        return self._is_there(self._name_of(case, source), source)
+
+    def _source_of(self, case: str) -> str:
+        return self._references.partial_labels.source_of(case) if self._references.partial_labels else ""
+
+    def _name_of(self, case: str, source: str) -> str:
+        """The case's name among the predictions: nnU-Net takes the end of an image ``x_0000`` for a channel."""
+        other = case.removesuffix("_0000") if case.endswith("_0000") else f"{case}_0000"
+        stands_for_it = other not in self._cases and not self._is_there(case, source) and self._is_there(other, source)
+        return other if stands_for_it else case
+
+    def _is_there(self, name: str, source: str) -> bool:
         folders = [self.folder, self.folder / file_name(source)] if source else [self.folder]
-        return (self.folder / case).is_dir() or any(case in self._label_maps(folder) for folder in folders)
+        return (self.folder / name).is_dir() or any(name in self._label_maps(folder) for folder in folders)
 
     def job(self, case: str, reference: Path) -> EvaluationJob:
         """What to do for a case.
@@ -98,16 +112,17 @@ class PredictionFolder:
             UserError: There is no prediction, or none of a class that the case annotates.
         """
         partial_labels = self._references.partial_labels
-        source = partial_labels.source_of(case) if partial_labels else ""
+        source = self._source_of(case)
+        name = self._name_of(case, source)
         masks: Mapping[str, Path] = {}
         folder = self.folder
-        if source and case not in self._label_maps(folder):
+        if source and name not in self._label_maps(folder):
             folder = folder / file_name(source)
-        if case in self._label_maps(folder):
-            prediction = self._label_maps(folder)[case]
+        if name in self._label_maps(folder):
+            prediction = self._label_maps(folder)[name]
             classes = self._classes_in(folder)
         else:
-            prediction = self.folder / case
+            prediction = self.folder / name
             classes, masks = self._classes_with_masks(prediction)
         if partial_labels:
             annotated = dict(zip(partial_labels.class_names, partial_labels.annotated(case), strict=True))
@@ -133,11 +148,13 @@ class PredictionFolder:
     def _classes_with_masks(self, folder: Path) -> tuple[tuple[ScoredClass, ...], dict[str, Path]]:
         if not folder.is_dir():
             raise UserError(f"Expected a prediction {folder.name}.nii.gz in {folder.parent}, but found none.")
-        files = {
-            str(file.relative_to(folder))[: -len(ending)]: file
+        found_files = [
+            (file.relative_to(folder).as_posix()[: -len(ending)], file)
             for file in sorted(folder.rglob("*"))
             if file.is_file() and (ending := image_ending(file))
-        }
+        ]
+        refuse_equal_names(found_files)
+        files = dict(found_files)
         masks: dict[str, Path] = {}
         classes = []
         for reference in self._references.classes:

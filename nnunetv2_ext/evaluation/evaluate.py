@@ -75,7 +75,7 @@ def evaluate_folder(
     if not predictions.is_dir():
         raise UserError(f"Expected a folder of predictions, but {predictions} is none.")
     # An order that was asked for outranks what the folder of the predictions says.
-    predicted = PredictionFolder(predictions, meaning, prediction_order or order)
+    predicted = PredictionFolder(predictions, meaning, prediction_order or order, files)
     jobs, problems = [], []
     for case, file in files.items():
         try:

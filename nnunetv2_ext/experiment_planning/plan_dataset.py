@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from nnunetv2_ext.labels.partial_labels import PartialLabels
 from nnunetv2_ext.labels.tree_sources import TreeSources
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, refuse_existing, require_writable, write_json
+from nnunetv2_ext.utilities.names import checked_name
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,7 @@ def plan_dataset(
         UserError: See `plans_for_dataset`; also if the plans file exists, the name is no file name, or the sections
             of a collection's dataset.json contradict each other or leave out a case.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_.\-]+", name):
-        raise UserError(f"Expected a plans name of letters, digits, '_', '-' and '.', but got {name!r}.")
+    checked_name(name, "a plans name")
     full_name = dataset_name(dataset, "nnUNet_raw")
     raw_folder = nnunet_folder("nnUNet_raw") / full_name
     folder = nnunet_folder("nnUNet_preprocessed") / full_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_ext.checkpoints.plans import check_plans, resolve_configuration
+from nnunetv2_ext.checkpoints.plans import check_plans, check_plans_names, resolve_configuration
 from nnunetv2_ext.resources import list_resources, resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
@@ -58,6 +58,8 @@ def check_template(plans: Any, source: str) -> None:
         UserError: It is not.
     """
     check_plans(plans, source)
+    # Names of dataset and plans are those of another dataset, and not used.
+    check_plans_names({"configurations": plans["configurations"]}, source)
     for name in plans["configurations"]:
         configuration = resolve_configuration(plans, name)
         missing = [key for key in _NEEDED_IN_CONFIGURATION if key not in configuration]

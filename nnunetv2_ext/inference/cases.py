@@ -9,6 +9,8 @@ from pathlib import Path
 
 from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import input_files
+from nnunetv2_ext.utilities.names import refuse_equal_names
 
 _logger = logging.getLogger(__name__)
 
@@ -49,14 +51,14 @@ def find_cases(source: Path | str, channels: int, file_ending: str) -> list[Case
         raise UserError(f"Expected images in {source}, but it does not exist.")
     if source.is_file():
         return [_case_of_file(source, channels, file_ending)]
-    files = [file for file in sorted(source.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    files = input_files(source)
     images = [file for file in files if image_ending(file, [file_ending])]
     cases = _group_channels(images, channels, file_ending) if images else _dicom_cases(source)
     if not cases:
         endings = ", ".join(dict.fromkeys([file_ending, *IMAGE_ENDINGS]))
         found = ", ".join(file.name for file in files[:5]) or "no files"
         raise UserError(f"Expected images ({endings}) or a DICOM series in {source}, but found {found}.")
-    _refuse_equal_names(cases)
+    refuse_equal_names((case.identifier, case.files[0]) for case in cases)
     return cases
 
 
@@ -125,15 +127,3 @@ def _series_of(folder: Path) -> list[Case]:
         Case(name if len(series) == 1 else f"{name}_series{number:03d}", tuple(map(Path, files)), dicom=True)
         for number, files in enumerate(series.values(), start=1)
     ]
-
-
-def _refuse_equal_names(cases: Sequence[Case]) -> None:
-    seen: dict[str, Case] = {}
-    for case in cases:
-        if case.identifier in seen:
-            first, second = seen[case.identifier].files[0], case.files[0]
-            raise UserError(
-                f"Expected one image per case, but {first} and {second} would both be predicted as {case.identifier}; "
-                "rename or move one of them."
-            )
-        seen[case.identifier] = case

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from nnunetv2_ext.images.label_maps import is_complete, write_label_map, write_names
 from nnunetv2_ext.images.reading import Scan, read_scan
 from nnunetv2_ext.inference.cases import Case, find_cases, image_ending
-from nnunetv2_ext.inference.deciding.outputs import OutputMap, file_name
+from nnunetv2_ext.inference.deciding.outputs import OutputMap
 from nnunetv2_ext.inference.deciding.rules import Decisions
 from nnunetv2_ext.inference.pipeline import Outcome, run_pipeline
 from nnunetv2_ext.inference.predictor import Predictor
@@ -28,6 +28,7 @@ from nnunetv2_ext.inference.reporting.statistics import gather_statistics, label
 from nnunetv2_ext.inference.segmentation import Segmenter
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import require_writable, write_json
+from nnunetv2_ext.utilities.names import file_name, printable
 
 _logger = logging.getLogger(__name__)
 
@@ -199,7 +200,7 @@ class PredictionRun:
             self._clock.stage("network", case.identifier),
             tqdm(
                 total=windows,
-                desc=case.identifier,
+                desc=printable(case.identifier),
                 unit="window",
                 leave=False,
                 disable=not self.options.progress_bar,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.names import check_label_names
 
 BACKGROUND = "background"
 IGNORE = "ignore"
@@ -26,7 +27,7 @@ def channel_names(labels: Mapping[str, Any]) -> tuple[str, ...]:
         labels: ``labels`` of a dataset.json: name to integer or list of integers, with ``background``.
 
     Raises:
-        UserError: Two names share an integer in a softmax network.
+        UserError: Two names share an integer in a softmax network, or a name cannot be printed.
 
     Example:
         >>> channel_names({"background": 0, "tumour": 2, "organ": 1})
@@ -34,6 +35,7 @@ def channel_names(labels: Mapping[str, Any]) -> tuple[str, ...]:
         >>> channel_names({"background": 0, "whole": [1, 2], "tumour": [2, 2]})
         ('whole', 'tumour')
     """
+    check_label_names(labels, "the 'labels' of a dataset.json")
     if has_regions(labels):
         return tuple(name for name, value in labels.items() if name != IGNORE and set(_values(value)) != {0})
     by_value: dict[int, str] = {}

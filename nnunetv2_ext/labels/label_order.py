@@ -22,6 +22,7 @@ from nnunetv2_ext.labels.dataset_json import HIGHEST_LABEL, LABEL_VALUE, NAMES, 
 from nnunetv2_ext.resources import list_resources, resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.names import check_label_names
 from nnunetv2_ext.utilities.validation import check, either, entries, integer, list_of, mapping_of, text
 
 LabelValue = int | tuple[int, ...]
@@ -410,6 +411,7 @@ def _validate(order: LabelOrder) -> None:
 
     if not order.labels:
         complain("at least one class", "none")
+    check_label_names(order.labels, f"the label order {order.name!r}")
     for name, value in order.labels.items():
         if name in (BACKGROUND, IGNORE):
             complain("no entry for background (always 0) or ignore (its own field)", repr(name))

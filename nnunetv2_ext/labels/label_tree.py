@@ -32,6 +32,7 @@ from nnunetv2_ext.labels.dataset_json import HIGHEST_LABEL, dataset_json_shape
 from nnunetv2_ext.resources import resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.names import is_label_name
 from nnunetv2_ext.utilities.validation import anything, check, mapping_of, shown
 
 BACKGROUND = "background"
@@ -102,8 +103,10 @@ class LabelTree:
         self._values = {name: value for value, name in enumerate(self.names)}
         self._children: dict[str | None, list[str]] = {None: []}
         for name, parent in self._parents.items():
-            if not isinstance(name, str) or not name.strip():
-                raise LabelTreeError(f"Expected a name for every node of the label tree, but found {name!r}.")
+            if not is_label_name(name):
+                raise LabelTreeError(
+                    f"Expected a name of printable characters for every node of the label tree, but found {name!r}."
+                )
             if parent is not None and parent not in self._parents:
                 raise MissingParentError(
                     f"Node {name!r} names the parent {parent!r}, which is not in the tree; add it or correct the name."

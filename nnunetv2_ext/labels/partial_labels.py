@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from nnunetv2_ext.labels.dataset_json import dataset_json_shape
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.names import check_label_names
 from nnunetv2_ext.utilities.validation import check
 
 SECTION = "partial_labels"
@@ -233,6 +234,7 @@ class PartialLabels:
             )
 
     def _check_sources(self) -> None:
+        check_label_names((*self.class_names, *self.sources), f"the classes and {SECTION!r} of a collection")
         seen: dict[str, str] = {}
         for name, source in self.sources.items():
             _refuse_repetition(source.classes, f"class(es) of source {name!r}")

@@ -112,26 +112,39 @@ def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name:
     return path
 
 
-def ensure_preprocessed(plans_file: Path, configuration: str, num_processes: int, show_progress: bool = True) -> None:
+def ensure_preprocessed(
+    plans_file: Path, configuration: str, fold: int | str, num_processes: int, show_progress: bool = True
+) -> None:
     """Preprocesses the dataset of a plans file with nnU-Net, unless all its cases are there.
 
     Args:
         plans_file: Inside the dataset's folder in ``nnUNet_preprocessed``.
         configuration: For example ``3d_fullres``.
+        fold: The fold that is to be trained.
         num_processes: Processes that preprocess.
         show_progress: Whether nnU-Net shows its progress bar.
+
+    Raises:
+        UserError: The plans have names that are none, there are neither raw nor preprocessed cases, or too few.
     """
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
     from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
     from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+    from nnunetv2_ext.checkpoints.plans import check_plans_names
+    from nnunetv2_ext.dataset_conversion.splits import bring_splits, refuse_too_few_cases
+
     plans = read_json(plans_file)
+    check_plans_names(plans, plans_file)
     data = plans_file.parent / plans["configurations"][configuration]["data_identifier"]
     raw = nnunet_folder("nnUNet_raw") / plans_file.parent.name
     # The properties of a case are written last.
     done = {file.stem for file in data.glob("*.pkl")}
     if raw.is_dir():
-        missing = set(get_filenames_of_train_images_and_targets(str(raw))) - done
+        cases = set(get_filenames_of_train_images_and_targets(str(raw)))
+        bring_splits(raw.name)
+        refuse_too_few_cases(fold, len(cases), plans_file.parent)
+        missing = cases - done
     elif done:
         missing = set()
     else:
@@ -206,7 +219,7 @@ def finetune(
     check_trainer_name(trainer)
     plans = plans or plans_name_for(checkpoint)
     plans_file = ensure_plans(checkpoint, full_name, configuration, plans)
-    ensure_preprocessed(plans_file, configuration, num_processes, show_progress)
+    ensure_preprocessed(plans_file, configuration, fold, num_processes, show_progress)
     run = TrainingRun(
         full_name,
         configuration,

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import random
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +232,8 @@ def _record(run: TrainingRun, output_folder: Path) -> None:
 
 
 def _check(run: TrainingRun) -> None:
-    from nnunetv2_ext.checkpoints.plans import check_plans, resolve_configuration
+    from nnunetv2_ext.checkpoints.plans import check_plans, check_plans_names, resolve_configuration
+    from nnunetv2_ext.dataset_conversion.splits import bring_splits, refuse_too_few_cases
     from nnunetv2_ext.training.trainers.base import fresh_start_is_allowed
 
     if run.continue_training and run.only_validate:
@@ -253,13 +255,17 @@ def _check(run: TrainingRun) -> None:
         )
     plans = read_json(plans_file)
     check_plans(plans, plans_file)
+    check_plans_names(plans, plans_file)
     configuration = resolve_configuration(plans, run.configuration)
     data = folder / configuration.get("data_identifier", f"{run.plans}_{run.configuration}")
     if not data.is_dir():
         raise UserError(
             f"Expected preprocessed data in {data}, but there is none; run: nnUNetv2_preprocess -d {folder.name[7:10]} "
-            f"-plans_name {run.plans} -c {run.configuration}"
+            f"-plans_name {shlex.quote(run.plans)} -c {run.configuration}"
         )
+    bring_splits(folder.name)
+    # Each case has its properties in a .pkl.
+    refuse_too_few_cases(run.fold, len(list(data.glob("*.pkl"))), folder)
     check_trainer_name(run.trainer)
     check_device(run.device, run.num_gpus)
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from nnunetv2_ext.labels.partial_labels import PartialLabels
 from nnunetv2_ext.labels.tree_sources import DeterminedNodes
-from nnunetv2_ext.utilities.files import read_json, write_json
+from nnunetv2_ext.utilities.files import atomic_path, read_json, write_json
+from nnunetv2_ext.utilities.names import case_names
 
 _UNFINISHED = "validation_unfinished"
 
@@ -105,16 +106,35 @@ def merge_summaries(
         cases = read_json(finished / "summary.json")["metric_per_case"]
         (finished / "summary.json").unlink()
         for file in finished.iterdir():
+            if file.suffix == ".npz":
+                _add_channels(file, kind.classes, len(class_names))
             file.replace(folder / file.name)
         for case in cases:
             case["prediction_file"] = str(folder / Path(case["prediction_file"]).name)
         cases_by_source.setdefault(kind.source, []).extend(cases)
     shutil.rmtree(Path(output_folder) / _UNFINISHED, ignore_errors=True)
-    for source, cases in cases_by_source.items():
-        write_json(_summarise(cases, class_names), folder / f"summary_{_file_name(source)}.json")
+    for source, name in case_names(cases_by_source).items():
+        write_json(_summarise(cases_by_source[source], class_names), folder / f"summary_{name}.json")
     summary = _summarise([case for cases in cases_by_source.values() for case in cases], class_names)
     write_json(summary, folder / "summary.json")
     return summary
+
+
+def _add_channels(file: Path, classes: tuple[int, ...], channels: int) -> None:
+    """Completes probabilities of some classes with zeros for the others, which this validation did not predict.
+
+    Args:
+        file: What nnU-Net wrote with ``--npz``.
+        classes: The channels that it holds, unless it holds all.
+        channels: How many the network has, and nnU-Net's ensembling expects.
+    """
+    with np.load(file) as content:
+        probabilities = content["probabilities"]
+    if len(probabilities) == len(classes) < channels:
+        complete = np.zeros((channels, *probabilities.shape[1:]), probabilities.dtype)
+        complete[list(classes)] = probabilities
+        with atomic_path(file) as temporary:
+            np.savez_compressed(temporary, probabilities=complete)
 
 
 def _summarise(cases: list[dict[str, Any]], class_names: Mapping[str, str]) -> dict[str, Any]:
@@ -135,7 +155,3 @@ def _mean_of_each(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Mean of empty slice")  # a class that occurs nowhere has no Dice
         return {name: float(np.nanmean([values[name] for values in metrics])) for name in (metrics or [{}])[0]}
-
-
-def _file_name(source: str) -> str:
-    return "".join(character if character.isalnum() or character in "._-" else "_" for character in source)

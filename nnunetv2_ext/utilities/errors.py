@@ -1,4 +1,4 @@
-"""The exception that means "the user can mend this", and the sentence for disks that take no more."""
+"""The exception that means "the user can mend this", and the sentence for what disks do not take."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ class UserError(Exception):
 
 
 def disk_error(error: OSError, target: Path | str | None = None) -> str | None:
-    """The sentence for a disk that is full, fails or is read-only; nothing for other errors.
+    """The sentence for a disk that is full, fails or is read-only, or a name too long for it; else nothing.
 
     Args:
         error: What the system raised.
         target: What was to be written; the file that the error names by default.
     """
+    if error.errno == errno.ENAMETOOLONG:
+        longest = max(Path(str(error.filename)).parts, key=len)
+        return f"Expected names that the file system takes, but {longest[:60]!r}... is too long; choose a shorter one."
     if error.errno not in _DISK_ERRORS:
         return None
     target = target or error.filename or "the results"

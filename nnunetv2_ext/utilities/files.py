@@ -122,6 +122,12 @@ def disk_errors_named(target: Path, written: Path | None = None) -> Iterator[Non
         raise UserError(sentence) from error
 
 
+def input_files(folder: Path) -> list[Path]:
+    """The files of a folder that are not hidden, sorted; links that lead nowhere too, which are missing inputs."""
+    files = (file for file in sorted(folder.iterdir()) if not file.name.startswith("."))
+    return [file for file in files if file.is_file() or (file.is_symlink() and not file.exists())]
+
+
 def require_writable(folder: Path | str) -> None:
     """Makes a folder for results unless it is there; called before the work, so that this is not done in vain.
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.names import checked_name
 
 NNUNET_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -64,13 +65,11 @@ def parse_new_dataset_name(dataset_id: int, name: str) -> str:
     """``(5, "Liver")`` -> ``"Dataset005_Liver"``.
 
     Raises:
-        UserError: The ID is out of range or the name has characters that nnU-Net does not admit in folder names.
+        UserError: The ID is out of range or the name is not made of letters, digits, ``_``, ``-`` and ``.``.
     """
     if not 1 <= dataset_id <= 999:
         raise UserError(f"Expected a dataset ID between 1 and 999, but got {dataset_id}.")
-    if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
-        raise UserError(f"Expected a dataset name of letters, digits, '_' and '-', but got {name!r}.")
-    return f"Dataset{dataset_id:03d}_{name}"
+    return f"Dataset{dataset_id:03d}_{checked_name(name, 'a dataset name')}"
 
 
 def refuse_used_id(full_name: str) -> None:

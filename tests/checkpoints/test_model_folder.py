@@ -51,7 +51,13 @@ def test_the_folder_holds_all_that_stock_nnunet_reads(v1_file, tmp_path):
     checkpoint = read_checkpoint(v1_file, labels=LABELS)
     folder = write_model_folder(checkpoint, tmp_path / "results", DATASET, source="https://example.org/weights")
     assert folder == tmp_path / "results" / DATASET / "nnUNetTrainer__nnUNetPlans__3d_fullres"
-    assert {path.name for path in folder.iterdir()} == {"plans.json", "dataset.json", "provenance.json", "fold_0"}
+    assert {path.name for path in folder.iterdir()} == {
+        "plans.json",
+        "dataset.json",
+        "dataset_fingerprint.json",
+        "provenance.json",
+        "fold_0",
+    }
     content = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)
     assert content["trainer_name"] == "nnUNetTrainer"
     assert content["inference_allowed_mirroring_axes"] == (0, 1, 2)
@@ -195,3 +201,22 @@ def test_the_id_of_another_dataset_is_refused(v1_file, nnunet_folders):
         write_model_folder(checkpoint, results, "Dataset101_Theirs")
     assert list(results.iterdir()) == []
     write_model_folder(checkpoint, results, "Dataset101_Mine")
+
+
+def test_stock_nnunet_exports_an_imported_model_to_a_zip(v1_file, nnunet_folders, monkeypatch):
+    import zipfile
+
+    from nnunetv2.model_sharing import model_export
+    from nnunetv2.utilities import dataset_name_id_conversion, file_path_utilities
+
+    results = nnunet_folders / "nnUNet_results"
+    for module in (model_export, dataset_name_id_conversion, file_path_utilities):
+        monkeypatch.setattr(module, "nnUNet_results", str(results), raising=False)
+    folder = write_model_folder(read_checkpoint(v1_file, labels=LABELS), results, DATASET)
+    target = nnunet_folders / "model.zip"
+    model_export.export_pretrained_model(DATASET, str(target), ("3d_fullres",), "nnUNetTrainer", "nnUNetPlans", (0,))
+    with zipfile.ZipFile(target) as archive:
+        names = set(archive.namelist())
+    inside = f"{DATASET}/{folder.name}"
+    assert {f"{inside}/fold_0/checkpoint_final.pth", f"{inside}/plans.json", f"{inside}/dataset.json"} <= names
+    assert f"{inside}/fold_0/progress.png" in names

@@ -1,6 +1,6 @@
 import pytest
 
-from nnunetv2_ext.dataset_conversion.layout import FilePattern, find_cases, find_root
+from nnunetv2_ext.dataset_conversion.layout import FilePattern, find_cases, find_root, named_cases
 from nnunetv2_ext.utilities.errors import UserError
 
 FOLDERS = FilePattern("images/{case}.nii.gz", "labels/{case}.nii.gz")
@@ -29,7 +29,7 @@ def test_channels_are_sorted_and_masks_named(tmp_path):
     (case,) = find_cases(tmp_path, [pattern])
     assert [image.name for image in case.images] == ["ADC.nii.gz", "T2.nii.gz"]
     assert sorted(case.masks) == ["liver", "spleen"]
-    assert case.identifier == "patient_p1"
+    assert named_cases([case])[0].identifier == "patient_p1"
 
 
 def test_a_repeated_field_must_repeat(tmp_path):

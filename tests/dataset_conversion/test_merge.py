@@ -497,3 +497,37 @@ def test_real_scans_keep_every_mask(real_ct_folder, make_raw_dataset, nnunet_fol
     for file in files:
         name = f"Aorta/{file.name.removesuffix('.nii.gz')}"
         np.testing.assert_array_equal(merged["Aorta_scan", name], _array(file) != 0)
+
+
+def test_merged_cases_get_names_that_mean_nothing_else(make_raw_dataset, tiny_case):
+    wanted = ("x", "x_seg", "Müller", "a b", "a_b")
+    folder = make_raw_dataset(
+        "Dataset003_Liver", {"background": 0, "liver": 1}, {case: tiny_case(ord(case[-1]), [1]) for case in wanted}
+    )
+    names = {"Liver_x", "Liver_x_seg_", "Liver_Müller", "Liver_a_b", "Liver_a_b_2"}
+    once = merge_datasets(["3"], 30, "Once", progress=False)
+    assert {file.name.removesuffix(".nii.gz") for file in (once.folder / "labelsTr").iterdir()} == names
+    assert set(once.plan.partial_labels.sources["Liver"].cases) == names
+    image = once.folder / "imagesTr" / "Liver_a_b_2_0000.nii.gz"
+    assert image.samefile(folder / "imagesTr" / "a b_0000.nii.gz")
+    # A collection from before, or from elsewhere.
+    content = json.loads((once.folder / "dataset.json").read_text())
+    for path in (once.folder / "imagesTr", once.folder / "labelsTr"):
+        for file in path.glob("Liver_x_seg_*"):
+            file.rename(file.with_name(file.name.replace("Liver_x_seg_", "Liver_x_seg", 1)))
+    cases = content["partial_labels"]["Liver"]["cases"]
+    cases[cases.index("Liver_x_seg_")] = "Liver_x_seg"
+    (once.folder / "dataset.json").write_text(json.dumps(content))
+    twice = merge_datasets(["30"], 31, "Twice", progress=False)
+    assert set(twice.plan.partial_labels.sources["Liver"].cases) == names
+
+
+def test_paths_in_place_of_names_stay_in_the_merged_dataset(make_raw_dataset, tiny_case, tmp_path):
+    folder = make_raw_dataset("Dataset003_Liver", {"background": 0, "liver": 1}, {"x": tiny_case(1, [1])})
+    content = json.loads((folder / "dataset.json").read_text())
+    files = {"images": ["imagesTr/x_0000.nii.gz"], "label": "labelsTr/x.nii.gz"}
+    content["dataset"] = {"/../../../../victim": files}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    result = merge_datasets(["3"], 30, "Once", progress=False)
+    assert [file.name for file in (result.folder / "labelsTr").iterdir()] == ["Liver__.._.._.._.._victim.nii.gz"]
+    assert not list(tmp_path.rglob("victim*"))

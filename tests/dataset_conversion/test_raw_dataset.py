@@ -459,3 +459,50 @@ def test_regions_are_written_when_asked(miniature, nnunet_folders, verify_integr
     assert content["labels"]["kidneys"] == [1, 2, 3]
     assert content["labels"]["kidney_tumor"] == [2, 2]
     assert content["regions_class_order"] == [1, 3, 2]
+
+
+def test_cases_get_names_that_mean_nothing_else_and_a_conversion_goes_on_with_them(
+    source, convert, nnunet_folders, verify_integrity, monkeypatch, caplog
+):
+    names = {
+        "x": "x",
+        "x_seg": "x_seg_",
+        "settings": "settings_",
+        "Müller": "Müller",
+        "患者": "患者",
+        "患者2": "患者2",
+        "a b": "a_b_2",
+        "a_b": "a_b",
+    }
+    source(*names)
+    folder = nnunet_folders / "nnUNet_raw" / "Dataset007_Mini"
+    write = raw_dataset._write_descriptions
+    monkeypatch.setattr(raw_dataset, "_write_descriptions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        convert()
+    monkeypatch.setattr(raw_dataset, "_write_descriptions", write)
+    result = convert()
+    assert {record.identifier for record in result.converted} == set(names.values())
+    assert {file.name for file in (folder / "labelsTr").iterdir()} == {f"{name}.nii.gz" for name in names.values()}
+    verify_integrity(folder)
+    # Every image is that of its own label map's case.
+    for record in result.converted:
+        (original,) = [old for old, name in names.items() if name == record.identifier]
+        assert record.sources[0].endswith(f"images/{original}.nii.gz")
+        assert (folder / record.images[0]).resolve().name == f"{original}.nii.gz"
+    assert "x_seg -> x_seg_" in caplog.text
+    assert "'a b' -> a_b_2" in caplog.text
+
+
+def test_a_name_that_went_to_another_case_is_not_trusted(source, convert, nnunet_folders):
+    mini = source("a b", "a?b")
+    assert {record.identifier for record in convert().converted} == {"a_b", "a_b_2"}
+    for part in ("images", "labels"):
+        (mini.root / part / "a b.nii.gz").rename(mini.root / part / "a_b.nii.gz")
+    result = convert()
+    files = {record.identifier: record.sources[0].rpartition("/")[2] for record in result.converted}
+    assert files == {"a_b": "a_b.nii.gz", "a_b_2": "a?b.nii.gz"}
+    (mini.root / "images" / "a?b.nii.gz").unlink()
+    (mini.root / "labels" / "a?b.nii.gz").unlink()
+    with pytest.raises(UserError, match="a_b_2 is none, or has another name by now"):
+        convert()

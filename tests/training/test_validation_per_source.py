@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from nnunetv2_ext.labels.partial_labels import PartialLabels, Source
@@ -51,6 +52,7 @@ def test_summaries_are_merged_class_by_class(tmp_path):
         cases = []
         for case in kind.cases:
             (folder / f"{case}.nii.gz").write_text(case)
+            np.savez_compressed(folder / f"{case}.npz", probabilities=np.full((len(kind.classes), 2, 3, 4), 0.5))
             metrics = {region: {"Dice": value, "TP": 1} for region, value in dice[case].items()}
             cases.append({"reference_file": "x", "prediction_file": str(folder / f"{case}.nii.gz"), "metrics": metrics})
         (folder / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
@@ -63,8 +65,14 @@ def test_summaries_are_merged_class_by_class(tmp_path):
     assert summary["foreground_mean"]["Dice"] == pytest.approx((0.7 + 0.2) / 2)
     validation = tmp_path / "validation"
     assert sorted(file.name for file in validation.iterdir()) == [
-        "A_1.nii.gz", "A_3.nii.gz", "B_1.nii.gz", "summary.json", "summary_A.json", "summary_B.json",
+        "A_1.nii.gz", "A_1.npz", "A_3.nii.gz", "A_3.npz", "B_1.nii.gz", "B_1.npz",
+        "summary.json", "summary_A.json", "summary_B.json",
     ]  # fmt: skip
+    # nnU-Net's ensembling wants the probabilities of all classes.
+    for case, own in (("A_1", [0.5, 0.5, 0]), ("A_3", [0.5, 0, 0]), ("B_1", [0, 0, 0.5])):
+        probabilities = np.load(validation / f"{case}.npz")["probabilities"]
+        assert probabilities.shape == (3, 2, 3, 4)
+        assert probabilities[:, 0, 0, 0].tolist() == own
     assert [file.name for file in tmp_path.iterdir()] == ["validation"]
     of_b = json.loads((validation / "summary_B.json").read_text())
     assert of_b["class_names"] == {"(3, 3)": "B/spleen"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
-from nnunetv2_ext.dataset_conversion.layout import Case, Split, identifier_of
+from nnunetv2_ext.dataset_conversion.layout import Case, Split
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
@@ -101,4 +101,4 @@ class MonaiDatalist(DatasetConverter):
     def _identifier(self, name: str) -> str:
         path = Path(name)
         stem = re.sub(r"(_0000)?\.(nii(\.gz)?|nrrd|mha|mhd)$", "", path.name)
-        return identifier_of("_".join([*path.parent.parts, stem]) if self._ambiguous else stem, {})
+        return "_".join([*path.parent.parts, stem]) if self._ambiguous else stem

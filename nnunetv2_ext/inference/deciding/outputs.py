@@ -14,6 +14,7 @@ from nnunetv2_ext.images.label_maps import label_type
 from nnunetv2_ext.labels import PartialLabels
 from nnunetv2_ext.labels.partial_labels import SECTION
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.names import file_name
 
 #: What ``--outputs`` admits.
 OUTPUTS = ("merged", "per_source", "per_class")
@@ -71,12 +72,6 @@ class OutputPlan:
             return PurePosixPath(file_name(output.name), case + ending)
         *folders, last = output.name.split("/")
         return PurePosixPath(case, *map(file_name, folders), file_name(last) + ending)
-
-
-def file_name(name: str) -> str:
-    """A class or source name without characters that file systems or shells do not like."""
-    kept = "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in name)
-    return kept.lstrip(".") or "_"
 
 
 def plan_outputs(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -22,6 +21,7 @@ from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
 from nnunetv2_ext.labels.channels import channel_names
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, sha256_of
+from nnunetv2_ext.utilities.names import checked_ending, checked_name
 
 #: Folds that nnU-Net predicts with by default.
 DEFAULT_FOLDS = ("0", "1", "2", "3", "4")
@@ -106,6 +106,7 @@ def read_model(
     checkpoints = _checkpoint_files(folder, folds, checkpoint_name)
     plans_json, dataset_json = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
     check_plans(plans_json, folder / "plans.json")
+    checked_ending(dataset_json.get("file_ending"), folder / "dataset.json")
     contents = [_read_checkpoint(file) for file in checkpoints]
     first = contents[0]
     configuration_name = first["init_args"]["configuration"]
@@ -186,8 +187,7 @@ def _build_network(
 
 def _find_trainer(name: str) -> Any:
     """A trainer of this package, or else any that nnU-Net finds."""
-    if not re.fullmatch(r"\w+", name):
-        raise UserError(f"Expected the name of a trainer in the checkpoint, but found {name!r}.")
+    checked_name(name, "the name of a trainer in the checkpoint")
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     from nnunetv2_ext.training import trainers

@@ -16,8 +16,9 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_ext.checkpoints.architecture import building
-from nnunetv2_ext.checkpoints.plans import check_plans
+from nnunetv2_ext.checkpoints.plans import check_plans, check_plans_names
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
+from nnunetv2_ext.dataset_conversion.splits import refuse_too_few_cases
 from nnunetv2_ext.training.trainers.networks import FromPlans, NetworkEntry
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path
@@ -87,6 +88,8 @@ class ExtTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  the signature is nnU-Net's contract
     ):
         check_plans(plans, "the plans of this training")
+        # nnU-Net makes folders of these names in its constructor.
+        check_plans_names(plans, "the plans of this training")
         continuing = bool(plans.get("continue_training", False))
         super().__init__(plans, configuration, fold, dataset_json, device)
         # nnUNetTrainer.__init__ has just written its own defaults onto the instance.
@@ -114,6 +117,17 @@ class ExtTrainer(nnUNetTrainer):
             return cls.architecture.build(
                 plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
             )
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Training and validation cases.
+
+        Raises:
+            UserError: There are no folds yet, and too few cases to make five.
+        """
+        cases = len(list(Path(self.preprocessed_dataset_folder).glob("*.pkl")))
+        refuse_too_few_cases(self.fold, cases, Path(self.preprocessed_dataset_folder_base))
+        keys: tuple[list[str], list[str]] = super().do_split()
+        return keys
 
     @property
     def bare_network(self) -> nn.Module:

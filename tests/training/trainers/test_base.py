@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from pathlib import Path
@@ -142,3 +143,27 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tiny_dataset, ch
     with pytest.raises(UserError, match=message):
         run_training(run)
     assert not any(Path(os.environ["nnUNet_results"]).iterdir())
+
+
+def test_fewer_cases_than_folds_are_counted_under_the_stock_command(tiny_dataset):
+    folder = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset
+    for index in (3, 4, 5):
+        for file in (folder / "nnUNetPlans_3d_fullres").glob(f"case_{index}*"):
+            file.unlink()
+    trainer = make_trainer(run_of(tiny_dataset, "STUNetTrainer_small"))
+    with pytest.raises(UserError, match="found 3: 3 cases cannot make 5 folds"):
+        trainer.do_split()
+    (folder / "splits_final.json").write_text('[{"train": ["case_0", "case_1"], "val": ["case_2"]}]')
+    assert trainer.do_split() == (["case_0", "case_1"], ["case_2"])
+    (folder / "splits_final.json").unlink()
+    everything = dataclasses.replace(run_of(tiny_dataset, "STUNetTrainer_small"), fold="all")
+    assert len(make_trainer(everything).do_split()[0]) == 3
+
+
+@pytest.mark.parametrize("key", ["dataset_name", "plans_name"])
+def test_the_stock_command_makes_no_folders_elsewhere(tiny_dataset, tmp_path, key):
+    plans_file = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / "nnUNetPlans.json"
+    plans_file.write_text(plans_file.read_text().replace(f'"{key}": "', f'"{key}": "/../../elsewhere'))
+    with pytest.raises(UserError, match=f"Expected '{key}' in the plans"):
+        make_trainer(run_of(tiny_dataset, "STUNetTrainer_small"))
+    assert not list(tmp_path.rglob("*elsewhere*"))
