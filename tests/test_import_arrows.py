@@ -33,6 +33,12 @@ MAY_IMPORT = {
     "discovery": {"training"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"autoload", "discovery"}
+# What opens images, and who else may import it and why.
+IMAGE_LIBRARIES = {"SimpleITK", "nibabel", "pydicom", "PIL", "tifffile", "imageio", "itk"}
+MAY_IMPORT_IMAGE_LIBRARIES = {
+    "dataset_conversion/rtstruct.py": {"pydicom"},  # contours, which are no voxels
+    "inference/predictor.py": {"SimpleITK"},  # for types: images that are in memory already
+}
 NO_NNUNET = ("architectures", "labels", "images", "training/loss")
 
 
@@ -70,3 +76,13 @@ def test_some_rooms_know_nothing_of_nnunet(folder):
     for path in (PACKAGE / folder).rglob("*.py"):
         foreign = {name for name in _imported(path) if name.split(".")[0] in {"nnunetv2", "batchgenerators"}}
         assert not foreign, f"{path.relative_to(PACKAGE)} imports {foreign}"
+
+
+def test_only_one_room_opens_images():
+    found = {
+        str(path.relative_to(PACKAGE)): libraries
+        for path in _modules()
+        if path.relative_to(PACKAGE).parts[0] != "images"
+        and (libraries := {name.split(".")[0] for name in _imported(path)} & IMAGE_LIBRARIES)
+    }
+    assert found == MAY_IMPORT_IMAGE_LIBRARIES

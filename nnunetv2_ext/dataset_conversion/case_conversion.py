@@ -15,17 +15,10 @@ from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.duplicates import ImageFingerprint, image_fingerprint
 from nnunetv2_ext.dataset_conversion.findings import ERROR, BadCaseError, Finding, severity
 from nnunetv2_ext.dataset_conversion.layout import Case
-from nnunetv2_ext.images.volumes import (
-    Array,
-    Grid,
-    Volume,
-    compact,
-    crop,
-    oriented_lps,
-    read_volume,
-    resample_label,
-    write_volume,
-)
+from nnunetv2_ext.images.geometry import Grid
+from nnunetv2_ext.images.label_maps import write_volume
+from nnunetv2_ext.images.reading import read_volume
+from nnunetv2_ext.images.volumes import Array, Volume, compact, crop, oriented_lps, resample_label
 from nnunetv2_ext.labels.atoms import Combination, EncodedMasks, encode_masks
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
@@ -227,6 +220,8 @@ class _Conversion:
                 "unreadable", f"Expected {len(expected)} channel(s) ({', '.join(expected)}), but found {len(images)}."
             )
         for image, channel in zip(images, expected, strict=True):
+            if image.grid.dimension != 3:
+                raise BadCaseError("unreadable", f"Expected three axes in the channel {channel}, but it has two.")
             difference = images[0].grid.difference(image.grid)
             if difference:
                 raise checks.different_grids(f"the channel {channel}", difference)

@@ -134,12 +134,12 @@ class DatasetConverter:
         Raises:
             UserError: A file cannot be read.
         """
-        from nnunetv2_ext.images.volumes import read_dicom_series, read_volumes
+        from nnunetv2_ext.images.reading import read_dicom_series, read_volumes
 
         return [
             volume
             for path in case.images
-            for volume in ([read_dicom_series(path)] if path.is_dir() else read_volumes(path))
+            for volume in ([read_dicom_series(path)] if path.is_dir() else read_volumes(path, finite=False))
         ]
 
     def read_label(self, case: Case, image: Volume) -> Volume:
@@ -152,7 +152,7 @@ class DatasetConverter:
         Raises:
             UserError: The file cannot be read.
         """
-        from nnunetv2_ext.images.volumes import read_volume
+        from nnunetv2_ext.images.reading import read_volume
 
         assert case.label is not None
         return read_volume(case.label)

@@ -7,20 +7,19 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnunetv2_ext.dataset_conversion.duplicates import ImageFingerprint, image_fingerprint
 from nnunetv2_ext.dataset_conversion.merge_inputs import InputCase
-from nnunetv2_ext.images.files import read_image
+from nnunetv2_ext.images.label_maps import write_volume, written
+from nnunetv2_ext.images.reading import read_volume
+from nnunetv2_ext.images.volumes import Volume, compact
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.label_counts import count_label_values
-
-if TYPE_CHECKING:
-    import SimpleITK
 
 HARD_LINK, SYMBOLIC_LINK, COPY, REWRITTEN = "hard link", "symbolic link", "copy", "rewritten"
 
@@ -70,37 +69,25 @@ def merge_case(job: MergeJob) -> MergedCase:
     Raises:
         UserError: A file cannot be read, image and label map do not lie on one grid, or a label value is unknown.
     """
-    import SimpleITK
-
     case = job.case
-    images = [read_image(file) for file in case.images]
-    label = read_image(case.label)
-    for file, image in zip((*case.images[1:], case.label), (*images[1:], label), strict=True):
-        _check_same_grid(case, file, image, images[0])
-    fingerprint = image_fingerprint([SimpleITK.GetArrayViewFromImage(image) for image in images])
-    label_map, voxels = _translate(SimpleITK.GetArrayViewFromImage(label), job)
-    translated = SimpleITK.GetImageFromArray(label_map)
-    translated.CopyInformation(label)
-    SimpleITK.WriteImage(translated, str(job.folder / "labelsTr" / f"{case.name}{job.file_ending}"), True)
+    images = [read_volume(file) for file in case.images]
+    label = read_volume(case.label)
+    for file, volume in zip((*case.images[1:], case.label), (*images[1:], label), strict=True):
+        # Origin and direction are left to nnU-Net's verify_dataset_integrity, which warns about them.
+        difference = images[0].grid.difference(volume.grid, rounding=1e-5, positions=False)
+        if difference:
+            raise UserError(
+                f"Case {case.own_name!r} of {case.source}: expected {file} on the grid of its image, but they have "
+                f"{difference}; resample it, correct its header or remove the case."
+            )
+    fingerprint = image_fingerprint([image.array for image in images])
+    label_map, voxels = _translate(label.array, job)
+    write_volume(label.with_array(label_map), job.folder / "labelsTr" / f"{case.name}{job.file_ending}")
     placed = tuple(
-        _place(file, image, job.folder / "imagesTr" / f"{case.name}_{channel:04d}", job)
+        _place(image, file, job.folder / "imagesTr" / f"{case.name}_{channel:04d}", job)
         for channel, (file, image) in enumerate(zip(case.images, images, strict=True))
     )
     return MergedCase(fingerprint, voxels, placed)
-
-
-def _check_same_grid(case: InputCase, file: Path, image: SimpleITK.Image, reference: SimpleITK.Image) -> None:
-    # Origin and direction are left to nnU-Net's verify_dataset_integrity, which warns about them.
-    if image.GetSize() != reference.GetSize():
-        raise UserError(
-            f"Case {case.own_name!r} of {case.source}: expected {file} to have the size {reference.GetSize()} "
-            f"(x, y, z) of its image, but found {image.GetSize()}; resample it or remove the case."
-        )
-    if not np.allclose(image.GetSpacing(), reference.GetSpacing()):
-        raise UserError(
-            f"Case {case.own_name!r} of {case.source}: expected {file} to have the spacing {reference.GetSpacing()} "
-            f"mm (x, y, z) of its image, but found {image.GetSpacing()}; correct its header or remove the case."
-        )
 
 
 def _translate(
@@ -134,20 +121,19 @@ def _translate(
     return table[label_map], voxels
 
 
-def _place(file: Path, image: SimpleITK.Image, stem: Path, job: MergeJob) -> str:
+def _place(image: Volume, file: Path, stem: Path, job: MergeJob) -> str:
     """Puts an image file in the merged dataset and says how.
 
     A hard link costs no space, survives the removal of the source dataset, and travels with rsync or tar as a file. A
     symbolic link is the fallback between file systems and for files of another owner.
     """
-    import SimpleITK
-
     target = stem.with_name(stem.name + job.file_ending)
-    if not file.name.endswith(job.file_ending):
-        SimpleITK.WriteImage(image, str(target), True)
+    if image.file is None or not file.name.endswith(job.file_ending):
+        write_volume(image.with_array(compact(image.array)), target)
         return REWRITTEN
     if job.copy:
-        shutil.copyfile(file, target)
+        with written(target) as temporary:
+            shutil.copyfile(file, temporary)
         return COPY
     try:
         os.link(file.resolve(), target)

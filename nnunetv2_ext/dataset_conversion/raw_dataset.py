@@ -32,7 +32,8 @@ from nnunetv2_ext.dataset_conversion.duplicates import DuplicateGroup, find_dupl
 from nnunetv2_ext.dataset_conversion.findings import ERROR, Finding, severity
 from nnunetv2_ext.dataset_conversion.layout import Case, named_cases
 from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, offer_splits, stratified_splits
-from nnunetv2_ext.images.volumes import read_volume, write_volume
+from nnunetv2_ext.images.label_maps import write_volume
+from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.labels.atoms import AtomTable, Combination, EncodedMasks
 from nnunetv2_ext.labels.label_order import BACKGROUND, LabelOrder
 from nnunetv2_ext.utilities.errors import UserError

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nnunetv2_ext.images.volumes import read_volume, write_volume
+from nnunetv2_ext.images.label_maps import write_volume
+from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import input_files, refuse_existing, require_writable

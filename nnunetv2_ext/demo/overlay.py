@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunetv2_ext.images.files import read_image
+from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path
 
@@ -26,7 +26,7 @@ def save_overlay(
     """Draws one row per case: CT, reference and prediction, each in an axial and a coronal slice.
 
     Args:
-        cases: (image, reference, prediction) per case, files that SimpleITK reads.
+        cases: (image, reference, prediction) per case, files of any format.
         class_values: Class name to label value; 0 is left transparent.
         target: PNG file.
         title: Written above.
@@ -48,8 +48,9 @@ def save_overlay(
     )
     values = list(class_values.values())
     for row, (image_file, reference_file, prediction_file) in zip(axes, cases, strict=True):
-        image, spacing = _read(image_file)
-        maps = {"reference": _read(reference_file)[0], "prediction": _read(prediction_file)[0]}
+        scan = read_volume(image_file)
+        image, spacing = scan.array, scan.grid.spacing[::-1]
+        maps = {"reference": read_volume(reference_file).array, "prediction": read_volume(prediction_file).array}
         for name, label_map in maps.items():
             if label_map.shape != image.shape:
                 raise UserError(
@@ -95,11 +96,3 @@ def _views(reference: np.ndarray) -> list[tuple[Any, ...]]:
         # Coronal slices are stored feet first; a radiologist sees the head on top.
         views.append((best,) if axis == 0 else (slice(None, None, -1), best))
     return views
-
-
-def _read(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Array (z, y, x) and spacing (z, y, x) in mm."""
-    import SimpleITK
-
-    image = read_image(path)
-    return SimpleITK.GetArrayFromImage(image), tuple(image.GetSpacing()[::-1])

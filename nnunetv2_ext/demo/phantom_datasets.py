@@ -10,7 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nnunetv2_ext.demo.phantoms import LABEL_VALUES, Phantom, make_phantom
-from nnunetv2_ext.utilities.files import atomic_path, write_json
+from nnunetv2_ext.images.geometry import Grid
+from nnunetv2_ext.images.label_maps import write_volume
+from nnunetv2_ext.images.volumes import Volume
+from nnunetv2_ext.utilities.files import write_json
 
 FILE_ENDING = ".nii.gz"
 
@@ -87,18 +90,13 @@ def write_raw_dataset(
         part = "Tr" if number < num_training else "Ts"
         phantom = make_phantom(first_seed + number)
         case = f"{protocol.name}_{number:03d}"
-        _write_image(phantom.image, phantom, folder / f"images{part}" / f"{case}_0000{FILE_ENDING}")
-        _write_image(protocol.annotate(phantom), phantom, folder / f"labels{part}" / f"{case}{FILE_ENDING}")
+        _write(phantom.image, phantom, folder / f"images{part}" / f"{case}_0000{FILE_ENDING}")
+        _write(protocol.annotate(phantom), phantom, folder / f"labels{part}" / f"{case}{FILE_ENDING}")
     write_json(protocol.dataset_json(num_training), folder / "dataset.json")
     return folder
 
 
-def _write_image(array: np.ndarray, phantom: Phantom, path: Path) -> None:
-    import SimpleITK
-
-    image = SimpleITK.GetImageFromArray(array)
-    # SimpleITK counts x, y, z; its axes point to the patient's left, back and head, as the phantom's do.
-    image.SetSpacing(phantom.spacing[::-1])
-    image.SetOrigin(phantom.origin[::-1])
-    with atomic_path(path) as temporary:
-        SimpleITK.WriteImage(image, str(temporary))
+def _write(array: np.ndarray, phantom: Phantom, path: Path) -> None:
+    # Grids count x, y, z; their axes point to the patient's left, back and head, as the phantom's do.
+    straight = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    write_volume(Volume(array, Grid(array.shape[::-1], phantom.spacing[::-1], phantom.origin[::-1], straight)), path)

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnunetv2_ext.evaluation.classes import References, find_name, match_classes, read_prediction_order
 from nnunetv2_ext.evaluation.metrics import ScoredClass, evaluate_label_map
-from nnunetv2_ext.images.files import read_image
+from nnunetv2_ext.images.reading import read_volume
+from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.inference.cases import image_ending
 from nnunetv2_ext.labels.atoms import encode_masks
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import input_files
 from nnunetv2_ext.utilities.names import file_name, refuse_equal_names
-
-if TYPE_CHECKING:
-    import SimpleITK
 
 
 @dataclass(frozen=True)
@@ -173,9 +171,7 @@ def evaluate_case(job: EvaluationJob) -> dict[str, dict[str, float]]:
     Raises:
         UserError: A file cannot be read, or prediction and reference do not lie on one grid.
     """
-    import SimpleITK
-
-    reference = read_image(job.reference)
+    reference = read_volume(job.reference)
     classes: Sequence[ScoredClass] = job.classes
     if job.masks:
         names = list(job.masks)
@@ -189,37 +185,25 @@ def evaluate_case(job: EvaluationJob) -> dict[str, dict[str, float]]:
         classes = [replace(scored, prediction=atoms[scored.name]) for scored in classes]
     else:
         prediction = _array(job.prediction, reference, job)
-    label_map = _whole_numbers(SimpleITK.GetArrayViewFromImage(reference), job.reference)
-    return evaluate_label_map(label_map, prediction, reference.GetSpacing()[::-1], classes, job.ignore_label)
+    label_map = _whole_numbers(reference, job.reference)
+    return evaluate_label_map(label_map, prediction, reference.grid.spacing[::-1], classes, job.ignore_label)
 
 
-def _array(file: Path, reference: SimpleITK.Image, job: EvaluationJob) -> npt.NDArray[np.integer[Any]]:
+def _array(file: Path, reference: Volume, job: EvaluationJob) -> npt.NDArray[np.integer[Any]]:
     """Reads a prediction and checks that it lies on the grid of its reference."""
-    import SimpleITK
-
-    image = read_image(file)
-    spacing = np.array(reference.GetSpacing())
-    for what, found, expected, tolerance in (
-        ("size", image.GetSize(), reference.GetSize(), 0.0),
-        ("spacing", image.GetSpacing(), reference.GetSpacing(), 1e-3 * spacing),
-        # A tenth of a voxel: headers round, resampling to another grid shifts by more.
-        ("origin", image.GetOrigin(), reference.GetOrigin(), 0.1 * spacing.min()),
-        ("direction", image.GetDirection(), reference.GetDirection(), 1e-3),
-    ):
-        if len(found) != len(expected) or (np.abs(np.subtract(found, expected)) > tolerance).any():
-            raise UserError(
-                f"Case {job.case!r}: expected {file} to have the {what} {_rounded(expected)} (x, y, z) of its "
-                f"reference {job.reference}, but found {_rounded(found)}; predict on the image that was annotated."
-            )
-    return _whole_numbers(SimpleITK.GetArrayFromImage(image), file)
+    prediction = read_volume(file)
+    if difference := prediction.grid.difference(reference.grid):
+        raise UserError(
+            f"Case {job.case!r}: expected {file} on the grid of its reference {job.reference}, but they have "
+            f"{difference}; predict on the image that was annotated."
+        )
+    return _whole_numbers(prediction, file)
 
 
-def _whole_numbers(array: npt.NDArray[Any], file: Path) -> npt.NDArray[np.integer[Any]]:
+def _whole_numbers(volume: Volume, file: Path) -> npt.NDArray[np.integer[Any]]:
+    """The voxels along as many axes as the file has."""
     try:
-        return as_integers(array)
+        array = as_integers(volume.array)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-
-
-def _rounded(numbers: Sequence[float]) -> tuple[float, ...]:
-    return tuple(round(float(number), 4) for number in numbers)
+    return array[0] if volume.grid.dimension == 2 else array

@@ -1,26 +1,27 @@
-"""Reading medical images so that a file which ends too early, or is damaged otherwise, never passes for a whole one.
-
-ITK fills what is missing of a NIfTI file with zeros, prints a warning and goes on. So the voxels of NIfTI files are
-read with nibabel, which refuses such files, before ITK is asked for anything.
-"""
+"""The gate in front of every image file: what a library may open, and what is said when it cannot read it."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
 
 from nnunetv2_ext.utilities.errors import UserError
 
-if TYPE_CHECKING:
-    import SimpleITK
-    from nibabel.spatialimages import SpatialImage
+#: Deflate, in gzip and in compressed .mha and .nrrd, makes data at most this many times smaller.
+DEFLATE = 1032
 
-_BLOCK = 1 << 20
+# Headers of text end long before this.
+_HEADER_BYTES = 1 << 20
+
+# What headers of text call the file (or the files) that holds the voxels.
+_DATA_FILE = {
+    "meta": re.compile(rb"ElementDataFile\s*[=:]\s*([^\n]*)", re.I),
+    "nrrd": re.compile(rb"^\s*data ?file\s*:(?!=)\s*([^\n]*)", re.I | re.M),
+}
 
 
 def is_nifti(file: Path | str) -> bool:
@@ -28,67 +29,98 @@ def is_nifti(file: Path | str) -> bool:
     return str(file).lower().endswith((".nii", ".nii.gz"))
 
 
-def read_image(file: Path | str) -> SimpleITK.Image:
-    """Reads one image file of any format with SimpleITK.
+@contextmanager
+def opened(file: Path, *, folder: bool = False) -> Iterator[None]:
+    """Turns whatever libraries raise about one file, or one folder of slices, into a sentence about it.
 
     Raises:
-        UserError: The file is missing, truncated or damaged.
+        UserError: There is no such file, it is none to read from (a pipe blocks for ever), or reading it fails.
     """
-    import SimpleITK
-
-    file = Path(file)
-    _refuse_missing(file)
-    if is_nifti(file):
-        read_nifti(file)
     try:
-        return SimpleITK.ReadImage(str(file))
-    except RuntimeError as error:
-        raise damaged(file, error) from None
+        if not file.exists():
+            raise UserError(f"Expected the image {file}, but it does not exist.")
+        if not (file.is_dir() if folder else file.is_file()):
+            raise UserError(f"Expected an image in {file}, but that is no {'folder' if folder else 'regular file'}.")
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1].removeprefix("sitk::ERROR: ").rstrip(".") if lines else type(error).__name__
+        raise UserError(
+            f"Expected a complete image in {file}, but it cannot be read, it is truncated or damaged ({reason}); "
+            "replace it or leave it out."
+        ) from None
 
 
-def read_nifti(file: Path | str) -> tuple[SpatialImage, npt.NDArray[Any]]:
-    """Reads a NIfTI file with nibabel, to its last byte.
+def refuse_too_large(file: Path, shape: Sequence[int], itemsize: int, stored: float = math.inf) -> None:
+    """Refuses what a header promises before memory is taken for it.
 
-    Returns:
-        The image for its header, and the voxels (x, y, z, ...) with the header's slope and intercept applied.
+    Args:
+        file: The image.
+        shape: Voxels along the axes, and channels.
+        itemsize: Bytes of a voxel in the file.
+        stored: The largest number of bytes that the file can hold.
 
     Raises:
-        UserError: The file is missing, truncated or damaged.
+        UserError: The voxels do not fit in the memory of the machine.
+        ValueError: There are no voxels, or more than the file can hold.
     """
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+    if not shape or min(shape) < 1:
+        raise ValueError(f"its header promises {' x '.join(map(str, shape)) or 'no'} voxels")
+    voxels = math.prod(int(size) for size in shape)
+    if voxels * itemsize > stored:
+        raise ValueError(f"its header promises {voxels * itemsize} bytes of voxels, the file is too short for them")
+    # The work is done in 32-bit numbers at least.
+    if voxels * max(itemsize, 4) > _memory():
+        raise UserError(
+            f"Expected an image that fits in memory, but {file} promises {' x '.join(map(str, shape))} voxels; crop it "
+            "or use a machine with more memory."
+        )
 
-    file = Path(file)
-    _refuse_missing(file)
+
+def _memory() -> float:
+    """Bytes of memory of this machine, or of the container; infinite where the system does not say."""
     try:
-        image: Any = nibabel.load(file)
-        if not file.name.lower().endswith(".gz"):
-            return image, np.asanyarray(image.dataobj)
-        with gzip.open(file) as stream:
-            voxels = np.asanyarray(type(image).from_stream(stream).dataobj)
-            # The checksum comes behind the voxels, where nibabel stops.
-            while stream.read(_BLOCK):
-                pass
-        return image, voxels
-    except (
-        *(OSError, EOFError, zlib.error),
-        *(ValueError, OverflowError, MemoryError),  # what numpy says of impossible sizes in a damaged header
-        *(ImageFileError, HeaderDataError, HeaderTypeError),
-    ) as error:
-        raise damaged(file, error) from None
+        machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except (AttributeError, ValueError):  # Windows
+        return math.inf
+    except OSError:
+        return machine
+    return machine if limit == "max" else min(machine, float(limit))
 
 
-def damaged(file: Path | str, error: BaseException) -> UserError:
-    """The sentence about a file that a library cannot read."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1].removeprefix("sitk::ERROR: ").rstrip(".") if lines else type(error).__name__
-    return UserError(
-        f"Expected a complete image in {file}, but it cannot be read, it is truncated or damaged ({reason}); replace "
-        "it or leave it out."
-    )
+def text_header(file: Path) -> bytes:
+    """The lines before the voxels of an NRRD file, without the empty one that ends them; the beginning of any other."""
+    with open(file, "rb") as stream:
+        header = stream.read(_HEADER_BYTES).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return header.partition(b"\n\n")[0] if header.startswith(b"NRRD") else header
 
 
-def _refuse_missing(file: Path) -> None:
-    if not file.is_file():
-        raise UserError(f"Expected the image {file}, but it does not exist.")
+def data_files(file: Path) -> list[Path]:
+    """The files that hold the voxels of an ``.mhd``, ``.mha``, ``.nhdr`` or ``.nrrd`` file: itself, or those it names.
+
+    Raises:
+        UserError: One of them lies outside the folder of the header or is no regular file, so that reading the image
+            would read what its author could not.
+    """
+    header = text_header(file)
+    kind = "nrrd" if header.startswith(b"NRRD") else "meta"
+    names: list[bytes] = []
+    for found in _DATA_FILE[kind].finditer(header):
+        name = found[1].strip()
+        # A list of names, one a line, ends the header.
+        names += header[found.end() :].split(b"\n") if name.startswith(b"LIST") else [name]
+    files = []
+    for name in filter(None, names):
+        data = file if name.lower() == b"local" else file.parent / os.fsdecode(name.strip())
+        inside = any(data.resolve().is_relative_to(folder) for folder in (file.parent.resolve(), file.resolve().parent))
+        # A name with % is a pattern of numbered files.
+        if b"%" in name or not inside or not data.is_file():
+            raise UserError(
+                f"Expected the voxels of {file} in a file beside it, but its header names {os.fsdecode(name)!r}, which "
+                "is no regular file of that folder; put both into one folder."
+            )
+        files.append(data)
+    return files or [file]

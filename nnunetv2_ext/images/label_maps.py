@@ -1,18 +1,24 @@
-"""The one door to all formats of label maps."""
+"""The one writer of scans and label maps, in all formats."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Integer, Shaped
 
 from nnunetv2_ext.images.colours import display_colours
-from nnunetv2_ext.images.files import is_nifti, read_image, read_nifti
-from nnunetv2_ext.images.reading import Grid
+from nnunetv2_ext.images.files import is_nifti, opened
+from nnunetv2_ext.images.geometry import Grid
+from nnunetv2_ext.images.itk import read_itk
+from nnunetv2_ext.images.nifti import write_nifti
+from nnunetv2_ext.images.reading import read_volumes
+from nnunetv2_ext.images.seg_nrrd import write_seg_nrrd
+from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path, write_json
 
@@ -42,34 +48,59 @@ def write_label_map(
     Raises:
         UserError: The file cannot be written.
     """
-    # Formats are imported here: a run needs one of them.
-    from nnunetv2_ext.images.nifti import write_nifti
-    from nnunetv2_ext.images.seg_nrrd import write_seg_nrrd
-
     target = Path(target)
     labels = labels.astype(label_type(max(names, default=0)), copy=False)
-    colours = display_colours(names)
+    _write(labels, names, grid, target)
+    if target.suffix.lower() in (".tif", ".tiff") and grid.dimension == 3:
+        # TIFF has no place for the spacing across slices; nnU-Net's Tiff3DIO looks for it here.
+        write_json({"spacing": list(grid.spacing[::-1])}, target.with_suffix(".json"))
+
+
+def write_volume(volume: Volume, target: Path | str) -> None:
+    """Writes an image or a label map in the format that its name ends with; the file appears only when it is complete.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    _write(volume.array, {}, volume.grid, Path(target))
+
+
+@contextmanager
+def written(target: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """As `atomic_path`, with whatever libraries raise turned into a sentence about the file.
+
+    Raises:
+        UserError: The file cannot be written, or is not what it should be.
+    """
     try:
-        with atomic_path(target) as temporary:
-            if target.name.endswith((".nii", ".nii.gz")):
-                write_nifti(labels, names, colours, grid, temporary)
-            elif target.name.endswith(".seg.nrrd"):
-                write_seg_nrrd(labels, names, colours, grid, temporary)
-            else:
-                _write_itk(labels, grid, temporary)
-        if target.suffix.lower() in (".tif", ".tiff") and grid.dimension == 3:
-            # TIFF has no place for the spacing across slices; nnU-Net's Tiff3DIO looks for it here.
-            write_json({"spacing": list(grid.spacing[::-1])}, target.with_suffix(".json"))
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"Expected to write {target}, but that failed ({str(error).strip().splitlines()[-1]})."
-        ) from error
+        with atomic_path(target, check) as temporary:
+            yield temporary
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise UserError(f"Expected to write {target}, but that failed ({reason}).") from error
 
 
-def _write_itk(labels: Integer[np.ndarray, "z y x"], grid: Grid, target: Path) -> None:
+def _write(array: Shaped[np.ndarray, "z y x"], names: Mapping[int, str], grid: Grid, target: Path) -> None:
     import SimpleITK
 
-    SimpleITK.WriteImage(grid.image(labels), str(target), useCompression=True)
+    def check(file: Path) -> None:
+        # SimpleITK does not say when a write fails, so that what it wrote is read; nibabel does.
+        if not is_nifti(target):
+            with opened(file):
+                found, _ = read_itk(file)
+            if not np.array_equal(found[0], array):
+                raise UserError(f"Expected to write {target}, but the file holds other voxels than those given.")
+
+    colours = display_colours(names) if names else {}
+    with written(target, check) as temporary:
+        if is_nifti(target):
+            write_nifti(array, names, colours, grid, temporary)
+        elif target.name.endswith(".seg.nrrd"):
+            write_seg_nrrd(array, names, colours, grid, temporary)
+        else:
+            SimpleITK.WriteImage(grid.image(array), str(temporary), useCompression=True)
 
 
 def write_names(names: Mapping[int, str], target: Path | str) -> None:
@@ -93,8 +124,7 @@ def is_complete(file: Path) -> bool:
     if not file.is_file() or file.stat().st_size == 0:
         return False
     try:
-        # Not with ITK where it is NIfTI: a result keeps the transform of its image, which ITK may refuse.
-        _ = read_nifti(file) if is_nifti(file) else read_image(file)
+        read_volumes(file)
     except UserError as error:
         _logger.info("%s It is predicted again.", error)
         return False

@@ -7,10 +7,10 @@ does this package), and the ``SegmentN_*`` fields of 3D Slicer's ``.seg.nrrd``.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-import zlib
 from pathlib import Path
-from typing import Any
 
+from nnunetv2_ext.images.files import is_nifti, opened, text_header
+from nnunetv2_ext.images.nifti import read_extensions
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -27,15 +27,13 @@ def read_header_names(path: Path | str) -> dict[str, int | tuple[int, ...]]:
         UserError: The header holds no names, or the file is of another kind or damaged.
     """
     path = Path(path)
-    try:
-        if path.name.endswith((".nii", ".nii.gz")):
+    with opened(path):
+        if is_nifti(path):
             labels = _from_nifti(path)
         elif path.name.endswith(".nrrd"):
             labels = _from_nrrd(path)
         else:
             raise UserError(f"Expected a label map (.nii.gz or .seg.nrrd) with names in its header, but got {path}.")
-    except (OSError, EOFError, ValueError, zlib.error, ElementTree.ParseError) as error:
-        raise UserError(f"Expected a readable header in {path}, but it is damaged ({error}).") from None
     if not labels:
         raise UserError(
             f"Expected class names in the header of {path}, but it holds none; name the label order instead."
@@ -44,18 +42,7 @@ def read_header_names(path: Path | str) -> dict[str, int | tuple[int, ...]]:
 
 
 def _from_nifti(path: Path) -> dict[str, int | tuple[int, ...]]:
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-
-    try:
-        # Reads the header alone; voxels are only read when asked for.
-        header: Any = nibabel.load(path).header
-    except ImageFileError as error:
-        raise ValueError(str(error)) from None
-    for extension in header.extensions:
-        # nibabel before 5.3 has only get_content; where both exist, that one fails on the Workbench's own code.
-        content = extension.content if hasattr(extension, "content") else extension.get_content()
-        text = content if isinstance(content, str) else bytes(content).decode("utf-8", errors="replace")
+    for text in read_extensions(path):
         if "<LabelTable" in text:
             table = ElementTree.fromstring(text.rstrip("\0").strip().encode("utf-8"))
             return {
@@ -67,14 +54,11 @@ def _from_nifti(path: Path) -> dict[str, int | tuple[int, ...]]:
 
 
 def _from_nrrd(path: Path) -> dict[str, int | tuple[int, ...]]:
-    fields = {}
-    with open(path, "rb") as file:
-        if not file.readline().startswith(b"NRRD"):
-            raise ValueError("it is not NRRD")
-        while (line := file.readline()).strip():
-            key, separator, value = line.decode("utf-8").rstrip("\r\n").partition(":=")
-            if separator:
-                fields[key] = value
+    header = text_header(path)
+    if not header.startswith(b"NRRD"):
+        raise ValueError("it is not NRRD")
+    pairs = (line.decode("utf-8").split(":=", 1) for line in header.split(b"\n") if b":=" in line)
+    fields = dict(pairs)
     names = {key.removesuffix("_Name"): value for key, value in fields.items() if key.endswith("_Name")}
     values = {key.removesuffix("_LabelValue"): int(fields[key]) for key in fields if key.endswith("_LabelValue")}
     return {name: values[segment] for segment, name in names.items() if segment in values and values[segment] > 0}

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from nnunetv2_ext.images.colours import Colour
-from nnunetv2_ext.images.reading import Grid
+from nnunetv2_ext.images.geometry import Grid
 
 
 def write_seg_nrrd(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nnunetv2_ext.images.dicom import find_series
 from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import input_files
@@ -108,22 +109,11 @@ def _dicom_cases(folder: Path) -> list[Case]:
 
 
 def _series_of(folder: Path) -> list[Case]:
-    import SimpleITK
-
-    quiet = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
-    # GDCM warns about every file that is not DICOM; such files are expected here.
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        series = {
-            uid: SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-            for uid in SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        }
-    finally:
-        SimpleITK.ProcessObject.SetGlobalWarningDisplay(quiet)
+    series = find_series(folder)
     name = folder.resolve().name
     if len(series) > 1:
         _logger.info("%s holds %d DICOM series; each becomes a case.", folder, len(series))
     return [
-        Case(name if len(series) == 1 else f"{name}_series{number:03d}", tuple(map(Path, files)), dicom=True)
-        for number, files in enumerate(series.values(), start=1)
+        Case(name if len(series) == 1 else f"{name}_series{number:03d}", files, dicom=True)
+        for number, files in enumerate(series, start=1)
     ]

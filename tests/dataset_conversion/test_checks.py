@@ -11,7 +11,8 @@ from nnunetv2_ext.dataset_conversion.checks import (
     replace_non_finite,
 )
 from nnunetv2_ext.dataset_conversion.findings import BadCaseError
-from nnunetv2_ext.images.volumes import Grid, Volume
+from nnunetv2_ext.images.geometry import Grid
+from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.labels import LabelOrder
 
 ROTATED = (0.0, 0.6, 0.8, 1.0, 0.0, 0.0, 0.0, 0.8, -0.6)

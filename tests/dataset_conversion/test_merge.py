@@ -316,7 +316,10 @@ REFUSED = {
         r"label value\(s\) -1",
     ),
     "fractions": (lambda a, b: _spoil_label(b, "img0002", lambda label: label * 0.5), "Expected whole numbers"),
-    "grid": (lambda a, b: _spoil_label(b, "img0002", lambda label: label[1:]), "expected .* to have the size"),
+    "grid": (
+        lambda a, b: _spoil_label(b, "img0002", lambda label: label[1:]),
+        r"expected .* on the grid of its image, but they have \(9, 10, 8\) voxels and",
+    ),
     "truncated": (
         lambda a, b: _cut(b / "imagesTr" / "img0003_0000.nii.gz"),
         "img0003_0000.nii.gz, but it cannot",
@@ -332,7 +335,7 @@ REFUSED = {
     ),
     "spacing": (
         lambda a, b: _spoil_label(b, "img0002", lambda label: label, spacing=(1, 1, 2)),
-        r"expected .* to have the spacing \(1.0, 1.0, 1.5\) mm",
+        r"on the grid of its image, but they have a spacing of \(1, 1, 1.5\) mm",
     ),
     "incomplete dataset.json": (lambda a, b: _remove_from_json(b, "file_ending"), "Expected file_ending in .*; add it"),
     "image type": (lambda a, b: _change_json(b, file_ending=".png"), "Expected images of type"),

@@ -3,7 +3,8 @@ import pytest
 
 from nnunetv2_ext.dataset_conversion.findings import BadCaseError
 from nnunetv2_ext.dataset_conversion.rtstruct import find_rtstruct, read_rtstruct
-from nnunetv2_ext.images.volumes import Volume, oriented_lps, read_dicom_series, resample_label
+from nnunetv2_ext.images.reading import read_dicom_series
+from nnunetv2_ext.images.volumes import Volume, oriented_lps, resample_label
 from nnunetv2_ext.utilities.errors import UserError
 
 SPACING = np.array((1.5, 1.25, 3.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunetv2_ext.images.files import read_image, read_nifti
+from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -20,10 +20,8 @@ def image_file(request, tmp_path):
 
 
 def test_a_complete_file_is_read(image_file):
-    import SimpleITK
-
     file, array = image_file
-    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(read_image(file)), array)
+    np.testing.assert_array_equal(read_volume(file).array, array)
 
 
 @pytest.mark.parametrize("fraction", [0, 0.05, 0.5, 0.9])
@@ -32,7 +30,7 @@ def test_a_truncated_file_is_refused(image_file, fraction):
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * fraction)])
     with pytest.raises(UserError, match=f"{file.name}, but it cannot be read, it is truncated or damaged"):
-        read_image(file)
+        read_volume(file)
 
 
 def test_a_spoilt_byte_is_refused(tmp_path):
@@ -45,12 +43,12 @@ def test_a_spoilt_byte_is_refused(tmp_path):
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(content)
     with pytest.raises(UserError, match="truncated or damaged"):
-        read_image(file)
+        read_volume(file)
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        read_image(tmp_path / "image.nii.gz")
+        read_volume(tmp_path / "image.nii.gz")
 
 
 def test_nifti_comes_as_nibabel_reads_it(tmp_path):
@@ -60,9 +58,9 @@ def test_nifti_comes_as_nibabel_reads_it(tmp_path):
     image.header.set_slope_inter(0.5, -1024)
     for name in ("image.nii", "image.nii.gz", "IMAGE.NII.GZ"):
         nibabel.save(image, tmp_path / name)
-        header, voxels = read_nifti(tmp_path / name)
-        np.testing.assert_array_equal(voxels, np.arange(60).reshape(3, 4, 5) * 0.5 - 1024)
-        np.testing.assert_array_equal(header.affine, image.affine)
+        volume = read_volume(tmp_path / name)
+        np.testing.assert_array_equal(volume.array.T, np.arange(60).reshape(3, 4, 5) * 0.5 - 1024)
+        np.testing.assert_array_equal(volume.grid.header_affine, image.affine)
 
 
 def test_a_wrong_checksum_behind_the_voxels_is_refused(tmp_path):
@@ -76,4 +74,4 @@ def test_a_wrong_checksum_behind_the_voxels_is_refused(tmp_path):
     file.write_bytes(content)
     np.testing.assert_array_equal(nibabel.load(file).dataobj, voxels)  # nibabel alone stops before it
     with pytest.raises(UserError, match="CRC check failed"):
-        read_nifti(file)
+        read_volume(file)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.images.label_maps import is_complete, label_type, write_label_map, write_names
-from nnunetv2_ext.images.reading import Grid, read_scan, scan_of_array
+from nnunetv2_ext.images.reading import read_scan, scan_of_array
 from nnunetv2_ext.inference.cases import Case
 from nnunetv2_ext.labels import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError

@@ -53,8 +53,8 @@ def test_says_so_when_the_file_is_damaged(tmp_path):
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".seg.nrrd"])
 def test_reads_what_predictions_carry(tmp_path, ending):
+    from nnunetv2_ext.images.geometry import Grid
     from nnunetv2_ext.images.label_maps import write_label_map
-    from nnunetv2_ext.images.reading import Grid
 
     grid = Grid((4, 3, 2), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
     labels = np.zeros((2, 3, 4), np.uint8)

@@ -122,7 +122,7 @@ def test_a_2d_image_is_refused_by_3d_models_and_read_as_nnunet_does_by_2d_models
 def test_a_4d_image_is_refused_unless_its_fourth_axis_holds_the_channels(tmp_path):
     array = np.random.default_rng(0).normal(size=(2, 4, 5, 6)).astype(np.float32)
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array, isVector=False), str(tmp_path / "image.nii.gz"))
-    with pytest.raises(UserError, match="3D image of 1 channel"):
+    with pytest.raises(UserError, match="Expected 1 channel per case, but case has 2"):
         _read(tmp_path / "image.nii.gz")
     stock, _ = SimpleITKIO().read_images([str(tmp_path / "image.nii.gz")])
     scan = _read(tmp_path / "image.nii.gz", channels=2)

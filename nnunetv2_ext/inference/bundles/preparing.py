@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 
-from nnunetv2_ext.images.nifti import affine_of
 from nnunetv2_ext.images.reading import Scan
 from nnunetv2_ext.inference.bundles.profile import BundleProfile
 from nnunetv2_ext.inference.preparing.nnunet import Prepared
@@ -47,11 +46,10 @@ class BundlePreprocessing:
         if previous_stage is not None:
             raise UserError("Expected no label map of a previous stage: a MONAI bundle has one stage.")
         image = torch.from_numpy(np.ascontiguousarray(_turn(scan.channels))).float()
-        header = scan.grid.nifti_header
         # The header's own numbers where there is one: MONAI leaves images alone whose spacing is right to the last
         # digit, and interpolates all others, after which no voxel is exactly 0 any more.
-        affine = affine_of(scan.grid) if header is None else header.get_best_affine()
-        placed = self._spatial(MetaTensor(image, affine=torch.from_numpy(np.asarray(affine, dtype=np.float64))))
+        affine = torch.from_numpy(np.asarray(scan.grid.header_affine, dtype=np.float64))
+        placed = self._spatial(MetaTensor(image, affine=affine))
         placement = {
             "operations": deepcopy(placed.applied_operations),
             "meta": deepcopy(placed.meta),

@@ -17,9 +17,8 @@ from jaxtyping import Bool, Float32, Shaped
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from nnunetv2_ext.images.nifti import affine_of
+from nnunetv2_ext.images.geometry import AxisTurn
 from nnunetv2_ext.images.reading import Scan
-from nnunetv2_ext.inference.deciding.axes import AxisTurn
 from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.inference.preparing.splines import LeanConfiguration
 from nnunetv2_ext.utilities.errors import UserError
@@ -195,10 +194,9 @@ class NnunetPreprocessing:
         """What nnU-Net's readers and preprocessor remember of an image, for its own tools."""
         grid = scan.grid
         geometry = {"spacing": grid.spacing, "origin": grid.origin, "direction": grid.direction}
-        affine = affine_of(grid) if grid.nifti_header is None else grid.nifti_header.get_best_affine()
         return {
             "sitk_stuff": geometry,
-            "nibabel_stuff": {"original_affine": affine},
+            "nibabel_stuff": {"original_affine": grid.header_affine},
             **prepared.placement["properties"],
         }
 

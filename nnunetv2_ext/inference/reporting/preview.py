@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Integer, Shaped
 
 from nnunetv2_ext.images.colours import display_colours
-from nnunetv2_ext.images.reading import Grid
+from nnunetv2_ext.images.geometry import AxisTurn, Grid
 from nnunetv2_ext.utilities.files import atomic_path
 
 if TYPE_CHECKING:
@@ -108,18 +108,12 @@ def _in_patient_axes(
     labels: Integer[np.ndarray, "z y x"], intensities: Shaped[np.ndarray, "z y x"], grid: Grid
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
     """Both volumes with the head at the top of the coronal slice, patient's left at the right, and their spacing."""
-    import SimpleITK
-
     if grid.dimension == 2:
         across = max(grid.spacing)
         return labels, intensities, (across, grid.spacing[1], grid.spacing[0])
     # Rows run from head to foot and from front to back, columns to the patient's left: left, posterior, inferior.
-    turned = [
-        SimpleITK.DICOMOrient(grid.image(np.ascontiguousarray(volume)), "LPI")
-        for volume in (labels, np.asarray(intensities, np.float32))
-    ]
-    x, y, z = turned[0].GetSpacing()
-    return SimpleITK.GetArrayFromImage(turned[0]), SimpleITK.GetArrayFromImage(turned[1]), (z, y, x)
+    turn = AxisTurn.to("LPI", grid)
+    return turn.forward(labels), turn.forward(intensities), turn.reorder(grid.spacing[::-1])
 
 
 def _window(intensities: Shaped[np.ndarray, "z y x"]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK
 
 from nnunetv2_ext.images.colours import display_colours
-from nnunetv2_ext.images.reading import Grid
+from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.inference.reporting.preview import write_preview
 
 NAMES = {1: "head side", 2: "left"}

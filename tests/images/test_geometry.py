@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from nnunetv2_ext.images.reading import Grid
-from nnunetv2_ext.inference.deciding.axes import AxisTurn
+from nnunetv2_ext.images.geometry import AxisTurn, Grid
 
 DIRECTIONS = [
     np.diag(signs)[list(order)] for order in permutations(range(3)) for signs in product((1.0, -1.0), repeat=3)
