@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_ext.utilities.trainer_listing import list_trainers
+from nnunetv2_ext.training.trainer_listing import list_trainers
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _overview(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.resources import list_resources
-    from nnunetv2_ext.utilities.trainer_listing import list_trainers
+    from nnunetv2_ext.training.trainer_listing import list_trainers
 
     print(f"nnunetv2-ext {__version__}")
     print(f"trainers: {', '.join(list_trainers())}")
@@ -44,7 +44,7 @@ def _overview(arguments: argparse.Namespace) -> None:
 
 
 def _trainers(arguments: argparse.Namespace) -> None:
-    from nnunetv2_ext.utilities.trainer_listing import list_trainers
+    from nnunetv2_ext.training.trainer_listing import list_trainers
 
     _print_table(list_trainers().items())
 

@@ -14,24 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.label_tree_network import label_tree_of
+from nnunetv2_ext.architectures.stunet import STUNET_SIZES
 from nnunetv2_ext.labels.label_tree import SECTION
 from nnunetv2_ext.labels.tree_sources import TreeSources
 from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision, halving_weights
 from nnunetv2_ext.training.loss.label_tree_loss import LabelTreeLoss
 from nnunetv2_ext.training.pseudo_dice import count_leaf_hits
-from nnunetv2_ext.training.trainers.networks import MULTITALENT_RESENC, FromPlans, STUNetFromPlans, WithLabelTree
+from nnunetv2_ext.training.trainers.networks import (
+    MULTITALENT_RESENC,
+    FromPlans,
+    NetworkEntry,
+    STUNetFromPlans,
+    WithLabelTree,
+)
 from nnunetv2_ext.training.trainers.partial_labels import PartialLabelTrainer
 from nnunetv2_ext.training.validation_per_source import CasesOfOneKind, group_cases
+from nnunetv2_ext.training.variants import define_variants
 from nnunetv2_ext.utilities.errors import UserError
-
-__all__ = [
-    "LabelTreeTrainer_resenc",
-    "LabelTreeTrainer_stunet_base",
-    "LabelTreeTrainer_stunet_huge",
-    "LabelTreeTrainer_stunet_large",
-    "LabelTreeTrainer_stunet_small",
-    "LabelTreeTrainer_unet",
-]
 
 
 class LabelTreeTrainer(PartialLabelTrainer):
@@ -132,41 +131,12 @@ class LabelTreeTrainer(PartialLabelTrainer):
         return self.network.register_forward_hook(lambda _network, _images, _outputs: None)
 
 
-class LabelTreeTrainer_unet(LabelTreeTrainer):
-    """The network of the plans, nnU-Net's U-Net by default (and SALT's with the plans ``salt``)."""
+_NETWORKS: dict[str, NetworkEntry] = {
+    "unet": FromPlans(),
+    "resenc": MULTITALENT_RESENC,
+    **{size: STUNetFromPlans(size) for size in STUNET_SIZES},
+}
 
-    architecture = WithLabelTree(FromPlans())
-
-
-class LabelTreeTrainer_resenc(LabelTreeTrainer):
-    """The residual-encoder U-Net of the published MultiTalent checkpoints."""
-
-    architecture = WithLabelTree(MULTITALENT_RESENC)
-
-
-class LabelTreeTrainer_stunet_small(LabelTreeTrainer):
-    """STU-Net S."""
-
-    architecture = WithLabelTree(STUNetFromPlans("S"))
-    trainer_for_plain_datasets = "STUNetTrainer_small"
-
-
-class LabelTreeTrainer_stunet_base(LabelTreeTrainer):
-    """STU-Net B."""
-
-    architecture = WithLabelTree(STUNetFromPlans("B"))
-    trainer_for_plain_datasets = "STUNetTrainer_base"
-
-
-class LabelTreeTrainer_stunet_large(LabelTreeTrainer):
-    """STU-Net L."""
-
-    architecture = WithLabelTree(STUNetFromPlans("L"))
-    trainer_for_plain_datasets = "STUNetTrainer_large"
-
-
-class LabelTreeTrainer_stunet_huge(LabelTreeTrainer):
-    """STU-Net H."""
-
-    architecture = WithLabelTree(STUNetFromPlans("H"))
-    trainer_for_plain_datasets = "STUNetTrainer_huge"
+__all__ = define_variants(  # noqa: PLE0605
+    globals(), {key: WithLabelTree(network) for key, network in _NETWORKS.items()}
+)

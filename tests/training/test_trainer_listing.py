@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from nnunetv2_ext.utilities.trainer_listing import list_trainers
+from nnunetv2_ext.training.trainer_listing import list_trainers
 
 
 def test_lists_exactly_what_nnunet_sees():
@@ -24,7 +24,7 @@ def test_lists_exactly_what_nnunet_sees():
 
 def test_needs_no_torch():
     code = (
-        "import sys; from nnunetv2_ext.utilities.trainer_listing import list_trainers; assert list_trainers()\n"
+        "import sys; from nnunetv2_ext.training.trainer_listing import list_trainers; assert list_trainers()\n"
         "assert not {'torch', 'numpy', 'nnunetv2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-_TRAINERS = Path(__file__).resolve().parents[1] / "training" / "trainers"
+from nnunetv2_ext.training.variants import VARIANTS
+
+_TRAINERS = Path(__file__).resolve().parent / "trainers"
 
 
 def list_trainers() -> dict[str, str]:
     """Name of every trainer that nnU-Net finds -> first line of its docstring, in the order of the source.
 
-    Reads the ``__all__`` of the modules that ``training/trainers/__init__.py`` imports from.
+    Reads the ``__all__`` of the modules that ``training/trainers/__init__.py`` imports from, and their `VARIANTS`.
     """
     found: dict[str, str] = {}
     for node in ast.walk(_parse(_TRAINERS / "__init__.py")):
         if isinstance(node, ast.ImportFrom) and node.module:
-            found.update(_trainers_of(_parse(_TRAINERS / f"{node.module.rpartition('.')[2]}.py")))
+            module = node.module.rpartition(".")[2]
+            found.update(_trainers_of(_parse(_TRAINERS / f"{module}.py")))
+            found.update((variant.name, variant.description) for variant in VARIANTS.get(module, ()))
     return found
 
 
