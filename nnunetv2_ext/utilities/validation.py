@@ -15,8 +15,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nnunetv2_ext.utilities.errors import UserError
 
 _ABSENT = object()
@@ -121,7 +119,7 @@ def list_of(item: Shape, at_least: int = 0, at_most: float = math.inf) -> Shape:
     """A list, tuple or array."""
     return Shape(
         f"a list{_bounds(at_least or -math.inf, at_most, ' entries')} of which each is {item.expected}",
-        lambda value: isinstance(value, list | tuple | np.ndarray) and at_least <= len(value) <= at_most,
+        lambda value: _is_row(value) and at_least <= len(value) <= at_most,
         lambda value: ((index, part, item) for index, part in enumerate(value)),
     )
 
@@ -145,6 +143,11 @@ def entries(shapes: Mapping[str, Shape], needed: Collection[str] = (), *, closed
         yield from ((name, name, strange) for name in value if closed and name not in shapes)
 
     return Shape(f"an object with {', '.join(needed or shapes)}", lambda value: isinstance(value, Mapping), parts)
+
+
+def _is_row(value: Any) -> bool:
+    # An array is known by its axes: numpy is not imported for files that hold none.
+    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
 
 
 def _within(value: Any, low: float, high: float) -> bool:
