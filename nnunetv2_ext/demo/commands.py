@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from nnunetv2_ext.utilities.errors import UserError
 
 _LINES_SHOWN_AFTER_A_FAILURE = 25
 _TICKER_WIDTH = 100
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Runner(Protocol):
@@ -39,11 +42,18 @@ def run_as_subprocess(command: Sequence[str], environment: Mapping[str, str], lo
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
         with process:
             code = _wait(process, log)
     if code != 0:
         raise UserError(f"{command[0]} failed with exit code {code}; its output is in {log}:\n{tail(log)}")
+
+
+def _end_with_parent() -> None:
+    """Has Linux send SIGTERM to this process when its parent is killed; other systems let it finish its step."""
+    set_parent_death_signal = 1
+    _LIBC.prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path) -> int:

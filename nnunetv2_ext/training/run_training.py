@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_ext.training.workers import workers_looked_after
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, write_json
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
@@ -114,7 +115,13 @@ def run_training(run: TrainingRun) -> None:
 
         os.environ["MASTER_ADDR"] = "localhost"
         os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
-        torch.multiprocessing.spawn(_run_distributed, args=(run,), nprocs=run.num_gpus, join=True)
+        ranks = torch.multiprocessing.spawn(_run_distributed, args=(run,), nprocs=run.num_gpus, join=False)
+        try:
+            while not ranks.join():
+                pass
+        finally:
+            for process in ranks.processes:
+                process.terminate()
         return
     import torch
 
@@ -194,11 +201,12 @@ def _train(run: TrainingRun) -> None:
     if torch.cuda.is_available():
         torch.backends.cudnn.deterministic = False
         torch.backends.cudnn.benchmark = True
-    if not run.only_validate:
-        trainer.run_training()
-    if run.validate_best:
-        trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
-    trainer.perform_actual_validation(run.npz)
+    with workers_looked_after(trainer):
+        if not run.only_validate:
+            trainer.run_training()
+        if run.validate_best:
+            trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
+        trainer.perform_actual_validation(run.npz)
 
 
 def initialize_from_pretrained(trainer: Any, source: str, class_mapping: Mapping[str, str] | None = None) -> None:

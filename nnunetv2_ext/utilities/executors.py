@@ -85,7 +85,7 @@ class WorkerProcesses(ThreadPoolExecutor):
             worker.process.join()
             with self._lock:
                 self._workers.discard(worker)
-            raise WorkerDiedError(_ending(worker.process.exitcode or 0)) from None
+            raise WorkerDiedError(describe_exit(worker.process.exitcode or 0)) from None
         self._idle.put(worker)
         if not succeeded:
             raise result
@@ -112,11 +112,12 @@ class _Worker:
     connection: Connection
 
 
-def _ending(exit_code: int) -> str:
+def describe_exit(exit_code: int) -> str:
+    """How a process ended, for a sentence about it."""
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     name = signal.Signals(-exit_code).name
-    why = "most likely because memory ran out; a smaller -np needs less" if name == "SIGKILL" else "a library crashed"
+    why = "most likely memory ran out; fewer processes need less" if name == "SIGKILL" else "a library crashed"
     return f"was ended by {name} ({why})"
 
 

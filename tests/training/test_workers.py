@@ -1,0 +1,135 @@
+"""The processes of a training: gone when it is, and named when they die."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_ext.cli.train import main
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="loaders are forked there")
+ARGUMENTS = [
+    "7",
+    "3d_fullres",
+    "0",
+    "-tr",
+    "FineTuneTrainer_unet",
+    "-device",
+    "cpu",
+    "--num_epochs",
+    "99",
+    "--batch_size",
+]
+ARGUMENTS += ["2", "--iterations_per_epoch", "1", "--val_iterations_per_epoch", "1", "--num_workers", "1"]
+ARGUMENTS += ["--save_every", "1"]
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch):
+    monkeypatch.setenv("nnUNet_compile", "f")
+
+
+def test_the_death_of_a_loader_is_told_in_one_sentence(tiny_dataset, monkeypatch, capsys):
+    from nnunetv2_ext.training.trainers.base import ExtTrainer
+
+    start = ExtTrainer.on_epoch_start
+
+    def kill_a_loader(trainer):
+        if trainer.current_epoch == 1:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        start(trainer)
+
+    monkeypatch.setattr("multiprocessing.cpu_count", lambda: 1)
+    monkeypatch.setattr(ExtTrainer, "on_epoch_start", kill_a_loader)
+    assert main(ARGUMENTS) == 2
+    error = capsys.readouterr().err
+    assert "A worker process of the training was ended by SIGKILL" in error
+    assert "Traceback" not in error
+
+
+def _children_of(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, above = stat.read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(above) == parent and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def _is_there(process: int) -> bool:
+    try:
+        return ") Z" not in Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_loader_is_left_and_the_training_goes_on_from_its_checkpoint(tiny_dataset, number, monkeypatch, tmp_path):
+    code = "import sys; from nnunetv2_ext.cli.train import main; sys.exit(main())"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    with open(tmp_path / "output", "w") as output:
+        process = subprocess.Popen([sys.executable, "-c", code, *ARGUMENTS], stdout=output, stderr=output)
+    results = Path(os.environ["nnUNet_results"])
+    while not list(results.rglob("checkpoint_latest.pth")):
+        assert process.poll() is None, (tmp_path / "output").read_text()
+        time.sleep(0.1)
+    loaders = _children_of(process.pid)
+    assert len(loaders) == 2
+    os.kill(process.pid, number)
+    process.wait(timeout=60)
+    end = time.monotonic() + 10
+    while any(map(_is_there, loaders)) and time.monotonic() < end:
+        time.sleep(0.1)
+    left = [loader for loader in loaders if _is_there(loader)]
+    for loader in left:
+        os.kill(loader, signal.SIGKILL)
+    assert not left
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    if number == signal.SIGKILL:
+        from nnunetv2_ext.checkpoints import read_checkpoint
+
+        for checkpoint in results.rglob("checkpoint_*.pth"):
+            read_checkpoint(checkpoint)
+    else:
+        assert "Traceback" not in (tmp_path / "output").read_text()
+        assert not list(results.rglob("*.tmp*"))
+
+
+def _sleep_as_rank(rank, run):
+    Path(run.dataset, str(rank)).touch()
+    time.sleep(60)
+
+
+def test_ranks_end_with_their_command(tmp_path, monkeypatch):
+    from nnunetv2_ext.training import run_training
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_training, "_check", lambda _: None)
+    monkeypatch.setattr(run_training, "_run_distributed", _sleep_as_rank)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(20)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_training.run_training(run_training.TrainingRun(str(tmp_path), "3d_fullres", 0, num_gpus=2))
+        deadline = time.monotonic() + 5
+        while multiprocessing.active_children() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        left = multiprocessing.active_children()
+        for process in left:
+            process.kill()
+        assert not left
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
