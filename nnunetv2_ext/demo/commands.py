@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -18,7 +18,7 @@ from nnunetv2_ext.utilities.errors import UserError
 
 _LINES_SHOWN_AFTER_A_FAILURE = 25
 _TICKER_WIDTH = 100
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Runner(Protocol):

@@ -18,6 +18,7 @@ from nnunetv2_ext.images.itk import PICTURES, read_itk, split, tiff_spacing
 from nnunetv2_ext.images.nifti import SIZE_OF_NIFTI_1, read_nifti
 from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.executors import in_a_worker
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -101,7 +102,7 @@ def read_dicom_series(folder: Path) -> Volume:
         UserError: There is no image series, it is damaged, or its slices are not equally spaced.
     """
     folders = sorted({file.parent for file in folder.rglob("*.dcm")})
-    best = max((files for below in folders for files in find_series(below)), key=len, default=())
+    best = max((files for below in folders for files in in_a_worker(find_series, below, below)), key=len, default=())
     if len(best) < 2:
         raise UserError(f"Expected a DICOM image series of several slices below {folder}, but found none.")
     array, grid = _read_slices(best)
@@ -218,7 +219,7 @@ def _read_file(file: Path) -> tuple[np.ndarray, Grid, str]:
 
 def _read_slices(files: Sequence[Path]) -> tuple[np.ndarray, Grid]:
     with opened(folder := files[0].parent, folder=True):
-        array, grid = split(read_series(files))
+        array, grid = split(in_a_worker(read_series, files, folder))
         return _checked(array, grid, folder, states_mm=True), grid
 
 

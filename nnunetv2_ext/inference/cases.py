@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunetv2_ext.images.dicom import find_series
 from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.executors import in_a_worker
 from nnunetv2_ext.utilities.files import input_files
 from nnunetv2_ext.utilities.names import refuse_equal_names
 
@@ -109,7 +110,7 @@ def _dicom_cases(folder: Path) -> list[Case]:
 
 
 def _series_of(folder: Path) -> list[Case]:
-    series = find_series(folder)
+    series = in_a_worker(find_series, folder, folder)
     name = folder.resolve().name
     if len(series) > 1:
         _logger.info("%s holds %d DICOM series; each becomes a case.", folder, len(series))

@@ -14,10 +14,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
+
+from nnunetv2_ext.utilities.errors import UserError
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 _SECONDS_TO_TIDY_UP = 10
 
@@ -104,6 +110,31 @@ class WorkerProcesses(ThreadPoolExecutor):
             worker = _Worker(process, ours)
             self._workers.add(worker)
             return worker
+
+
+def in_a_worker(function: Callable[[Argument], Result], argument: Argument, name: object) -> Result:
+    """Calls a function at module level where a crash of a library costs the call and not the run: not in this process.
+
+    Args:
+        function: The function.
+        argument: Its argument.
+        name: What it works on, for the sentence about a crash.
+
+    Raises:
+        UserError: The process that ran the call died.
+    """
+    if multiprocessing.parent_process() is not None:
+        return function(argument)
+    try:
+        result: Result = _spare_workers().submit(function, argument).result()
+    except WorkerDiedError as death:
+        raise UserError(f"The process that worked on {name} {death}.") from None
+    return result
+
+
+@cache
+def _spare_workers() -> WorkerProcesses:
+    return WorkerProcesses(os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

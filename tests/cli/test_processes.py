@@ -29,8 +29,22 @@ def act(job, item):
 
 parallel._Job.__call__ = act
 """
-_LONG = "open(os.environ['STARTED'], 'w').close(); time.sleep(60)"
-_DEADLY = "os.kill(os.getpid(), 11)"
+_LONG = _SPECIAL.format(action="open(os.environ['STARTED'], 'w').close(); time.sleep(60)")
+_DEADLY = _SPECIAL.format(action="os.kill(os.getpid(), 11)")
+# GDCM meeting slices that break it.
+_DEADLY_SERIES = """
+import os
+import SimpleITK
+
+execute = SimpleITK.ImageSeriesReader.Execute
+
+def act(reader):
+    if "special" in reader.GetFileNames()[0]:
+        os.kill(os.getpid(), 11)
+    return execute(reader)
+
+SimpleITK.ImageSeriesReader.Execute = act
+"""
 CASES = ("before", "special", "zlast")
 
 
@@ -80,8 +94,8 @@ def _merge(folder: Path) -> list[str]:
 COMMANDS = {"remap_labels": _remap, "evaluate": _evaluate, "convert_dataset": _convert, "merge_datasets": _merge}
 
 
-def _start(command: str, arguments: list[str], folder: Path, action: str) -> subprocess.Popen[bytes]:
-    (folder / "sitecustomize.py").write_text(_SPECIAL.format(action=action))
+def _start(command: str, arguments: list[str], folder: Path, special: str) -> subprocess.Popen[bytes]:
+    (folder / "sitecustomize.py").write_text(special)
     path = os.pathsep.join([str(folder), *filter(None, sys.path)])
     code = f"import sys; from nnunetv2_ext.cli.{command} import main; sys.exit(main())"
     folders = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
@@ -150,3 +164,15 @@ def test_a_crash_in_a_library_fails_the_case_and_not_the_run(command, tmp_path, 
         "merge_datasets": [],
     }
     assert all((tmp_path / file).is_file() for file in done[command]), output
+
+
+def test_dicom_on_which_gdcm_crashes_fails_the_case_and_not_the_prediction(softmax_model, miniature, tmp_path):
+    for case in CASES:
+        miniature.dicom(f"images/{case}", miniature.image())
+    arguments = ["-i", str(miniature.root / "images"), "-o", "out", "-m", str(softmax_model), "-f", "0"]
+    process = _start("predict", [*arguments, "-device", "cpu"], tmp_path, _DEADLY_SERIES)
+    process.wait(timeout=200)
+    output = (tmp_path / "output").read_text()
+    assert process.returncode == 1, output
+    assert "images/special was ended by SIGSEGV" in output
+    assert sorted(file.name for file in (tmp_path / "out").glob("*.nii.gz")) == ["before.nii.gz", "zlast.nii.gz"]

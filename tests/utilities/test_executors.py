@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from nnunetv2_ext.utilities.executors import ThisProcess, WorkerDiedError, WorkerProcesses
+from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.executors import ThisProcess, WorkerDiedError, WorkerProcesses, in_a_worker
 
 
 def square(number):
@@ -93,3 +94,10 @@ def test_cancelling_ends_what_runs_in_order(tmp_path):
         running.result()
     if os.name == "posix":
         assert (tmp_path / "tidied").exists()
+
+
+def test_what_crashes_in_a_worker_is_told_by_name():
+    assert in_a_worker(square, 3, "three")[1] == 9
+    assert in_a_worker(square, 3, "three")[0] != os.getpid()
+    with pytest.raises(UserError, match="worked on a scan ended with exit code 7"):
+        in_a_worker(die, 7, "a scan")
