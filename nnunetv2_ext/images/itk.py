@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from nnunetv2_ext.images.files import DEFLATE, data_files, refuse_too_large
+from nnunetv2_ext.images.files import DEFLATE, data_files, refuse_too_large, text_header
 from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
@@ -19,18 +21,23 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-# ITK's reader of each format, so that it does not try all others, and whether a header of text may name other files.
+# ITK's reader of each format, so that it does not try all others, and how many times smaller it makes voxels at most.
 _FORMATS = {
-    ".nrrd": ("NrrdImageIO", True),
-    ".nhdr": ("NrrdImageIO", True),
-    ".mha": ("MetaImageIO", True),
-    ".mhd": ("MetaImageIO", True),
-    ".gipl": ("GiplImageIO", False),
-    ".png": ("PNGImageIO", False),
-    ".bmp": ("BMPImageIO", False),
-    ".tif": ("TIFFImageIO", False),
-    ".tiff": ("TIFFImageIO", False),
+    ".nrrd": ("NrrdImageIO", DEFLATE),
+    ".nhdr": ("NrrdImageIO", DEFLATE),
+    ".mha": ("MetaImageIO", DEFLATE),
+    ".mhd": ("MetaImageIO", DEFLATE),
+    ".gipl": ("GiplImageIO", 1),
+    ".png": ("PNGImageIO", math.inf),
+    ".bmp": ("BMPImageIO", math.inf),
+    ".tif": ("TIFFImageIO", math.inf),
+    ".tiff": ("TIFFImageIO", math.inf),
 }
+
+# ITK takes it for 1 mm in NRRD, where only the axis of the components of a voxel, before three others, may have none.
+_UNKNOWN = re.compile(rb"^spacings:.*nan(?:[ \t]+\S+){0,2}[ \t]*$|^space directions:.*\([^)]*nan", re.I | re.M)
+
+_GIPL_HEADER = 256
 
 #: Formats whose headers state no millimetres.
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
@@ -47,12 +54,19 @@ def read_itk(file: Path) -> tuple[np.ndarray, Grid]:
     ending = file.suffix.lower()
     if ending not in _FORMATS:
         raise UserError(f"Expected an image (.nii.gz, .nii, {', '.join(_FORMATS)}), but got {file}.")
-    name, has_text = _FORMATS[ending]
-    stored = sum(data.stat().st_size for data in data_files(file)) * DEFLATE if has_text else float("inf")
+    name, factor = _FORMATS[ending]
+    files = [file]
+    if factor == DEFLATE:
+        files = data_files(file)
+        if _UNKNOWN.search(text_header(file)):
+            raise UserError(f"Expected the spacing in the header of {file}, but it says that it is none; correct it.")
+    elif ending in PICTURES:
+        _refuse_short_picture(file, ending)
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO(name)
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
+    stored = factor * sum(data.stat().st_size for data in files) - (_GIPL_HEADER if ending == ".gipl" else 0)
     pixel = SimpleITK.Image([1] * 2, reader.GetPixelID(), reader.GetNumberOfComponents())
     refuse_too_large(file, (*reader.GetSize(), reader.GetNumberOfComponents()), pixel.GetSizeOfPixelComponent(), stored)
     return split(reader.Execute())
@@ -71,6 +85,31 @@ def split(image: SimpleITK.Image) -> tuple[np.ndarray, Grid]:
     elif dimension < 4:  # otherwise, as for nnU-Net, the fourth axis holds the channels
         array = array[None]
     return array[:, None] if dimension == 2 else array, Grid.of(image)
+
+
+def _refuse_short_picture(file: Path, ending: str) -> None:
+    """Refuses what ITK reads in part: a bitmap shorter than it says, and stacks whose later pages are missing."""
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        head = stream.read(16)
+        if ending == ".bmp" and int.from_bytes(head[2:6], "little") > size:
+            raise EOFError("it is shorter than its header says")
+        if not ending.startswith(".tif"):
+            return
+        order: Literal["little", "big"] = "little" if head.startswith(b"II") else "big"
+        # Offsets, numbers of entries and entries, in TIFF and in BigTIFF.
+        start, wide, count, entry = (8, 8, 8, 20) if int.from_bytes(head[2:4], order) == 43 else (4, 4, 2, 12)
+        page, seen = int.from_bytes(head[start : start + wide], order), set[int]()
+        while page:
+            if page >= size or page in seen:
+                raise EOFError(f"page {len(seen) + 1} lies behind its end, or is one of those before")
+            seen.add(page)
+            stream.seek(page)
+            stream.seek(int.from_bytes(stream.read(count), order) * entry, os.SEEK_CUR)
+            following = stream.read(wide)
+            if len(following) < wide:
+                raise EOFError(f"it ends within page {len(seen)}")
+            page = int.from_bytes(following, order)
 
 
 def tiff_spacing(file: Path) -> tuple[float, ...]:

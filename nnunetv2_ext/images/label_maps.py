@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Integer, Shaped
 
 from nnunetv2_ext.images.colours import display_colours
-from nnunetv2_ext.images.files import is_nifti, opened
+from nnunetv2_ext.images.files import is_nifti
 from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.images.itk import read_itk
 from nnunetv2_ext.images.nifti import write_nifti
@@ -87,11 +87,8 @@ def _write(array: Shaped[np.ndarray, "z y x"], names: Mapping[int, str], grid: G
 
     def check(file: Path) -> None:
         # SimpleITK does not say when a write fails, so that what it wrote is read; nibabel does.
-        if not is_nifti(target):
-            with opened(file):
-                found, _ = read_itk(file)
-            if not np.array_equal(found[0], array):
-                raise UserError(f"Expected to write {target}, but the file holds other voxels than those given.")
+        if not is_nifti(target) and not np.array_equal(read_itk(file)[0][0], array):
+            raise ValueError("other voxels than those given are in the file")
 
     colours = display_colours(names) if names else {}
     with written(target, check) as temporary:

@@ -5,18 +5,49 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunetv2_ext.images.reading import read_volume
+from nnunetv2_ext.images.reading import read_volume, read_volumes
 from nnunetv2_ext.utilities.errors import UserError
 
 
-@pytest.fixture(params=[".nii.gz", ".nii", ".mha", ".nrrd"])
+@pytest.fixture(params=[".nii.gz", ".nii", ".mha", ".nrrd", ".gipl", ".tif", ".png"])
 def image_file(request, tmp_path):
     import SimpleITK
 
-    array = np.random.default_rng(0).integers(-1000, 1000, (6, 7, 8)).astype(np.int16)
+    array = np.random.default_rng(0).integers(0, 2000, (6, 7, 8)).astype(np.uint16)
+    array = array[:1] if request.param == ".png" else array
     file = tmp_path / f"image{request.param}"
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(file), True)
+    image = SimpleITK.GetImageFromArray(array[0] if request.param == ".png" else array)
+    SimpleITK.WriteImage(image, str(file), request.param != ".tif")
     return file, array
+
+
+def test_a_truncated_bitmap_is_refused(tmp_path):
+    import SimpleITK
+
+    file = tmp_path / "image.bmp"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.full((40, 50), 7, np.uint8)), str(file))
+    assert (read_volumes(file)[0].array == 7).all()
+    file.write_bytes(file.read_bytes()[:-500])
+    with pytest.raises(UserError, match="shorter than its header says"):
+        read_volumes(file)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_stack_whose_pages_run_in_a_circle_is_refused(tmp_path, big):
+    import tifffile
+
+    file = tmp_path / "image.tif"
+    tifffile.imwrite(file, np.zeros((3, 4, 5), np.uint8), photometric="minisblack", bigtiff=big, metadata=None)
+    assert read_volume(file).array.shape == (3, 4, 5)
+    with tifffile.TiffFile(file) as tiff:
+        first, last = tiff.pages[0].offset, tiff.pages[2]
+        wide, count, entry = (8, 8, 20) if big else (4, 2, 12)
+        end = last.offset + count + len(last.tags) * entry
+    content = bytearray(file.read_bytes())
+    content[end : end + wide] = first.to_bytes(wide, "little")
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read_volume(file)
 
 
 def test_a_complete_file_is_read(image_file):
