@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def _folder(variable: str) -> Finding:
         return Finding("broken", variable, f'is not set; for example: export {variable}="$HOME/nnUNet/{variable}"')
     folder = Path(value)
     if not folder.is_dir():
-        return Finding("broken", variable, f"is {folder}, which is no folder; mkdir -p '{folder}'")
+        return Finding("broken", variable, f"is {folder}, which is no folder; mkdir -p {shlex.quote(value)}")
     # Raw data are often mounted read-only, and nnU-Net can live with that.
     if not os.access(folder, os.W_OK | os.X_OK) and variable != "nnUNet_raw":
         return Finding(

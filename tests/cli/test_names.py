@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 SHAPE = (6, 8, 7)
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
-HOSTILE = "/../../../victim/x"
+HOSTILE = "../../victim/x"
 
 
 def _run(command, *arguments):
@@ -183,7 +183,7 @@ def test_predictions_stay_in_the_output_folder(softmax_model, inputs, tmp_path, 
     [
         {"dataset_name": HOSTILE},
         {"plans_name": HOSTILE},
-        {"data_identifier": f"..{HOSTILE}"},
+        {"data_identifier": HOSTILE},
         {"next_stage": [HOSTILE]},
         {"previous_stage": HOSTILE},
     ],
@@ -286,14 +286,15 @@ def test_an_image_called_like_its_label_map_is_evaluated(reference, prediction, 
 
 
 @pytest.mark.parametrize("command", ["train", "finetune"])
-@pytest.mark.parametrize("trainer", ["nnUNetTrainer", "STUNetTrainer_small"])
+@pytest.mark.parametrize("trainer", ["nnUNetTrainer", "FineTuneTrainer"])
 def test_fewer_cases_than_folds_are_counted_before_the_training(
     command, trainer, make_raw_dataset, tiny_case, softmax_model, nnunet_folders, tmp_path, monkeypatch, capsys
 ):
     raw = make_raw_dataset("Dataset003_Liver", LABELS, {case: tiny_case(ord(case), [1, 2]) for case in "abc"})
     folder = nnunet_folders / "nnUNet_preprocessed" / "Dataset003_Liver"
     (folder / "tiny").mkdir(parents=True)
-    shutil.copy(softmax_model / "plans.json", folder / "nnUNetPlans.json")
+    plans = (softmax_model / "plans.json").read_text().replace("Dataset001_Tiny", "Dataset003_Liver")
+    (folder / "nnUNetPlans.json").write_text(plans)
     shutil.copy(raw / "dataset.json", folder / "dataset.json")
     for case in "abc":
         (folder / "tiny" / f"{case}.pkl").touch()
