@@ -40,7 +40,7 @@ def test_folders(nnunet_folders, monkeypatch, no_lookup):
     found = broken(check_environment(TRAINER))
     assert set(found) == {"nnUNet_raw", "nnUNet_preprocessed"}
     assert "export nnUNet_raw=" in found["nnUNet_raw"]
-    assert f"mkdir -p '{nnunet_folders / 'elsewhere'}'" in found["nnUNet_preprocessed"]
+    assert f"mkdir -p {nnunet_folders / 'elsewhere'}" in found["nnUNet_preprocessed"]
 
 
 def test_folder_that_is_not_writable(nnunet_folders, monkeypatch, no_lookup):
