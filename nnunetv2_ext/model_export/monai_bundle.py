@@ -67,6 +67,8 @@ def export_monai_bundle(
         require_extra("monai", "The format monai_bundle")
         model = read_single_fold(model_folder, fold, checkpoint_name)
         _refuse_what_a_bundle_cannot_say(model)
+        metadata = _metadata(model)
+        _refuse_expressions(metadata)
         window = example_window(model)
         (new / "models").mkdir()
         trace(InMonaisOrder(model.networks[0]), window.permute(0, 1, 4, 3, 2), new / "models" / "model.ts")
@@ -77,7 +79,7 @@ def export_monai_bundle(
             example_window(model, seed=1),
             target,
         )
-        write_json(_metadata(model), new / _METADATA)
+        write_json(metadata, new / _METADATA)
         write_json(_inference(model), new / "configs" / "inference.json")
     return target
 
@@ -109,6 +111,21 @@ def _refuse_what_a_bundle_cannot_say(model: Model) -> None:
         raise UserError(
             f"Expected a 3D model of one channel and exclusive classes for a MONAI bundle, but this one has {problem}; "
             "export it with --format torch_export."
+        )
+
+
+def _refuse_expressions(metadata: dict[str, Any]) -> None:
+    """The metadata hold all that a model folder brings along; MONAI would evaluate ``$...`` and read ``%file``."""
+    waiting: list[Any] = [metadata]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str) and value.startswith(("$", "@", "%", "_target_")):
+            raise UserError(
+                f"Expected plain text in the files of the model, but found {value!r:.100}, which MONAI would execute; "
+                "correct it there."
+            )
+        waiting += (
+            [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
         )
 
 

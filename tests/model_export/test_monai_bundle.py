@@ -95,3 +95,28 @@ def test_what_a_bundle_cannot_say_is_refused(tmp_path, region_model):
     with pytest.raises(UserError, match="regions"):
         export_monai_bundle(region_model, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("preprocessing_profile.json", {"orientation": "payload"}),
+        ("preprocessing_profile.json", {"intensity": [{"name": "scale", "minimum": "payload", "maximum": 1.0}]}),
+        ("preprocessing_profile.json", {"spacing": ["payload", 1.0, 1.0]}),
+        ("dataset.json", {"licence": "payload"}),
+        ("dataset.json", {"reference": "%/etc/hostname"}),
+        ("provenance.json", {"source": "payload"}),
+        ("provenance.json", {"_target_": "os.abort"}),
+    ],
+    ids=str,
+)
+def test_no_text_of_a_model_becomes_an_expression(file, change, tmp_path, ct_on_disk, bundle_network, import_bundle):
+    """MONAI evaluates texts of a bundle that begin with a dollar."""
+    folder = import_bundle("segresnet", bundle_network("segresnet"), tmp_path, (48, 24, 16))
+    payload = f"$__import__('pathlib').Path({str(tmp_path / 'executed')!r}).touch()"
+    content = json.loads((folder / file).read_text()) | change
+    (folder / file).write_text(json.dumps(content).replace('"payload"', json.dumps(payload)))
+    with pytest.raises(UserError, match="Expected"):
+        run_bundle(export_monai_bundle(folder, tmp_path / "bundle"), ct_on_disk, tmp_path / "out")
+    assert not (tmp_path / "executed").exists()
+    assert not (tmp_path / "bundle").exists()
