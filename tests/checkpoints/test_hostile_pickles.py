@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import collections
+import contextlib
 import io
 import os
 import pickle
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunetv2_ext.checkpoints import read_checkpoint
 from nnunetv2_ext.checkpoints.safe_loading import load_pickle_file, load_torch_file
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -33,7 +35,9 @@ class Calls:
         return self.reduced
 
 
-OBJECTS = Calls(np.dtype, ("V8", False, True), (3, "|", None, ("x",), {"x": (np.dtype("O"), 0)}, 8, 1, 27))
+#: Objects that are said to be plain bytes: numpy takes the bytes for the address of an object.
+OBJECTS = Calls(np.dtype, ("O8", False, True), (3, "|", None, None, None, 8, 1, 0))
+FIELDS = Calls(np.dtype, ("f8", False, True), (3, "<", None, ("x",), {"x": (np.dtype("O"), 0)}, 8, 1, 0))
 EMPTY = (np.ndarray, (0,), b"b")
 
 
@@ -57,6 +61,7 @@ def colliding(number):
 CONTENTS = {
     "objects in a scalar": Calls(CORE.scalar, (OBJECTS, b"A" * 8)),
     "objects in an array": Calls(CORE._reconstruct, EMPTY, (1, (1,), OBJECTS, False, b"A" * 8)),
+    "objects in a field": Calls(CORE._reconstruct, EMPTY, (1, (1,), FIELDS, False, b"A" * 8)),
     "objects without more": Calls(np.dtype, ("O8", False, True)),
     "an array of nothing": Calls(np.ndarray, ((10**10,),)),
     "an array with too few bytes": Calls(CORE._reconstruct, EMPTY, (1, (10**9,), np.dtype("f8"), False, b"A" * 8)),
@@ -230,3 +235,36 @@ def test_what_checkpoints_hold_is_read(tmp_path, zip_format):
         name: content[name] for name in ("device", "scalar", "size", "set", "logging")
     }
     assert not any(isinstance(entry, tuple) for entry in torch.serialization.get_safe_globals())
+
+
+def test_members_that_lie_elsewhere_are_not_written(tmp_path):
+    file = tmp_path / "inside" / "weights.pth"
+    file.parent.mkdir()
+    torch.save({"a": torch.zeros(4)}, file)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("../elsewhere", "x")
+        archive.writestr(str(tmp_path / "absolute"), "x")
+    with contextlib.suppress(UserError):
+        load_torch_file(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]
+
+
+SAFETENSORS = {
+    "a header that is not there": struct.pack("<Q", 2**62) + b"{}",
+    "a header of a million levels": struct.pack("<Q", 2 * 10**6) + b"[" * 10**6 + b"]" * 10**6,
+    "values that are not there": b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}',
+    "a shape that overflows": b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}',
+    "values that overlap": (
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAFETENSORS)
+def test_hostile_safetensors_are_refused(tmp_path, name):
+    data = SAFETENSORS[name]
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(data if data[:1] != b"{" else struct.pack("<Q", len(data)) + data + b"\0" * 4)
+    said, memory = outcome(read_checkpoint, file)
+    assert said.startswith(f"refused: {file} ")
+    assert memory < (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10) + 400
