@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from types import FrameType
 
 from nnunetv2_ext.utilities.errors import UserError, disk_error
@@ -74,6 +75,10 @@ def run_command(
     arguments = parser.parse_args(argv)
     level = logging.DEBUG if arguments.verbose else logging.WARNING if arguments.quiet else logging.INFO
     _set_up_logging(level)
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be text in the language of the terminal.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _orderly_ends():
             code = run(arguments) or 0

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.names import quoted
 
 #: Deflate, in gzip and in compressed .mha and .nrrd, makes data at most this many times smaller.
 DEFLATE = 1032
@@ -37,6 +38,11 @@ def opened(file: Path, *, folder: bool = False) -> Iterator[None]:
         UserError: There is no such file, it is none to read from (a pipe blocks for ever), or reading it fails.
     """
     try:
+        if any("\ud800" <= letter <= "\udfff" for letter in str(file)):
+            raise UserError(
+                f"Expected a name in UTF-8, but {quoted(file)} is none, which libraries cannot open; rename it, or set "
+                "LC_ALL=C.UTF-8 where other programs show it rightly."
+            )
         if not file.exists():
             raise UserError(f"Expected the image {file}, but it does not exist.")
         if not (file.is_dir() if folder else file.is_file()):

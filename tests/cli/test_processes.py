@@ -176,3 +176,20 @@ def test_dicom_on_which_gdcm_crashes_fails_the_case_and_not_the_prediction(softm
     assert process.returncode == 1, output
     assert "images/special was ended by SIGSEGV" in output
     assert sorted(file.name for file in (tmp_path / "out").glob("*.nii.gz")) == ["before.nii.gz", "zlast.nii.gz"]
+
+
+@pytest.mark.parametrize("language", ["C.UTF-8", "C"])
+def test_a_name_that_libraries_cannot_open_fails_the_case_and_not_the_run(language, tmp_path, monkeypatch):
+    """SimpleITK aborts on a name that is no UTF-8, which all beyond ASCII are without a language."""
+    for name, value in (("LC_ALL", language), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    arguments = _remap(tmp_path)
+    _write(tmp_path / "in" / "x.nrrd", 2)
+    os.rename(tmp_path / "in" / "x.nrrd", os.fsencode(tmp_path / "in") + b"/m\xff.nrrd")
+    process = _start("remap_labels", [*arguments, "-np", "1"], tmp_path, "")
+    process.wait(timeout=60)
+    output = (tmp_path / "output").read_text()
+    assert process.returncode == 1, output
+    assert "Expected a name in UTF-8" in output
+    assert "Traceback" not in output
+    assert len(list((tmp_path / "out").iterdir())) == 3
