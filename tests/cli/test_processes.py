@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -193,3 +194,20 @@ def test_a_name_that_libraries_cannot_open_fails_the_case_and_not_the_run(langua
     assert "Expected a name in UTF-8" in output
     assert "Traceback" not in output
     assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_leaves_this_process_as_it_was(command, tmp_path, nnunet_folders, monkeypatch):
+    import SimpleITK
+
+    monkeypatch.chdir(tmp_path)
+    threads = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(3)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        main = importlib.import_module(f"nnunetv2_ext.cli.{command}").main
+        assert main([*COMMANDS[command](tmp_path), "-np", "1", "--quiet"]) == 0
+        assert SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads() == 3
+        assert {number: signal.getsignal(number) for number in handlers} == handlers
+    finally:
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
