@@ -125,7 +125,7 @@ def test_the_predictions_of_the_final_validation_are_those_of_the_own_source(tin
         torch.nn.init.zeros_(head.weight)
         torch.nn.init.ones_(head.bias)  # every class everywhere
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-    trainer.perform_actual_validation()
+    trainer.perform_actual_validation(save_probabilities=True)
 
     import SimpleITK as sitk
 
@@ -138,6 +138,12 @@ def test_the_predictions_of_the_final_validation_are_those_of_the_own_source(tin
     assert values == {"A_0": {2}, "B_0": {4}, "B_1": {3}}
     summary = json.loads((folder / "summary.json").read_text())
     assert all(case["metrics"].keys() for case in summary["metric_per_case"])
+    # nnU-Net's ensembling takes files with all classes only, and finds the same label maps in them.
+    for case, own in (("A_0", [0, 1]), ("B_0", [2, 3]), ("B_1", [2])):
+        probabilities = np.load(folder / f"{case}.npz")["probabilities"]
+        decided = trainer.label_manager.convert_probabilities_to_segmentation(probabilities)
+        assert set(np.unique(decided).tolist()) == values[case]
+        assert np.flatnonzero(probabilities.any(axis=(1, 2, 3))).tolist() == own
 
 
 def test_the_collection_of_a_trainer_is_read_from_its_dataset_json(tiny_collection):
