@@ -22,6 +22,7 @@ from nnunetv2_ext.utilities.folders import folder_under_construction
 from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.names import checked_ending, checked_name
 from nnunetv2_ext.utilities.paths import refuse_used_id
+from nnunetv2_ext.utilities.validation import anything, entries, mapping_of
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ def write_model_folder(
                     write_json(checkpoint.preprocessing_profile, new / PROFILE_NAME)
                 write_json({"folds": {str(fold): record}}, new / PROVENANCE_NAME)
         if joins:
-            provenance = read_json(folder / PROVENANCE_NAME)
+            shape = entries({"folds": mapping_of(anything)}, needed=("folds",))
+            provenance = read_json(folder / PROVENANCE_NAME, shape)
             write_json({**provenance, "folds": {**provenance["folds"], str(fold): record}}, folder / PROVENANCE_NAME)
     return folder
 

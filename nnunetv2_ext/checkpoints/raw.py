@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,11 @@ from torch import Tensor
 
 from nnunetv2_ext.checkpoints.plans import first_configuration, resolve_configuration
 from nnunetv2_ext.checkpoints.safe_loading import load_pickle_file, load_torch_file
+from nnunetv2_ext.checkpoints.shapes import CHECKPOINT
+from nnunetv2_ext.labels.dataset_json import read_dataset_json
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.files import parse_json, read_json
+from nnunetv2_ext.utilities.validation import check
 
 #: Entry of a safetensors file's metadata that this package writes.
 METADATA_KEY = "nnunetv2_ext"
@@ -102,6 +104,7 @@ def open_checkpoint(path: Path | str, fold: int | str | None = None) -> RawCheck
     state = content if key is None else content[key]
     raw = RawCheckpoint(file, _without_prefixes(state, file))
     raw.content = {} if key is None else {name: value for name, value in content.items() if name != key}
+    check(raw.content, CHECKPOINT, file)
     _add_plans_in_file(raw)
     _add_plans_beside(raw)
     return raw
@@ -145,13 +148,8 @@ def _open_safetensors(file: Path) -> RawCheckpoint:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is truncated or is not a safetensors file ({error}); copy it again.") from error
     raw = RawCheckpoint(file, _without_prefixes(state, file))
-    try:
-        content = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"The metadata entry {METADATA_KEY!r} of {file} is not JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise UserError(f"Expected a JSON object in the metadata entry {METADATA_KEY!r} of {file}.")
-    raw.content = content
+    where = f"the metadata entry {METADATA_KEY!r} of {file}"
+    raw.content = content = check(parse_json(metadata.get(METADATA_KEY, "{}"), where), CHECKPOINT, where)
     raw.plans, raw.dataset_json = content.get("plans"), content.get("dataset_json")
     raw.configuration = content.get("configuration")
     return raw
@@ -160,7 +158,7 @@ def _open_safetensors(file: Path) -> RawCheckpoint:
 def _without_prefixes(state: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     tensors = {}
     for name, value in state.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or not isinstance(name, str):
             continue
         while name.startswith(_WRAPPER_PREFIXES):
             name = name.split(".", 1)[1]
@@ -173,10 +171,9 @@ def _without_prefixes(state: Mapping[str, Any], file: Path) -> dict[str, Tensor]
 
 
 def _add_plans_in_file(raw: RawCheckpoint) -> None:
-    arguments = raw.content.get("init_args")
-    if isinstance(arguments, Mapping):
-        raw.plans, raw.dataset_json = arguments.get("plans"), arguments.get("dataset_json")
-        raw.configuration = arguments.get("configuration")
+    arguments = raw.content.get("init_args", {})
+    raw.plans, raw.dataset_json = arguments.get("plans"), arguments.get("dataset_json")
+    raw.configuration = arguments.get("configuration")
 
 
 def _add_plans_beside(raw: RawCheckpoint) -> None:
@@ -188,7 +185,7 @@ def _add_plans_beside(raw: RawCheckpoint) -> None:
         if (folder / "plans.json").is_file():
             raw.plans = read_json(folder / "plans.json")
         if (folder / "dataset.json").is_file():
-            raw.dataset_json = read_json(folder / "dataset.json")
+            raw.dataset_json = read_dataset_json(folder / "dataset.json")
     if raw.plans is not None:
         return
     beside = raw.path.with_name(raw.path.name + ".pkl")

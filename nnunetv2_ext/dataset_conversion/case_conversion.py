@@ -13,7 +13,7 @@ import numpy as np
 from nnunetv2_ext.dataset_conversion import checks
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.duplicates import ImageFingerprint, image_fingerprint
-from nnunetv2_ext.dataset_conversion.findings import ERROR, BadCaseError, Finding, severity
+from nnunetv2_ext.dataset_conversion.findings import ERROR, KINDS, BadCaseError, Finding, severity
 from nnunetv2_ext.dataset_conversion.layout import Case
 from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.images.label_maps import write_volume
@@ -23,10 +23,44 @@ from nnunetv2_ext.labels.atoms import Combination, EncodedMasks, encode_masks
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import write_json
+from nnunetv2_ext.utilities.validation import (
+    choice,
+    either,
+    entries,
+    flag,
+    integer,
+    list_of,
+    mapping_of,
+    nullable,
+    number,
+    text,
+)
 
 # State of an unfinished conversion, inside the dataset's folder.
 WORK = ".conversion"
 FILE_ENDING = ".nii.gz"
+
+_COUNT = integer(0)
+_RECORD = {
+    **dict.fromkeys(("identifier", "split"), text()),
+    "fold": nullable(_COUNT),
+    **dict.fromkeys(("sources", "images"), list_of(text())),
+    **dict.fromkeys(("linked", "failed"), flag),
+    "label": nullable(text()),
+    "shape": list_of(_COUNT),
+    "spacing": list_of(number()),
+    "voxels": mapping_of(_COUNT),
+    "combinations": list_of(list_of(either(list_of(_COUNT), _COUNT), 2, 2)),
+    "fingerprint": nullable(
+        entries(
+            {"voxel_hash": text(), "shape": list_of(_COUNT), "statistics": list_of(number())},
+            needed=("voxel_hash", "shape", "statistics"),
+        )
+    ),
+    "findings": list_of(entries({"kind": choice(*KINDS), "message": text()}, needed=("kind", "message"), closed=True)),
+}
+#: What the record of a case must look like when it is read back.
+RECORD = entries(_RECORD, needed=tuple(_RECORD), closed=True)
 
 
 @dataclass

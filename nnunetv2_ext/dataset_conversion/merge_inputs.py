@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_ext.labels.dataset_json import LABEL_VALUE, image_channels, read_dataset_json
 from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
 from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels, Source
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json
 from nnunetv2_ext.utilities.names import FILE_ENDINGS, case_names, checked_ending, checked_name
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
+from nnunetv2_ext.utilities.validation import check, choice, entries
 
 # What SimpleITK reads and writes and nnU-Net's SimpleITK or NIfTI readers accept.
 _VOLUME_ENDINGS = FILE_ENDINGS[:5]
@@ -86,19 +87,16 @@ def read_input_dataset(argument: str) -> InputDataset:
                 "name or folder of a dataset."
             )
         folder = nnunet_folder("nnUNet_raw") / dataset_name(dataset, "nnUNet_raw")
-    dataset_json = read_json(folder / "dataset.json", refuse_repeated_names=True)
+    dataset_json = read_dataset_json(folder / "dataset.json", "channel_names", "file_ending")
     if LABEL_TREE in dataset_json:
         raise UserError(
             f"Expected datasets of plain classes or regions, but {folder} has a label tree, which merging cannot keep; "
             f"join such datasets by one {LABEL_TREE!r} and one source each in {SECTION!r} (docs/label_trees.md)."
         )
-    missing = [key for key in ("labels", "channel_names", "file_ending") if key not in dataset_json]
-    if missing:
-        raise UserError(f"Expected {', '.join(missing)} in {folder / 'dataset.json'}, but found no such entry; add it.")
     ending = dataset_json["file_ending"]
     if checked_ending(ending, folder / "dataset.json") not in _VOLUME_ENDINGS:
         raise UserError(f"Expected images of type {', '.join(_VOLUME_ENDINGS)} in {folder}, but found {ending}.")
-    channels = tuple(name for _, name in sorted(dataset_json["channel_names"].items(), key=lambda entry: int(entry[0])))
+    channels = tuple(image_channels(dataset_json))
     files = _training_files(folder, dataset_json, len(channels))
     if SECTION in dataset_json:
         if given_name:
@@ -119,10 +117,10 @@ def _read_plain_dataset(
     name: str,
 ) -> InputDataset:
     labels = dataset_json["labels"]
-    if labels.get("background") != 0:
-        raise UserError(f"Expected \"background\": 0 in the 'labels' of {folder}, but found no such entry.")
+    special = entries({"background": choice(0), "ignore": LABEL_VALUE}, needed=("background",))
+    check(labels, special, f"the labels of {folder / 'dataset.json'}")
     regions = {
-        f"{name}/{label}": tuple(int(v) for v in values) if isinstance(values, list | tuple) else (int(values),)
+        f"{name}/{label}": tuple(values) if isinstance(values, list) else (values,)
         for label, values in labels.items()
         if label not in ("background", "ignore")
     }

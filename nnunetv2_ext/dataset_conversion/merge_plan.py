@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from nnunetv2_ext.dataset_conversion.merge_inputs import InputDataset
+from nnunetv2_ext.labels.dataset_json import NAMES
 from nnunetv2_ext.labels.partial_labels import PartialLabels, Source
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.validation import mapping_of
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,7 @@ def read_exceptions_file(path: Path | str) -> dict[str, list[str]]:
     Raises:
         UserError: The file has another form.
     """
-    content = read_json(path)
-    well_formed = isinstance(content, dict) and all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in content.values()
-    )
-    if not well_formed:
-        raise UserError(f'Expected {{"SOURCE/CASE": ["CLASS", ...]}} in {path}, but found something else.')
+    content: dict[str, list[str]] = read_json(path, mapping_of(NAMES))
     return content
 
 

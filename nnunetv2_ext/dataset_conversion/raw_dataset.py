@@ -19,6 +19,7 @@ from typing import Any
 from nnunetv2_ext import __version__
 from nnunetv2_ext.dataset_conversion.case_conversion import (
     FILE_ENDING,
+    RECORD,
     WORK,
     CaseRecord,
     Job,
@@ -43,6 +44,7 @@ from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.names import quoted
 from nnunetv2_ext.utilities.parallel import parallel_map
 from nnunetv2_ext.utilities.paths import refuse_used_id
+from nnunetv2_ext.utilities.validation import anything, entries, mapping_of
 
 _logger = logging.getLogger(__name__)
 
@@ -220,17 +222,17 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, CaseRecord]:
     records: dict[str, CaseRecord] = {}
     if folder.exists() and any(folder.iterdir()):
         earlier = [file for file in (work / "settings.json", report) if file.is_file()]
-        contents = [read_json(file) for file in earlier]
+        contents = [read_json(file, mapping_of(anything)) for file in earlier]
         found = [content.get("settings", content) for content in contents]
         if settings not in found:
             what = "comes from another source or other options" if found else "was not made by this command"
             raise UserError(f"{folder} exists and {what}; choose another dataset ID or pass --overwrite.")
         if report.is_file():
-            entries = read_json(report)["cases"].values()
-            records = {entry["identifier"]: CaseRecord.from_json(dict(entry)) for entry in entries}
+            cases = read_json(report, entries({"cases": mapping_of(RECORD)}, needed=("cases",)))["cases"]
+            records = {case["identifier"]: CaseRecord.from_json(case) for case in cases.values()}
         for file in work.glob("*.json") if work.is_dir() else ():
             if file.name != "settings.json":
-                record = CaseRecord.from_json(read_json(file))
+                record = CaseRecord.from_json(read_json(file, RECORD))
                 records[record.identifier] = record
     require_writable(folder)
     for name in ("imagesTr", "labelsTr"):

@@ -14,9 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from nnunetv2_ext.labels.dataset_json import NAMES
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, write_json
 from nnunetv2_ext.utilities.paths import nnunet_folder
+from nnunetv2_ext.utilities.validation import entries, list_of
 
 SPLITS_FILE = "splits_final.json"
 
@@ -24,6 +26,8 @@ SPLITS_FILE = "splits_final.json"
 _SEED = 12345
 
 Splits = list[dict[str, list[str]]]
+
+_SPLITS = list_of(entries({"train": NAMES, "val": NAMES}, needed=("train", "val")))
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +71,16 @@ def stratified_splits(
     return [{"train": sorted(everyone - set(fold)), "val": sorted(fold)} for fold in folds]
 
 
+def read_splits(file: Path) -> Splits:
+    """Reads splits in nnU-Net's format.
+
+    Raises:
+        UserError: They have another form.
+    """
+    splits: Splits = read_json(file, _SPLITS)
+    return splits
+
+
 def refuse_too_few_cases(fold: int | str, cases: int, folder: Path) -> None:
     """Checks that there are folds, or cases enough for nnU-Net to make them.
 
@@ -76,9 +90,13 @@ def refuse_too_few_cases(fold: int | str, cases: int, folder: Path) -> None:
         folder: The preprocessed dataset.
 
     Raises:
-        UserError: nnU-Net would have to make five folds of fewer cases.
+        UserError: nnU-Net would have to make five folds of fewer cases, or the folds have another form.
     """
-    if fold != "all" and cases < 5 and not (folder / SPLITS_FILE).is_file():
+    if fold == "all":
+        return
+    if (folder / SPLITS_FILE).is_file():
+        read_splits(folder / SPLITS_FILE)
+    elif cases < 5:
         raise UserError(
             f"Expected at least 5 cases in {folder.name} for fold {fold}, but found {cases}: {cases} cases cannot make "
             f"5 folds; train the fold 'all', or write folds of your own to {folder / SPLITS_FILE}."
@@ -109,11 +127,11 @@ def offer_splits(raw_dataset: Path, overwrite: bool = False) -> bool:
     if not raw.is_file():
         return False
     if preprocessed.is_file() and not overwrite:
-        if read_json(raw) != read_json(preprocessed):
+        if read_splits(raw) != read_splits(preprocessed):
             logger.warning(
                 "%s differs from %s and is kept; delete it to take the raw dataset's splits.", preprocessed, raw
             )
         return False
-    write_json(read_json(raw), preprocessed)
+    write_json(read_splits(raw), preprocessed)
     logger.info("Cross-validation splits are taken from %s.", raw)
     return True

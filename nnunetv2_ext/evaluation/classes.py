@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.evaluation.metrics import ScoredClass
+from nnunetv2_ext.labels.dataset_json import read_dataset_json
 from nnunetv2_ext.labels.label_mapping import LabelMapping
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.labels.label_tree import BACKGROUND
@@ -20,7 +21,6 @@ from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
 from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels
 from nnunetv2_ext.labels.tree_sources import DeterminedNodes, TreeSources
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def read_references(
     if order is not None:
         return _from_order(LabelOrder.read(order))
     dataset_json = dataset_json or find_dataset_json(folder)
-    content = read_json(dataset_json) if dataset_json else None
+    content = read_dataset_json(dataset_json) if dataset_json else None
     if mapping is not None:
         return _from_mapping(LabelMapping.read(mapping), content, dataset_json)
     if content is None or dataset_json is None:
@@ -106,10 +106,10 @@ def read_prediction_order(folder: Path, references: References, named: str | Non
         return LabelOrder.read(named)
     file = folder / "dataset.json"
     if file.is_file():
-        return LabelOrder.from_dataset_json(read_json(file), file)
+        return LabelOrder.from_dataset_json(read_dataset_json(file), file)
     file = folder / "labels.json"
     if file.is_file():
-        return LabelOrder.from_dataset_json({"name": folder.name, **read_json(file)}, file)
+        return LabelOrder.from_dataset_json({"name": folder.name, **read_dataset_json(file)}, file)
     level = logging.WARNING if references.default_is_a_guess else logging.INFO
     message = "Nothing in %s says what its label values mean; they are read in the order %s (see --pred_order)."
     logger.log(level, message, folder, references.default_order.name)

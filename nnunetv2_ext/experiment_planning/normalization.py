@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from nnunetv2_ext.labels.dataset_json import image_channels
 from nnunetv2_ext.utilities.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -23,19 +24,6 @@ SCHEME_OF_CHANNEL_NAME = {
 _NONZERO_MASK_THRESHOLD = 0.75
 
 
-def channel_names(dataset_json: dict[str, Any]) -> list[str]:
-    """Names of the image channels in order.
-
-    Raises:
-        UserError: dataset.json has no channels.
-    """
-    # nnU-Net still reads the name of this entry from before 2.0.
-    channels = dataset_json.get("channel_names") or dataset_json.get("modality")
-    if not channels:
-        raise UserError("Expected 'channel_names' in dataset.json, but there are none; add them as nnU-Net asks for.")
-    return [str(channels[key]) for key in sorted(channels, key=int)]
-
-
 def fit_normalization(
     configuration: dict[str, Any], name: str, dataset_json: dict[str, Any], fingerprint: dict[str, Any]
 ) -> None:
@@ -47,7 +35,7 @@ def fit_normalization(
     Raises:
         UserError: The configuration has different schemes for another number of channels.
     """
-    channels = channel_names(dataset_json)
+    channels = image_channels(dataset_json)
     schemes = _one_per_channel(configuration["normalization_schemes"], len(channels), name)
     use_mask = _one_per_channel(configuration.get("use_mask_for_norm", [False]), len(channels), name)
     for index, channel in enumerate(channels):

@@ -11,14 +11,27 @@ from nnunetv2_ext.dataset_conversion.splits import bring_splits
 from nnunetv2_ext.experiment_planning.plans import check_configurations, plans_for_dataset, reader_writer_of
 from nnunetv2_ext.experiment_planning.templates import check_template
 from nnunetv2_ext.labels import label_tree, partial_labels
+from nnunetv2_ext.labels.dataset_json import check_outputs, read_dataset_json
 from nnunetv2_ext.labels.partial_labels import PartialLabels
 from nnunetv2_ext.labels.tree_sources import TreeSources
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, refuse_existing, require_writable, write_json
 from nnunetv2_ext.utilities.names import checked_name
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
+from nnunetv2_ext.utilities.validation import entries, integer, list_of, mapping_of, number
 
 logger = logging.getLogger(__name__)
+
+_STATISTICS = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
+_FINGERPRINT_ENTRIES = {
+    "spacings": list_of(list_of(number(1e-6, 1000), 3, 3), at_least=1),
+    "shapes_after_crop": list_of(list_of(integer(1, 65536), 3, 3), at_least=1),
+    "foreground_intensity_properties_per_channel": mapping_of(
+        entries(dict.fromkeys(_STATISTICS, number()), needed=_STATISTICS), at_least=1
+    ),
+    "median_relative_size_after_cropping": number(0, 1),
+}
+_FINGERPRINT = entries(_FINGERPRINT_ENTRIES, needed=tuple(_FINGERPRINT_ENTRIES))
 
 
 def plan_dataset(
@@ -64,7 +77,8 @@ def plan_dataset(
     folder = nnunet_folder("nnUNet_preprocessed") / full_name
     target = folder / f"{name}.json"
     refuse_existing(target, overwrite)
-    dataset_json = read_json(raw_folder / "dataset.json", refuse_repeated_names=True)
+    dataset_json = read_dataset_json(raw_folder / "dataset.json", "file_ending")
+    check_outputs(dataset_json, raw_folder / "dataset.json")
     _check_collection(raw_folder, dataset_json)
     # Before the fingerprint, whose extraction reads every image.
     check_template(template_or_plans, "the template")
@@ -118,7 +132,7 @@ def dataset_fingerprint(full_name: str, num_processes: int | None = None, show_p
     if not path.is_file():
         logger.info("%s has no fingerprint yet: extracting it with nnU-Net's extractor.", full_name)
         _extract_fingerprint(full_name, num_processes, show_progress)
-    fingerprint: dict[str, Any] = read_json(path)
+    fingerprint: dict[str, Any] = read_json(path, _FINGERPRINT)
     return fingerprint
 
 

@@ -29,10 +29,10 @@ MOST_CLASSES = 4096
 
 LABEL_VALUE = integer(0, HIGHEST_LABEL)
 NAMES = list_of(text())
-_LABELS = mapping_of(either(LABEL_VALUE, list_of(LABEL_VALUE, at_least=1)), text(), at_most=MOST_CLASSES)
+LABELS = mapping_of(either(LABEL_VALUE, list_of(LABEL_VALUE, at_least=1)), text(), at_most=MOST_CLASSES)
 _CHANNELS = mapping_of(text(), text(r"\d{1,4}", "a channel's number"), at_least=1)
 _ENTRIES = {
-    "labels": _LABELS,
+    "labels": LABELS,
     "regions_class_order": nullable(list_of(LABEL_VALUE)),
     "channel_names": _CHANNELS,
     "modality": _CHANNELS,

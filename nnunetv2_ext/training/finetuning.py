@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunetv2_ext.labels.dataset_json import read_dataset_json
 from nnunetv2_ext.training.run_training import (
     TrainingOptions,
     TrainingRun,
@@ -251,5 +252,5 @@ def _labels_of(full_name: str) -> dict[str, Any]:
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise UserError(f"Expected a dataset.json of {full_name} at {files[0]} or {files[1]}, but found neither.")
-    labels: dict[str, Any] = read_json(file)["labels"]
+    labels: dict[str, Any] = read_dataset_json(file)["labels"]
     return labels

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_ext.labels.dataset_json import check_outputs, read_dataset_json
 from nnunetv2_ext.training.workers import workers_looked_after
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, write_json
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
+from nnunetv2_ext.utilities.validation import anything, list_of, mapping_of
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +236,7 @@ def _record(run: TrainingRun, output_folder: Path) -> None:
     from nnunetv2_ext import __version__
 
     file = output_folder / OPTIONS_FILE
-    runs = read_json(file) if file.is_file() and run.continue_training else []
+    runs = read_json(file, list_of(mapping_of(anything))) if file.is_file() and run.continue_training else []
     runs.append({"nnunetv2_ext": __version__, **dataclasses.asdict(run)})
     write_json(runs, file)
 
@@ -274,6 +276,7 @@ def _check(run: TrainingRun) -> None:
     bring_splits(folder.name)
     # Each case has its properties in a .pkl.
     refuse_too_few_cases(run.fold, len(list(data.glob("*.pkl"))), folder)
+    check_outputs(read_dataset_json(folder / "dataset.json", "file_ending"), folder / "dataset.json")
     check_trainer_name(run.trainer)
     check_device(run.device, run.num_gpus)
 

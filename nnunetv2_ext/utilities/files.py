@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
@@ -10,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,32 @@ def _check_depth(content: Any) -> None:
 
 def _parts(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def read_table(source: Path, columns: Collection[str], separator: str = ",") -> list[dict[str, str]]:
+    """Reads a CSV file with a line of column names.
+
+    Args:
+        source: The file.
+        columns: Those that must be there; others are left out.
+        separator: Between columns.
+
+    Returns:
+        A dictionary of these columns per row; columns that a row lacks are empty.
+
+    Raises:
+        UserError: The file cannot be read or lacks a column.
+    """
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter=separator, restval="")
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                found = ", ".join(map(shown, (reader.fieldnames or ())[:20])) or "none"
+                raise UserError(f"Expected the columns {', '.join(missing)} in {source}, but found {found}.")
+            return [{name: row[name].strip() for name in columns} for row in reader]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"Expected a table (CSV) in UTF-8 in {source}, but it cannot be read ({error}).") from None
 
 
 def sha256_of(path: Path | str) -> str:

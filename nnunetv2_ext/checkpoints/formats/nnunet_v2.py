@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
@@ -45,7 +45,7 @@ def _translate(raw: RawCheckpoint) -> Translation:
         if not (name.startswith("decoder.encoder.") or ".all_modules." in name)
     }
     raw = replace(raw, state=state)
-    if isinstance(raw.content.get("architecture"), Mapping):
+    if raw.content.get("architecture") is not None:
         return _from_architecture(raw, Architecture.from_plans(raw.content))
     reader = _reader_of_names(raw)
     if reader is stunet_from_names:

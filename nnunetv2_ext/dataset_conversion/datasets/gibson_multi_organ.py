@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern, annotated_only
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_table
+from nnunetv2_ext.utilities.validation import check, mapping_of, text
 
 _EXTENTS = (("extent_left", "extent_right"), ("extent_ant", "extent_post"), ("extent_inf", "extent_sup"))
 
@@ -63,15 +64,11 @@ class GibsonMultiOrgan(DatasetConverter):
         path = self.root / "cropping.csv"
         if not path.is_file():
             raise UserError(f"Expected cropping.csv of Zenodo record 1169361 in {self.root}, but it does not exist.")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        columns = {"original_id", "publisher", *(name for pair in _EXTENTS for name in pair)}
-        missing = sorted(columns - set(rows[0] if rows else ()))
-        if missing:
-            raise UserError(f"Expected the columns {', '.join(missing)} in {path}, but it does not have them.")
+        extents = [name for pair in _EXTENTS for name in pair]
         boxes = {}
-        for row in rows:
+        for row in read_table(path, ("original_id", "publisher", *extents)):
+            check({name: row[name] for name in extents}, mapping_of(text(r"\d{1,5}", "a voxel index")), path)
             bounds = [sorted((int(row[first]), int(row[last]))) for first, last in _EXTENTS]
-            identifier = f"{row['publisher'].strip().lower()}_{row['original_id'].strip().zfill(4)}"
+            identifier = f"{row['publisher'].lower()}_{row['original_id'].zfill(4)}"
             boxes[identifier] = tuple((low, high + 1) for low, high in bounds)
         return boxes

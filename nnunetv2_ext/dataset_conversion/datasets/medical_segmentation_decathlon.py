@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
+from nnunetv2_ext.dataset_conversion.datasets.monai_datalist import DECATHLON
 from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
@@ -32,7 +33,7 @@ class _DecathlonTask(DatasetConverter):
     def cases(self) -> list[Case]:
         """All cases, after a look at the task's own dataset.json."""
         found = super().cases()
-        labels = read_json(self.root / "dataset.json").get("labels", {})
+        labels = read_json(self.root / "dataset.json", DECATHLON)["labels"]
         values = {int(value) for value in labels} - {0}
         if values != set(self.order.values):
             raise UserError(

@@ -13,8 +13,18 @@ from nnunetv2_ext.dataset_conversion.layout import Case, Split
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.validation import either, entries, integer, list_of, mapping_of, nullable, text
 
 _SECTIONS: dict[str, Split] = {"training": "train", "validation": "val", "test": "test", "testing": "test"}
+_IMAGE = either(text(), list_of(text(), at_least=1))
+_CASE = entries({"image": _IMAGE, "label": nullable(text()), "fold": integer(0, 1000)}, needed=("image",))
+_ENTRIES = {
+    "labels": mapping_of(text(), text(r"\d{1,5}", "a label value")),
+    **dict.fromkeys(("description", "licence"), text()),
+}
+#: What the Decathlon's own dataset.json must look like.
+DECATHLON = entries(_ENTRIES, needed=("labels",))
+_DATALIST = entries({**_ENTRIES, **dict.fromkeys(_SECTIONS, list_of(either(_IMAGE, _CASE)))})
 
 
 class MonaiDatalist(DatasetConverter):
@@ -50,8 +60,8 @@ class MonaiDatalist(DatasetConverter):
     @cached_property
     def content(self) -> Mapping[str, Any]:
         """The content of the JSON file."""
-        content = read_json(self.file)
-        if not isinstance(content, dict) or not any(isinstance(content.get(section), list) for section in _SECTIONS):
+        content: Mapping[str, Any] = read_json(self.file, _DATALIST)
+        if not any(section in content for section in _SECTIONS):
             raise UserError(f'Expected a MONAI datalist with a list "training" in {self.file}, but it has none.')
         return content
 
@@ -66,36 +76,32 @@ class MonaiDatalist(DatasetConverter):
         """The user's label order, or the names in the datalist."""
         if self.options.order:
             return LabelOrder.read(self.options.order)
-        labels = self.content.get("labels")
-        if not isinstance(labels, dict):
-            raise UserError(f'Expected "labels" in {self.file}, but found {labels!r}; name a label order with --order.')
-        classes = {str(name).strip(): int(value) for value, name in labels.items() if int(value) != 0}
-        description = str(self.content.get("description", ""))
-        return LabelOrder(self.file.stem, classes, description, licence=str(self.content.get("licence", "")))
+        if "labels" not in self.content:
+            raise UserError(f'Expected "labels" in {self.file}, but found none; name a label order with --order.')
+        classes = {name.strip(): int(value) for value, name in self.content["labels"].items() if int(value)}
+        description, licence = (self.content.get(name, "") for name in ("description", "licence"))
+        return LabelOrder(self.file.stem, classes, description, licence=licence)
 
     def _cases(self, section: str, split: Split) -> Iterator[Case]:
         for entry in self.content.get(section, ()):
             entry = entry if isinstance(entry, dict) else {"image": entry}
-            images = entry.get("image")
-            names = [str(name) for name in (images if isinstance(images, list) else [images] if images else [])]
-            if not names:
-                raise UserError(f'Expected "image" in every entry of {section} in {self.file}, but found {entry!r}.')
+            names = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
             label = entry.get("label")
             yield Case(
                 self._identifier(names[0]),
                 tuple(self.file.parent / name for name in names),
                 label=self.file.parent / label if label else None,
                 split=split,
-                fold=int(entry["fold"]) if split == "train" and "fold" in entry else None,
+                fold=entry.get("fold") if split == "train" else None,
                 problem="" if label or split == "test" else f'Expected "label" for {names[0]} in {section}.',
             )
 
     @cached_property
     def _ambiguous(self) -> bool:
         """Whether file names alone do not tell cases apart, as in ``<case>/image.nii.gz``."""
-        entries = [entry for section in _SECTIONS for entry in self.content.get(section, ())]
-        images = [entry["image"] if isinstance(entry, dict) and "image" in entry else entry for entry in entries]
-        names = [str(image[0] if isinstance(image, list) else image) for image in images]
+        listed = [entry for section in _SECTIONS for entry in self.content.get(section, ())]
+        images = [entry["image"] if isinstance(entry, dict) else entry for entry in listed]
+        names = [image[0] if isinstance(image, list) else image for image in images]
         return len({Path(name).name for name in names}) < len(names)
 
     def _identifier(self, name: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern
-from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_table
+from nnunetv2_ext.utilities.validation import check, choice, mapping_of
 
 
 class _SAROS(DatasetConverter):
@@ -40,15 +40,8 @@ class _SAROS(DatasetConverter):
         tables = sorted({*self.root.glob("Segmentation*Info*.csv"), *self.root.parent.glob("Segmentation*Info*.csv")})
         if not tables:
             return {}
-        with tables[-1].open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        splits = {row.get("id", ""): row.get("split", "") for row in rows}
-        unknown = sorted(set(splits.values()) - {"test", *(f"fold-{fold}" for fold in range(1, 6))})
-        if unknown or "" in splits:
-            raise UserError(
-                f"Expected the columns id and split (fold-1 to fold-5, test) in {tables[-1]}, but found "
-                f"{', '.join(rows[0]) if rows and not unknown else ', '.join(unknown)}."
-            )
+        splits = {row["id"]: row["split"] for row in read_table(tables[-1], ("id", "split"))}
+        check(splits, mapping_of(choice("test", *(f"fold-{fold}" for fold in range(1, 6)))), tables[-1])
         return splits
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from typing import cast
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern, Split
-from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import read_table
+from nnunetv2_ext.utilities.validation import check, choice, mapping_of
 
 _PATTERNS = (FilePattern("{case}/ct.nii.gz", "{case}/segmentations/{class}.nii.gz"),)
 
@@ -46,14 +46,10 @@ class _TotalSegmentator(DatasetConverter):
         path = self.root / "meta.csv"
         if not path.is_file():
             return {}
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.DictReader(file, delimiter=";") if row.get("image_id")]
-        unknown = sorted({str(row.get("split")) for row in rows} - {"train", "val", "test"})
-        if unknown:
-            raise UserError(
-                f"Expected train, val or test in the column split of {path}, but found {', '.join(unknown)}."
-            )
-        return {row["image_id"]: cast(Split, row["split"]) for row in rows}
+        rows = read_table(path, ("image_id", "split"), separator=";")
+        splits: dict[str, Split] = {row["image_id"]: cast(Split, row["split"]) for row in rows if row["image_id"]}
+        check(splits, mapping_of(choice("train", "val", "test")), path)
+        return splits
 
 
 class TotalSegmentatorV1(_TotalSegmentator):

@@ -8,16 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.checkpoints.model_folder import PROFILE_NAME
-from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
 from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.validation import check, choice, entries, integer, list_of, number, text
 
-_CHOICES = {
-    "blend": ("gaussian", "constant"),
-    "padding": ("constant", "replicate"),
-    "inversion": ("nearest_labels", "linear_probabilities"),
+_RANGE = list_of(number(), 2, 2)
+_RULES = {
+    "normalize_nonzero": {},
+    "scale": {"minimum": number(), "maximum": number()},
+    "clip_and_scale": {"from": _RANGE, "to": _RANGE},
 }
-_INTENSITY_RULES = {"normalize_nonzero": set(), "scale": {"minimum", "maximum"}, "clip_and_scale": {"from", "to"}}
+_PROFILE = {
+    "orientation": text(r"[RL][AP][SI]", "an orientation such as RAS"),
+    "spacing": list_of(number(1e-6, 1000), 3, 3),
+    "intensity": list_of(entries({"name": choice(*_RULES)}, needed=("name",))),
+    "window_size": list_of(integer(1, 4096), 3, 3),
+    "overlap": number(0, 0.99),
+    "blend": choice("gaussian", "constant"),
+    "padding": choice("constant", "replicate"),
+    "inversion": choice("nearest_labels", "linear_probabilities"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,20 +67,11 @@ def read_profile(model_folder: Path) -> BundleProfile | None:
     file = model_folder / PROFILE_NAME
     if not file.is_file():
         return None
-    content = read_json(file)
-    names = set(BundleProfile.__dataclass_fields__)
-    if not isinstance(content, dict) or set(content) != names:
-        raise UserError(f"Expected the entries {', '.join(sorted(names))} in {file}; import the bundle again.")
-    for name, choices in _CHOICES.items():
-        if content[name] not in choices:
-            raise UserError(
-                f"Expected {name} to be one of {', '.join(choices)} in {file}, but found {content[name]!r}."
-            )
+    content = read_json(file, entries(_PROFILE, needed=tuple(_PROFILE), closed=True))
     for rule in content["intensity"]:
-        if set(rule) - {"name"} != _INTENSITY_RULES.get(rule.get("name"), {None}):
-            raise UserError(f"Expected one of the rules {', '.join(_INTENSITY_RULES)} in {file}, but found {rule}.")
-    if not 0 <= content["overlap"] < 1:
-        raise UserError(f"Expected an overlap of at least 0 and below 1 in {file}, but found {content['overlap']}.")
+        arguments = {name: value for name, value in rule.items() if name != "name"}
+        shapes = _RULES[rule["name"]]
+        check(arguments, entries(shapes, needed=tuple(shapes), closed=True), f"the intensity rules of {file}")
     require_extra("monai", "This model, imported from a MONAI bundle and prepared for by MONAI's transforms,")
     triples = {name: tuple(content[name]) for name in ("spacing", "window_size", "intensity")}
     return BundleProfile(**{**content, **triples})

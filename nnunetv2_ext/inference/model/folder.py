@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from nnunetv2_ext.checkpoints.architecture import Architecture, building
 from nnunetv2_ext.checkpoints.plans import check_plans
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
+from nnunetv2_ext.checkpoints.shapes import MODEL_CHECKPOINT
 from nnunetv2_ext.labels.channels import channel_names
+from nnunetv2_ext.labels.dataset_json import check_outputs, image_channels, read_dataset_json
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, sha256_of
 from nnunetv2_ext.utilities.names import checked_ending, checked_name
+from nnunetv2_ext.utilities.validation import check
 
 #: Folds that nnU-Net predicts with by default.
 DEFAULT_FOLDS = ("0", "1", "2", "3", "4")
@@ -57,7 +60,7 @@ class Model:
     @property
     def image_channels(self) -> int:
         """How many image channels a case has; a cascade's second stage reads more than the image."""
-        return len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
+        return len(image_channels(self.dataset_json))
 
     @property
     def is_2d(self) -> bool:
@@ -104,9 +107,11 @@ def read_model(
     if not folder.is_dir():
         raise UserError(f"Expected a model folder at {folder}, but there is none.")
     checkpoints = _checkpoint_files(folder, folds, checkpoint_name)
-    plans_json, dataset_json = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
+    plans_json = read_json(folder / "plans.json")
     check_plans(plans_json, folder / "plans.json")
-    checked_ending(dataset_json.get("file_ending"), folder / "dataset.json")
+    dataset_json = read_dataset_json(folder / "dataset.json", "file_ending")
+    check_outputs(dataset_json, folder / "dataset.json")
+    checked_ending(dataset_json["file_ending"], folder / "dataset.json")
     contents = [_read_checkpoint(file) for file in checkpoints]
     first = contents[0]
     configuration_name = first["init_args"]["configuration"]
@@ -156,11 +161,7 @@ def _checkpoint_files(folder: Path, folds: Sequence[str | int] | None, checkpoin
 
 
 def _read_checkpoint(file: Path) -> dict[str, Any]:
-    content = load_torch_file(file)
-    needed = ("network_weights", "trainer_name", "init_args")
-    missing = [key for key in needed if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise UserError(f"Expected an nnU-Net v2 checkpoint in {file}, but it lacks {', '.join(missing)}.")
+    content: dict[str, Any] = check(load_torch_file(file), MODEL_CHECKPOINT, file)
     return content
 
 

@@ -11,9 +11,18 @@ import numpy as np
 from jaxtyping import Integer, Shaped
 
 from nnunetv2_ext.utilities.files import atomic_path, read_json, write_json
+from nnunetv2_ext.utilities.validation import entries, integer, mapping_of, nullable, number
 
 #: Column order of the CSV file.
 COLUMNS = ("case", "class", "voxels", "volume_ml", "mean_intensity", "sd_intensity")
+
+
+_FIGURES = {
+    "voxels": integer(0),
+    "volume_ml": number(0),
+    **dict.fromkeys(("mean_intensity", "sd_intensity"), nullable(number())),
+}
+_CASE = entries({"classes": mapping_of(entries(_FIGURES, needed=tuple(_FIGURES)))}, needed=("classes",))
 
 
 class ClassStatistics(TypedDict):
@@ -93,7 +102,7 @@ def gather_statistics(folder: Path, cases: Iterable[str]) -> None:
     for case in cases:
         file = folder / "statistics" / f"{case}.json"
         if file.is_file():
-            per_case[case] = read_json(file)["classes"]
+            per_case[case] = read_json(file, _CASE)["classes"]
     write_json(per_case, folder / "statistics.json")
     with (
         atomic_path(folder / "statistics.csv") as temporary,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,10 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_ext.checkpoints.architecture import building
 from nnunetv2_ext.checkpoints.plans import check_plans, check_plans_names
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
+from nnunetv2_ext.checkpoints.shapes import TRAINING_CHECKPOINT
 from nnunetv2_ext.dataset_conversion.splits import refuse_too_few_cases
 from nnunetv2_ext.training.trainers.networks import FromPlans, NetworkEntry
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import atomic_path
+from nnunetv2_ext.utilities.files import atomic_path, parse_json
+from nnunetv2_ext.utilities.validation import check, entries, flag, integer, number
 
 HYPER_PARAMETERS = (
     "initial_lr",
@@ -34,6 +35,17 @@ HYPER_PARAMETERS = (
     "save_every",
 )
 """The class attributes that `ExtTrainer` copies onto every instance; `nnUNetv2_ext_train` sets the same names."""
+
+_SETTINGS = entries(
+    {
+        **dict.fromkeys(HYPER_PARAMETERS, integer(1)),
+        "initial_lr": number(0),
+        "weight_decay": number(0),
+        "oversample_foreground_percent": number(0, 1),
+        "enable_deep_supervision": flag,
+    },
+    closed=True,
+)
 
 SETTINGS_VARIABLE = "nnUNetv2_ext_settings"
 """Environment variable; a JSON object with values for `HYPER_PARAMETERS`, for use with stock ``nnUNetv2_train``."""
@@ -177,6 +189,7 @@ class ExtTrainer(nnUNetTrainer):
             if isinstance(filename_or_checkpoint, dict)
             else load_torch_file(filename_or_checkpoint, map_location=self.device)
         )
+        check(checkpoint, TRAINING_CHECKPOINT, "the checkpoint of this training")
         weights = {name.removeprefix("module."): value for name, value in checkpoint["network_weights"].items()}
         self.bare_network.load_state_dict(weights)
         self.my_init_kwargs = checkpoint["init_args"]
@@ -229,15 +242,8 @@ def settings_from_environment() -> dict[str, Any]:
         UserError: The variable does not hold a JSON object, or names something else than `HYPER_PARAMETERS`.
     """
     text = os.environ.get(SETTINGS_VARIABLE, "").strip() or "{}"
-    try:
-        settings = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"Expected a JSON object in the variable {SETTINGS_VARIABLE}, but {error}: {text}") from None
-    if not isinstance(settings, dict) or not set(settings) <= set(HYPER_PARAMETERS):
-        raise UserError(
-            f"Expected a JSON object with some of {', '.join(HYPER_PARAMETERS)} in the variable {SETTINGS_VARIABLE}, "
-            f"but got {text}."
-        )
+    where = f"the variable {SETTINGS_VARIABLE}"
+    settings: dict[str, Any] = check(parse_json(text, where), _SETTINGS, where)
     return settings
 
 

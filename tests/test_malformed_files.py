@@ -1,0 +1,381 @@
+"""Files of another form than expected end in a sentence, whatever kind of file and whichever command reads it.
+
+A new reader joins by one line in `READERS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+LABELS = {"background": 0, "liver": 1, "spleen": 2}
+DATASET = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 2, "file_ending": ".nii.gz"}
+COLLECTION = DATASET | {
+    "labels": {"background": 0, "A/liver": [1, 1], "A/spleen": [2, 2]},
+    "regions_class_order": [1, 2],
+    "partial_labels": {
+        "A": {"classes": ["A/liver", "A/spleen"], "cases": ["a", "b"], "exceptions": {"b": ["A/liver"]}}
+    },
+}
+TREE = DATASET | {
+    "labels": {"background": 0, "liver": 1, "spleen": 2},
+    "label_tree": {"background": {}, "liver": {}, "spleen": {}},
+}
+ORDER = {
+    "name": "order",
+    "labels": {"liver": 1, "spleen": 2},
+    "aliases": {"liver": ["hepar"]},
+    "left_right_pairs": [],
+    "regions": {"both": ["liver", "spleen"]},
+    "colors": {"liver": [255, 0, 0]},
+}
+MAPPING = {
+    "name": "mapping",
+    "description": "-",
+    "source": "-",
+    "target_order": "{root}/order.json",
+    "source_order": "{root}/order.json",
+    "classes": [{"name": "liver", "target": ["liver"], "source": ["liver"]}],
+    "excluded": {"spleen": 2},
+}
+DATALIST = {
+    "labels": {"0": "background", "1": "liver", "2": "spleen"},
+    "training": [
+        {"image": "maps/a.nii.gz", "label": "maps/a.nii.gz", "fold": 0},
+        {"image": ["maps/b.nii.gz"], "label": "maps/b.nii.gz", "fold": 1},
+    ],
+    "test": ["maps2/c.nii.gz"],
+}
+FINGERPRINT = {
+    "shapes_after_crop": [[8, 10, 9]] * 2,
+    "spacings": [[1.5, 1.0, 1.0]] * 2,
+    "foreground_intensity_properties_per_channel": {
+        "0": dict.fromkeys(("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5"), 1.0)
+    },
+    "median_relative_size_after_cropping": 1.0,
+}
+SPLITS = [{"train": ["case_0", "case_1", "case_2", "case_3", "case_4"], "val": ["case_5"]}]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A kind of file and a command that reads it.
+
+    Attributes:
+        file: Where it lies in the folder of `world`.
+        command: ``"predict"`` for ``nnunetv2_ext.cli.predict``.
+        argv: Its arguments; ``{root}`` is the folder.
+        part: The part of the file that is altered, for files that hold more.
+    """
+
+    file: str
+    command: str
+    argv: str
+    part: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file} read by {self.command}"
+
+
+PREDICT = "-i {root}/images -o {root}/out -m {root}/%s -f 0 -device cpu -npp 0 -nps 0 --quiet"
+PLAN = "-d 1 -t %s --name new --quiet"
+IMPORT = "{root}/model -d Dataset009_New"
+TRAIN = "7 3d_fullres 0 -tr %s -device cpu --num_epochs 1"
+CONVERT = "%s -i {root}/%s -d 9 -n New -np 1 --quiet"
+EVALUATE = "-gt {root}/maps -pred {root}/maps2 -np 1 -o {root}/out"
+REMAP = "-i {root}/maps -o {root}/out -np 1 --from %s --to %s"
+
+READERS = [
+    Reader("model/plans.json", "predict", PREDICT % "model"),
+    Reader("model/dataset.json", "predict", PREDICT % "model"),
+    Reader("regions/dataset.json", "predict", PREDICT % "regions" + " --outputs per_source"),
+    Reader("tree/dataset.json", "predict", PREDICT % "tree" + " --level 1"),
+    Reader("model/fold_0/checkpoint_final.pth", "predict", PREDICT % "model"),
+    Reader("bundle/preprocessing_profile.json", "predict", PREDICT % "bundle"),
+    Reader("model/plans.json", "export", "-m {root}/model -o {root}/model.pt2 --format torch_export"),
+    Reader("model/plans.json", "import_weights", IMPORT),
+    Reader("model/dataset.json", "import_weights", IMPORT),
+    Reader("model/fold_0/checkpoint_final.pth", "import_weights", IMPORT),
+    Reader("order.json", "import_weights", IMPORT + " --labels {root}/order.json"),
+    Reader("nnUNet_raw/Dataset001_Organs/dataset.json", "plan", PLAN % "stunet_ct"),
+    Reader("nnUNet_preprocessed/Dataset001_Organs/dataset_fingerprint.json", "plan", PLAN % "stunet_ct"),
+    Reader("model/plans.json", "plan", PLAN % "{root}/model/plans.json"),
+    Reader("template.json", "plan", PLAN % "{root}/template.json" + " -c 2d"),
+    Reader("nnUNet_raw/Dataset001_Organs/dataset.json", "merge_datasets", "1 -d 9 -n New -np 1 --quiet"),
+    Reader("nnUNet_raw/Dataset002_Collection/dataset.json", "merge_datasets", "2 -d 9 -n New -np 1 --quiet"),
+    Reader("exceptions.json", "merge_datasets", "1 -d 9 -n New -np 1 --quiet --exceptions {root}/exceptions.json"),
+    Reader("datalist.json", "convert_dataset", CONVERT % ("monai_datalist", "datalist.json")),
+    Reader("order.json", "convert_dataset", CONVERT % ("monai_datalist", "datalist.json --order {root}/order.json")),
+    Reader("heart/dataset.json", "convert_dataset", CONVERT % ("msd_heart", "heart")),
+    Reader("nnUNet_raw/Dataset003_Half/.conversion/settings.json", "convert_dataset",
+           "monai_datalist -i {root}/datalist.json -d 3 -n Half -np 1 --quiet"),
+    Reader("nnUNet_raw/Dataset003_Half/.conversion/a.json", "convert_dataset",
+           "monai_datalist -i {root}/datalist.json -d 3 -n Half -np 1 --quiet"),
+    Reader("order.json", "remap_labels", REMAP % ("{root}/order.json", "{root}/order.json")),
+    Reader("maps/dataset.json", "remap_labels", REMAP % ("{root}/maps", "{root}/order.json")),
+    Reader("maps/dataset.json", "evaluate", EVALUATE),
+    Reader("maps2/labels.json", "evaluate", EVALUATE),
+    Reader("tree/dataset.json", "evaluate", EVALUATE + " -djfile {root}/tree/dataset.json"),
+    Reader("regions/dataset.json", "evaluate", EVALUATE + " -djfile {root}/regions/dataset.json"),
+    Reader("mapping.json", "evaluate", EVALUATE + " --mapping {root}/mapping.json"),
+    Reader("order.json", "evaluate", EVALUATE + " --order {root}/order.json"),
+    Reader("tree.json", "info", "tree {root}/tree.json"),
+    Reader("tree/dataset.json", "info", "tree {root}/tree/dataset.json"),
+]  # fmt: skip
+TRAINING = [
+    Reader(f"nnUNet_preprocessed/Dataset007_Tiny/{name}", command, argv)
+    for name in ("nnUNetPlans.json", "dataset.json", "splits_final.json")
+    for command, argv in (
+        ("train", TRAIN % "nnUNetTrainer"),
+        ("train", TRAIN % "STUNetTrainer_small"),
+        ("finetune", "7 3d_fullres 0 -p nnUNetPlans -device cpu -pretrained_weights {root}/weights.pth"),
+    )
+]
+TEXTS = [
+    Reader("salt/labels.txt", "convert_dataset", CONVERT % ("salt", "salt")),
+    Reader("salt/tree-labels.txt", "convert_dataset", CONVERT % ("salt", "salt")),
+    Reader("saros/Segmentation-Info.csv", "convert_dataset", CONVERT % ("saros", "saros")),
+    Reader("gibson/cropping.csv", "convert_dataset", CONVERT % ("gibson_multi_organ", "gibson")),
+    Reader("total/meta.csv", "convert_dataset", CONVERT % ("totalsegmentator_v2", "total") + " --accept missing_masks"),
+]
+
+#: What takes the place of a value in a file.
+STRANGE = [5, -1, 0, 1e9, 10**9, 1.5, math.nan, math.inf, True, None, "abc", "", [], {}, [[["a"]]], [5], [None],
+           ["abc"], {"a": {"b": 1}}, {"0": None}]  # fmt: skip
+
+#: What takes the place of a whole JSON file.
+NO_JSON = {
+    "nothing": b"",
+    "a word": b"abc",
+    "cut short": b'{"labels": {"background": 0,',
+    "nested deeply": b"[" * 100_000,
+    "nested and closed": b'{"labels":' * 5000 + b"0" + b"}" * 5000,
+    "no text": b"\xff\xfe\x00",
+    "null": b"null",
+    "a number": b"5",
+    "a list": b"[]",
+    "a list of numbers": b"[1, 2]",
+    "an empty object": b"{}",
+    "an object of numbers": b'{"a": 5}',
+    "a huge number": b"9" * 5000,
+    "half a character": b'{"labels": {"\\ud800": 1}}',
+}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, make_model_folder, write_image) -> Path:
+    """A folder with a valid file of every kind."""
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+
+    def images(*files: str, values: int = 3) -> None:
+        for file in files:
+            write_image(rng.integers(0, values, (8, 10, 9)).astype(np.uint8), root / file)
+
+    def write(content: Any, file: str) -> None:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(content if isinstance(content, str) else json.dumps(content))
+
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (root / variable).mkdir()
+    make_model_folder(root / "model", dataset=DATASET)
+    make_model_folder(root / "regions", dataset=COLLECTION)
+    make_model_folder(root / "tree", dataset=TREE)
+    make_model_folder(root / "bundle", dataset=DATASET)
+    profile = {
+        "orientation": "RAS", "spacing": [1.5, 1.5, 1.5], "window_size": [8, 16, 16], "overlap": 0.25,
+        "intensity": [{"name": "normalize_nonzero"}, {"name": "scale", "minimum": -1.0, "maximum": 1.0},
+                      {"name": "clip_and_scale", "from": [-57.0, 164.0], "to": [0.0, 1.0]}],
+        "blend": "gaussian", "padding": "replicate", "inversion": "nearest_labels",
+    }  # fmt: skip
+    write(profile, "bundle/preprocessing_profile.json")
+    images("images/case_0000.nii.gz")
+    for name, content in (("Dataset001_Organs", DATASET), ("Dataset002_Collection", COLLECTION)):
+        images(*(f"nnUNet_raw/{name}/imagesTr/{case}_0000.nii.gz" for case in "ab"))
+        images(*(f"nnUNet_raw/{name}/labelsTr/{case}.nii.gz" for case in "ab"))
+        write(content, f"nnUNet_raw/{name}/dataset.json")
+    write(FINGERPRINT, "nnUNet_preprocessed/Dataset001_Organs/dataset_fingerprint.json")
+    images("maps/a.nii.gz", "maps/b.nii.gz", "maps2/a.nii.gz", "maps2/b.nii.gz", "maps2/c.nii.gz")
+    write(DATASET, "maps/dataset.json")
+    write({"labels": LABELS}, "maps2/labels.json")
+    write(ORDER, "order.json")
+    write(MAPPING | {key: str(root / "order.json") for key in ("target_order", "source_order")}, "mapping.json")
+    write({"background": {}, "body": {"bones": {"rib": {}, "hip": None}, "body_other": {}}}, "tree.json")
+    template = json.loads((root / "model/plans.json").read_text())
+    write({"configurations": template["configurations"], "transpose_forward": [0, 1, 2]}, "template.json")
+    write({"Organs/a": ["liver"]}, "exceptions.json")
+    write(DATALIST, "datalist.json")
+    images("heart/imagesTr/a.nii.gz", "heart/labelsTr/a.nii.gz", values=2)
+    write({"labels": {"0": "background", "1": "left atrium"}}, "heart/dataset.json")
+    half = {"converter": "monai_datalist", "source": str(root / "datalist.json"), "order": None, "image": None,
+            "label": None, "overlaps": None, "channels": ["CT"]}  # fmt: skip
+    write(half, "nnUNet_raw/Dataset003_Half/.conversion/settings.json")
+    record = {
+        "identifier": "a", "split": "train", "fold": 0, "sources": ["maps/a.nii.gz"], "images": ["a_0000.nii.gz"],
+        "linked": False, "label": "labelsTr/a.nii.gz", "shape": [8, 10, 9], "spacing": [1.0, 1.0, 1.0],
+        "voxels": {"liver": 5}, "combinations": [[[0], 5]], "failed": False,
+        "fingerprint": {"voxel_hash": "a", "shape": [8, 10, 9], "statistics": [1.0, 2.0]},
+        "findings": [{"kind": "axes_mended", "message": "-"}],
+    }  # fmt: skip
+    write(record, "nnUNet_raw/Dataset003_Half/.conversion/a.json")
+    write("\n".join(("background", "liver", "spleen")), "salt/labels.txt")
+    write("\n".join(("background", "body,liver", "body,spleen")), "salt/tree-labels.txt")
+    images("salt/train/images/a.nii.gz", "salt/train/labels/a.nii.gz")
+    images("saros/case_000/image.nii.gz", "saros/case_000/body-regions.nii.gz")
+    write("id,patient_id,split\ncase_000,x,fold-1\n", "saros/Segmentation-Info.csv")
+    images("gibson/RawData/Training/img/img0001.nii.gz", "gibson/label_btcv_multiorgan/label0001.nii.gz")
+    names = ["original_id", "publisher", *(f"extent_{side}" for side in ("left", "right", "ant", "post", "inf", "sup"))]
+    write(",".join(names) + "\n0001,BTCV,0,9,0,10,0,8\n", "gibson/cropping.csv")
+    images("total/s0001/ct.nii.gz", "total/s0001/segmentations/liver.nii.gz", values=2)
+    write("image_id;split\ns0001;train\n", "total/meta.csv")
+    return root
+
+
+@pytest.fixture(scope="session")
+def write_image() -> Callable[[np.ndarray, Path], None]:
+    """Writes an array (z, y, x)."""
+    import SimpleITK
+
+    def write(array: np.ndarray, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(file))
+
+    return write
+
+
+@pytest.fixture
+def run(world, tmp_path_factory, capfd, monkeypatch, threads_instead_of_processes) -> Callable[..., tuple[int, str]]:
+    """``run(reader, change)``: alters the reader's file in a copy of `world` and runs the command on it."""
+
+    def run_reader(reader: Reader, change: Callable[[Path], None], source: Path = world) -> tuple[int, str]:
+        root = tmp_path_factory.mktemp("copy") / "root"
+        shutil.copytree(source, root, symlinks=True)
+        for file in (root / "mapping.json", root / "nnUNet_raw/Dataset003_Half/.conversion/settings.json"):
+            if file.is_file():
+                file.write_text(file.read_text().replace(str(source), str(root)))
+        for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            monkeypatch.setenv(variable, str(root / variable))
+        change(root / reader.file)
+        capfd.readouterr()
+        try:
+            code = importlib.import_module(f"nnunetv2_ext.cli.{reader.command}").main(
+                [argument.format(root=root) for argument in reader.argv.split()]
+            )
+        except SystemExit as end:
+            code = end.code
+        captured = capfd.readouterr()
+        shutil.rmtree(root.parent)
+        return code, captured.err + captured.out
+
+    return run_reader
+
+
+def assert_told(code: int, output: str, reader: Reader, *, may_work: bool = False) -> None:
+    """The command has refused the file in one sentence that names it, or has listed it as a failure of a batch."""
+    assert code in ((0, 1, 2) if may_work else (1, 2)), output
+    assert "Traceback" not in output, output
+    assert code == 0 or re.search(f"{re.escape(Path(reader.file).name)}|{Path(reader.file).parent.name}", output), (
+        output
+    )
+    assert max(map(len, output.splitlines()), default=0) < 2000, output
+
+
+@pytest.mark.parametrize("reader", [*READERS, *TEXTS], ids=str)
+def test_the_files_as_they_should_be(run, reader):
+    code, output = run(reader, lambda file: None)
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("content", NO_JSON.values(), ids=NO_JSON)
+@pytest.mark.parametrize("reader", [reader for reader in READERS if reader.file.endswith(".json")], ids=str)
+def test_what_is_no_json_of_this_kind(run, reader, content):
+    # No exceptions are none; a mark of a byte order is no reason to refuse a file.
+    may_work = reader.file == "exceptions.json" and content == b"{}"
+    assert_told(*run(reader, lambda file: file.write_bytes(content)), reader, may_work=may_work)
+
+
+@pytest.mark.parametrize("reader", [reader for reader in READERS if reader.file.endswith(".json")], ids=str)
+def test_a_folder_in_place_of_a_file(run, reader):
+    def change(file: Path) -> None:
+        file.unlink()
+        file.mkdir()
+
+    code, output = run(reader, change)
+    # Files that may be missing are taken for missing.
+    assert code in (0, 1, 2)
+    assert "Traceback" not in output, output
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\xff\xfe\x00", b"a,b\n1,2,3\n", b"a;b\n\0;2\n", b",,\n,,\n" * 50])
+@pytest.mark.parametrize("reader", TEXTS, ids=str)
+def test_tables_and_lists_of_another_form(run, reader, content):
+    code, output = run(reader, lambda file: file.write_bytes(content))
+    assert code in (0, 1, 2)
+    assert "Traceback" not in output, output
+
+
+def places(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where a value can be replaced by another."""
+    yield above
+    parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for name, part in parts:
+        yield from places(part, (*above, name))
+
+
+def altered(content: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """A copy with another value in one place; an entry that is to be ``Ellipsis`` is removed."""
+    if not place:
+        return content if value is ... else value
+    content = deepcopy(content)
+    inner = content
+    for name in place[:-1]:
+        inner = inner[name]
+    if value is ...:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    return content
+
+
+def read(file: Path) -> Any:
+    """The content of a file without the weights."""
+    if file.suffix == ".json":
+        return json.loads(file.read_text())
+    import torch
+
+    return {name: value for name, value in torch.load(file).items() if name != "network_weights"}
+
+
+def write(content: Any, file: Path) -> None:
+    """Writes what `read` gave, altered."""
+    if file.suffix == ".json":
+        file.write_text(json.dumps(content))
+        return
+    import torch
+
+    weights = torch.load(file)["network_weights"]
+    torch.save({"network_weights": weights} | content if isinstance(content, dict) else content, file)
+
+
+@pytest.mark.parametrize("reader", READERS, ids=str)
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(data=st.data())
+def test_one_value_of_a_file_is_something_else(run, world, reader, data):
+    content = read(world / reader.file)
+    place = data.draw(st.sampled_from(list(places(content))))
+    value = data.draw(st.sampled_from([*STRANGE, ...]))
+    code, output = run(reader, lambda file: write(altered(content, place, value), file))
+    assert_told(code, output, reader, may_work=True)
