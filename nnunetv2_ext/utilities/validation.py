@@ -97,8 +97,11 @@ def text(pattern: str = r"(?s).*", expected: str = "text") -> Shape:
 
 def choice(*values: Any) -> Shape:
     """One of a few values."""
-    named = " or ".join("null" if value is None else str(value) for value in values)
-    return Shape(named, lambda value: any(type(value) is type(one) and value == one for one in values))
+    named = ", ".join("null" if value is None else str(value) for value in values)
+    return Shape(
+        f"one of {named}" if len(values) > 1 else named,
+        lambda value: any(type(value) is type(one) and value == one for one in values),
+    )
 
 
 def either(*shapes: Shape) -> Shape:

@@ -466,7 +466,7 @@ def test_plans_that_are_none_are_refused(tmp_path, tiny_stunet, plans):
         read_checkpoint(path, plans=tmp_path / "plans.json")
 
 
-@pytest.mark.parametrize(("metadata", "sentence"), [("{", "is not JSON"), ("[]", "Expected a JSON object")])
+@pytest.mark.parametrize(("metadata", "sentence"), [("{", "Expected JSON"), ("[]", "Expected an object")])
 def test_safetensors_with_other_metadata_are_refused(tmp_path, tiny_stunet, metadata, sentence):
     from safetensors.torch import save_file
 

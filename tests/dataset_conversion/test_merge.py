@@ -324,7 +324,7 @@ REFUSED = {
         lambda a, b: _cut(b / "imagesTr" / "img0003_0000.nii.gz"),
         "img0003_0000.nii.gz, but it cannot",
     ),
-    "no background": (lambda a, b: _change_json(b, labels={"spleen": 1}), '"background": 0'),
+    "no background": (lambda a, b: _change_json(b, labels={"spleen": 1}), "0 as background"),
     "no order": (
         lambda a, b: _change_json(b, labels={"background": 0, "s": [1, 2], "t": [2, 3]}),
         "Expected 'regions_class_order' with 2 entries",
@@ -337,7 +337,7 @@ REFUSED = {
         lambda a, b: _spoil_label(b, "img0002", lambda label: label, spacing=(1, 1, 2)),
         r"on the grid of its image, but they have a spacing of \(1, 1, 1.5\) mm",
     ),
-    "incomplete dataset.json": (lambda a, b: _remove_from_json(b, "file_ending"), "Expected file_ending in .*; add it"),
+    "incomplete dataset.json": (lambda a, b: _remove_from_json(b, "file_ending"), "as file_ending in .*no such entry"),
     "image type": (lambda a, b: _change_json(b, file_ending=".png"), "Expected images of type"),
     "label tree": (
         lambda a, b: _change_json(b, label_tree={"background": {}, "body": {"spleen": {}, "rest": {}}}),

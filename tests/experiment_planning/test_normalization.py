@@ -6,7 +6,6 @@ import pytest
 
 from nnunetv2_ext.experiment_planning.normalization import (
     SCHEME_OF_CHANNEL_NAME,
-    channel_names,
     fit_normalization,
     intensity_statistics,
 )
@@ -69,9 +68,3 @@ def test_statistics_of_ct_channels_come_from_the_plans(make_fingerprint):
 def test_fingerprint_of_fewer_channels(make_fingerprint):
     with pytest.raises(UserError, match=r"2 channels"):
         intensity_statistics({}, ["NoNormalization"] * 2, make_fingerprint(channels=1))
-
-
-def test_channels_in_numerical_order():
-    assert channel_names({"channel_names": {str(i): f"c{i}" for i in (10, 2, 0)}}) == ["c0", "c2", "c10"]
-    with pytest.raises(UserError, match="channel_names"):
-        channel_names({})

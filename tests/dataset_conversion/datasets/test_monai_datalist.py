@@ -50,7 +50,7 @@ def test_an_order_outranks_the_names_in_the_file(datalist, convert, raw_folder, 
     [
         ({"training": None, "testing": None}, 'Expected a MONAI datalist with a list "training"'),
         ({"labels": None}, 'Expected "labels" in .*name a label order with --order'),
-        ({"training": [{"label": "data/a/label.nii.gz"}]}, 'Expected "image" in every entry of training'),
+        ({"training": [{"label": "data/a/label.nii.gz"}]}, r"as training\[0\]\.image in .*found no such entry"),
     ],
     ids=["no list", "no names", "no image"],
 )

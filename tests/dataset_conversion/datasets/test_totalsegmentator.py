@@ -34,5 +34,5 @@ def test_a_mask_of_another_version_is_named(one_case, convert):
 
 def test_a_split_of_another_name_is_refused(one_case, convert):
     one_case.text("meta.csv", "image_id;age;split\ns0000;60;training\n")
-    with pytest.raises(UserError, match=r"train, val or test in the column split of .*meta\.csv, but found training"):
+    with pytest.raises(UserError, match=r"train, val, test as s0000 in .*meta\.csv, but found 'training'"):
         convert("totalsegmentator_v2")

@@ -71,7 +71,7 @@ def test_a_damaged_profile_is_refused(tmp_path, bundle_network, import_bundle):
     for change, message in (
         ({"blend": "linear"}, "blend"),
         ({"overlap": 1.5}, "overlap"),
-        ({"intensity": [{"name": "histogram"}]}, "rules"),
+        ({"intensity": [{"name": "histogram"}]}, r"intensity\[0\].name"),
         ({"extra": 1}, "entries"),
     ):
         file.write_text(json.dumps(content | change))
