@@ -8,12 +8,15 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.checkpoints.shapes import CT_STATISTICS, PLANS, TRAINED_CONFIGURATION, TRAINED_PLANS
+from nnunetv2_ext.labels.dataset_json import image_channels
 from nnunetv2_ext.utilities.class_paths import is_class_of
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.names import checked_name
+from nnunetv2_ext.utilities.validation import anything, check, entries, list_of
 
 
 def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
@@ -27,8 +30,8 @@ def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
     Raises:
         UserError: They are no plans, or they name something else.
     """
-    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict) or not plans["configurations"]:
-        raise UserError(f"Expected nnU-Net v2 plans with 'configurations' in {source}, but found none.")
+    check(plans, PLANS, source)
+    _check_axes(plans, source)
     kinds = _kinds()
     for section in (plans, *(resolve_configuration(plans, name) for name in plans["configurations"])):
         if "architecture" in section:
@@ -43,6 +46,52 @@ def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
                         f"Expected the name of something in {package} that serves as {key} in {source}, but found "
                         f"{name!r:.200}; correct the plans, or install what brings it."
                     )
+
+
+def _check_axes(plans: Mapping[str, Any], source: Path | str) -> None:
+    """Checks that everything that has a number per axis agrees on the axes."""
+    forward = list(plans.get("transpose_forward", range(3)))
+    inverse = sorted(range(3), key=forward.__getitem__)
+    if sorted(forward) != [0, 1, 2] or list(plans.get("transpose_backward", inverse)) != inverse:
+        raise UserError(
+            f"Expected transpose_forward with each of 0, 1 and 2, and its inverse as transpose_backward, in {source}, "
+            f"but found {forward} and {plans.get('transpose_backward')}; correct them."
+        )
+    for name in plans["configurations"]:
+        configuration = resolve_configuration(plans, name)
+        arguments = configuration.get("architecture", {}).get("arch_kwargs", {})
+        of_axes = {key: configuration.get(key) for key in ("patch_size", "spacing", "patch_size_divisible_by")}
+        for key in ("strides", "kernel_sizes"):
+            stages = arguments.get(key)
+            of_axes |= {f"{key}[{i}]": stage for i, stage in enumerate(stages if isinstance(stages, list) else ())}
+        axes = {key: len(value) for key, value in of_axes.items() if isinstance(value, list | tuple)}
+        if len(set(axes.values())) > 1:
+            raise UserError(
+                f"Expected as many numbers as axes everywhere in the configuration {name!r} of {source}, but found "
+                f"{', '.join(f'{number} in {key}' for key, number in axes.items())}; correct them."
+            )
+
+
+def trained_configuration(
+    plans: Mapping[str, Any], name: str, dataset_json: Mapping[str, Any], source: Path | str
+) -> dict[str, Any]:
+    """A configuration that a network was or is to be trained with, which leaves nothing open.
+
+    Raises:
+        UserError: Something is missing, or the channels of the dataset are not those of the plans.
+    """
+    check(plans, TRAINED_PLANS, source)
+    where = f"the configuration {name!r} of {source}"
+    configuration = check(resolve_configuration(plans, name), TRAINED_CONFIGURATION, where)
+    channels = len(image_channels(dataset_json))
+    per_channel = list_of(anything, channels, channels)
+    check(configuration, entries(dict.fromkeys(("normalization_schemes", "use_mask_for_norm"), per_channel)), where)
+    statistics = plans.get("foreground_intensity_properties_per_channel", {})
+    for channel, scheme in enumerate(configuration["normalization_schemes"]):
+        if scheme == "CTNormalization":
+            shape = entries({str(channel): CT_STATISTICS}, needed=(str(channel),))
+            check(statistics, shape, f"foreground_intensity_properties_per_channel of {source}")
+    return cast(dict[str, Any], configuration)
 
 
 def check_plans_names(plans: Mapping[str, Any], source: Path | str) -> None:

@@ -48,35 +48,47 @@ ARCHITECTURE = entries(
 _RESAMPLING = entries(
     {"is_seg": flag, "order": integer(0, 5), "order_z": integer(0, 5), "force_separate_z": nullable(flag)}
 )
-_CONFIGURATION = entries(
-    {
-        **dict.fromkeys(("inherits_from", "data_identifier", "preprocessor_name"), text()),
-        "batch_size": integer(1, 65536),
-        **dict.fromkeys(("patch_size", "patch_size_divisible_by"), _EDGES),
-        # Templates may leave it to the dataset.
-        "spacing": nullable(list_of(number(1e-6, 1000), 2, 3)),
-        "median_image_size_in_voxels": list_of(number(0), 2, 3),
-        "normalization_schemes": list_of(text(), 1, 1024),
-        "use_mask_for_norm": list_of(flag, 1, 1024),
-        **{f"resampling_fn_{of}": text() for of in ("data", "seg", "probabilities")},
-        **{f"resampling_fn_{of}_kwargs": _RESAMPLING for of in ("data", "seg", "probabilities")},
-        "architecture": ARCHITECTURE,
-        "batch_dice": flag,
-        "previous_stage": nullable(text()),
-        "next_stage": nullable(either(text(), list_of(text()))),
-    }
+_CONFIGURATION = {
+    **dict.fromkeys(("inherits_from", "data_identifier", "preprocessor_name"), text()),
+    "batch_size": integer(1, 65536),
+    **dict.fromkeys(("patch_size", "patch_size_divisible_by"), _EDGES),
+    # Templates may leave it to the dataset.
+    "spacing": nullable(list_of(number(1e-6, 1000), 2, 3)),
+    "median_image_size_in_voxels": list_of(number(0), 2, 3),
+    "normalization_schemes": list_of(text(), 1, 1024),
+    "use_mask_for_norm": list_of(flag, 1, 1024),
+    **{f"resampling_fn_{of}": text() for of in ("data", "seg", "probabilities")},
+    **{f"resampling_fn_{of}_kwargs": _RESAMPLING for of in ("data", "seg", "probabilities")},
+    "architecture": ARCHITECTURE,
+    "batch_dice": flag,
+    "previous_stage": nullable(text()),
+    "next_stage": nullable(either(text(), list_of(text()))),
+}
+#: What even a template states.
+_PLANNED = ("patch_size", "batch_size", "normalization_schemes", "architecture")
+PLANNED_CONFIGURATION = entries(_CONFIGURATION, needed=_PLANNED)
+_FUNCTIONS = (f"resampling_fn_{of}{what}" for of in ("data", "seg", "probabilities") for what in ("", "_kwargs"))
+#: A configuration that leaves nothing open.
+TRAINED_CONFIGURATION = entries(
+    {**_CONFIGURATION, "spacing": list_of(number(1e-6, 1000), 2, 3)},
+    needed=(*_PLANNED, "spacing", "use_mask_for_norm", *_FUNCTIONS),
 )
 _AXES = list_of(integer(0, 2), 3, 3)
 _STATISTICS = mapping_of(number(), text())
-PLANS = entries(
-    {
-        **dict.fromkeys(("plans_name", "dataset_name", "description", "source"), nullable(text())),
-        **dict.fromkeys(("image_reader_writer", "label_manager", "experiment_planner_used"), text()),
-        **dict.fromkeys(("transpose_forward", "transpose_backward"), _AXES),
-        "foreground_intensity_properties_per_channel": mapping_of(_STATISTICS, text(r"\d{1,4}", "a channel's number")),
-        "configurations": mapping_of(_CONFIGURATION, text(), at_least=1, at_most=100),
-    },
-    needed=("configurations",),
+_CT = ("mean", "std", "percentile_00_5", "percentile_99_5")
+CT_STATISTICS = entries(dict.fromkeys(_CT, number()), needed=_CT)
+_PLANS = {
+    **dict.fromkeys(("plans_name", "dataset_name", "description", "source"), nullable(text())),
+    **dict.fromkeys(("image_reader_writer", "label_manager", "experiment_planner_used"), text()),
+    **dict.fromkeys(("transpose_forward", "transpose_backward"), _AXES),
+    "foreground_intensity_properties_per_channel": mapping_of(_STATISTICS, text(r"\d{1,4}", "a channel's number")),
+    "configurations": mapping_of(entries(_CONFIGURATION), text(), at_least=1, at_most=100),
+}
+PLANS = entries(_PLANS, needed=("configurations",))
+#: Plans that a network was or is to be trained with.
+TRAINED_PLANS = entries(
+    {**_PLANS, "plans_name": text(), "dataset_name": text()},
+    needed=("plans_name", "dataset_name", "transpose_forward", "transpose_backward", "image_reader_writer"),
 )
 
 

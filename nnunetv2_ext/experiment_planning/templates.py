@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.checkpoints.plans import check_plans, check_plans_names, resolve_configuration
+from nnunetv2_ext.checkpoints.shapes import PLANNED_CONFIGURATION
 from nnunetv2_ext.resources import list_resources, resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
-
-_NEEDED_IN_CONFIGURATION = ("patch_size", "batch_size", "normalization_schemes", "architecture")
+from nnunetv2_ext.utilities.validation import check
 
 
 def list_templates() -> list[str]:
@@ -61,10 +61,5 @@ def check_template(plans: Any, source: str) -> None:
     # Names of dataset and plans are those of another dataset, and not used.
     check_plans_names({"configurations": plans["configurations"]}, source)
     for name in plans["configurations"]:
-        configuration = resolve_configuration(plans, name)
-        missing = [key for key in _NEEDED_IN_CONFIGURATION if key not in configuration]
-        if missing:
-            raise UserError(
-                f"Expected the configuration {name!r} in {source} to state {', '.join(missing)}, but it does not; "
-                "plans from before nnU-Net 2.4 have to be planned anew."
-            )
+        # Plans from before nnU-Net 2.4 lack the architecture and have to be planned anew.
+        check(resolve_configuration(plans, name), PLANNED_CONFIGURATION, f"the configuration {name!r} of {source}")

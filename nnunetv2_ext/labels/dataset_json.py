@@ -10,7 +10,6 @@ from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
 from nnunetv2_ext.utilities.validation import (
     Shape,
-    anything,
     check,
     choice,
     either,
@@ -29,6 +28,12 @@ MOST_CLASSES = 4096
 
 LABEL_VALUE = integer(0, HIGHEST_LABEL)
 NAMES = list_of(text())
+#: Nodes below nodes; a leaf may have null below it.
+TREE_NODE = Shape(
+    "an object of nodes or null",
+    lambda value: value is None or isinstance(value, Mapping),
+    lambda value: ((name, below, TREE_NODE) for name, below in (value or {}).items()),
+)
 LABELS = mapping_of(either(LABEL_VALUE, list_of(LABEL_VALUE, at_least=1)), text(), at_most=MOST_CLASSES)
 _CHANNELS = mapping_of(text(), text(r"\d{1,4}", "a channel's number"), at_least=1)
 _ENTRIES = {
@@ -36,7 +41,7 @@ _ENTRIES = {
     "regions_class_order": nullable(list_of(LABEL_VALUE)),
     "channel_names": _CHANNELS,
     "modality": _CHANNELS,
-    "file_ending": text(),
+    "file_ending": text(r".+", "an ending such as .nii.gz"),
     "numTraining": integer(0),
     "overwrite_image_reader_writer": nullable(text()),
     "dataset": mapping_of(entries({"images": list_of(text(), at_least=1), "label": text()}, ("images", "label"))),
@@ -48,7 +53,7 @@ _ENTRIES = {
             closed=True,
         )
     ),
-    "label_tree": mapping_of(anything),
+    "label_tree": mapping_of(TREE_NODE),
 }
 
 

@@ -242,7 +242,7 @@ def _record(run: TrainingRun, output_folder: Path) -> None:
 
 
 def _check(run: TrainingRun) -> None:
-    from nnunetv2_ext.checkpoints.plans import check_plans, check_plans_names, resolve_configuration
+    from nnunetv2_ext.checkpoints.plans import check_plans, check_plans_names, trained_configuration
     from nnunetv2_ext.dataset_conversion.splits import bring_splits, refuse_too_few_cases
     from nnunetv2_ext.training.trainers.base import fresh_start_is_allowed
 
@@ -266,7 +266,9 @@ def _check(run: TrainingRun) -> None:
     plans = read_json(plans_file)
     check_plans(plans, plans_file)
     check_plans_names(plans, plans_file)
-    configuration = resolve_configuration(plans, run.configuration)
+    dataset_json = read_dataset_json(folder / "dataset.json", "file_ending")
+    check_outputs(dataset_json, folder / "dataset.json")
+    configuration = trained_configuration(plans, run.configuration, dataset_json, plans_file)
     data = folder / configuration.get("data_identifier", f"{run.plans}_{run.configuration}")
     if not data.is_dir():
         raise UserError(
@@ -276,7 +278,6 @@ def _check(run: TrainingRun) -> None:
     bring_splits(folder.name)
     # Each case has its properties in a .pkl.
     refuse_too_few_cases(run.fold, len(list(data.glob("*.pkl"))), folder)
-    check_outputs(read_dataset_json(folder / "dataset.json", "file_ending"), folder / "dataset.json")
     check_trainer_name(run.trainer)
     check_device(run.device, run.num_gpus)
 

@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from nnunetv2_ext.checkpoints.architecture import Architecture, building
-from nnunetv2_ext.checkpoints.plans import check_plans
+from nnunetv2_ext.checkpoints.plans import check_plans, trained_configuration
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
 from nnunetv2_ext.checkpoints.shapes import MODEL_CHECKPOINT
 from nnunetv2_ext.labels.channels import channel_names
@@ -121,6 +121,7 @@ def read_model(
             f"{checkpoints[0]} was trained with the configuration {configuration_name!r}, but {folder / 'plans.json'} "
             f"has {', '.join(plans.available_configurations)}; the folder mixes two models."
         )
+    trained_configuration(plans_json, configuration_name, dataset_json, folder / "plans.json")
     configuration = plans.get_configuration(configuration_name)
     labels = plans.get_label_manager(dataset_json)
     networks = []
