@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -287,9 +286,7 @@ def assert_told(code: int, output: str, reader: Reader, *, may_work: bool = Fals
     """The command has refused the file in one sentence that names it, or has listed it as a failure of a batch."""
     assert code in ((0, 1, 2) if may_work else (1, 2)), output
     assert "Traceback" not in output, output
-    assert code == 0 or re.search(f"{re.escape(Path(reader.file).name)}|{Path(reader.file).parent.name}", output), (
-        output
-    )
+    assert code == 0 or any(part in output for part in Path(reader.file).parts[-3:]), output
     assert max(map(len, output.splitlines()), default=0) < 2000, output
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nnunetv2_ext.checkpoints.plans import first_configuration, resolve_configuration
 from nnunetv2_ext.checkpoints.safe_loading import load_pickle_file, load_torch_file
-from nnunetv2_ext.checkpoints.shapes import CHECKPOINT
+from nnunetv2_ext.checkpoints.shapes import CHECKPOINT, PLANS
 from nnunetv2_ext.labels.dataset_json import read_dataset_json
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import parse_json, read_json
@@ -183,7 +183,7 @@ def _add_plans_beside(raw: RawCheckpoint) -> None:
         folders.append(raw.path.parent.parent)
     for folder in folders:
         if (folder / "plans.json").is_file():
-            raw.plans = read_json(folder / "plans.json")
+            raw.plans = read_json(folder / "plans.json", PLANS)
         if (folder / "dataset.json").is_file():
             raw.dataset_json = read_dataset_json(folder / "dataset.json")
     if raw.plans is not None:

@@ -15,6 +15,7 @@ from nnunetv2_ext.checkpoints.formats.base import Translation
 from nnunetv2_ext.checkpoints.plans import check_plans, first_configuration, resolve_configuration
 from nnunetv2_ext.checkpoints.plans_v1 import normalization_from_v1, plans_from_v1
 from nnunetv2_ext.checkpoints.raw import METADATA_KEY, RawCheckpoint, open_checkpoint
+from nnunetv2_ext.checkpoints.shapes import PLANS
 from nnunetv2_ext.labels.channels import channel_names
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.resources import resource_folder
@@ -54,7 +55,7 @@ def read_checkpoint(
     """
     raw = open_checkpoint(path, fold)
     if plans is not None:
-        raw.plans = dict(plans) if isinstance(plans, Mapping) else read_json(plans)
+        raw.plans = dict(plans) if isinstance(plans, Mapping) else read_json(plans, PLANS)
     if configuration is not None:
         raw.configuration = configuration
     if raw.plans is not None:

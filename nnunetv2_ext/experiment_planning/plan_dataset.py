@@ -129,7 +129,7 @@ def dataset_fingerprint(full_name: str, num_processes: int | None = None, show_p
         UserError: The dataset holds no training cases.
     """
     path = nnunet_folder("nnUNet_preprocessed") / full_name / "dataset_fingerprint.json"
-    if not path.is_file():
+    if not path.exists():
         logger.info("%s has no fingerprint yet: extracting it with nnU-Net's extractor.", full_name)
         _extract_fingerprint(full_name, num_processes, show_progress)
     fingerprint: dict[str, Any] = read_json(path, _FINGERPRINT)

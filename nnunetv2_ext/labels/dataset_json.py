@@ -29,7 +29,7 @@ MOST_CLASSES = 4096
 LABEL_VALUE = integer(0, HIGHEST_LABEL)
 NAMES = list_of(text())
 #: Nodes below nodes; a leaf may have null below it.
-TREE_NODE = Shape(
+TREE_NODE: Shape = Shape(
     "an object of nodes or null",
     lambda value: value is None or isinstance(value, Mapping),
     lambda value: ((name, below, TREE_NODE) for name, below in (value or {}).items()),

@@ -462,7 +462,7 @@ def test_one_of_several_checkpoints_has_to_be_named(tmp_path, tiny_stunet):
 def test_plans_that_are_none_are_refused(tmp_path, tiny_stunet, plans):
     path = write_v2(tmp_path / "c.pth", tiny_stunet(), plans_v2(STUNET_ENTRY))
     write_json(plans, tmp_path / "plans.json")
-    with pytest.raises(UserError, match="Expected nnU-Net v2 plans with 'configurations'"):
+    with pytest.raises(UserError, match=r"Expected an object .*configurations in .*plans\.json"):
         read_checkpoint(path, plans=tmp_path / "plans.json")
 
 
