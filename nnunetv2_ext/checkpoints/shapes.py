@@ -74,14 +74,16 @@ TRAINED_CONFIGURATION = entries(
     needed=(*_PLANNED, "spacing", "use_mask_for_norm", *_FUNCTIONS),
 )
 _AXES = list_of(integer(0, 2), 3, 3)
-_STATISTICS = mapping_of(number(), text())
-_CT = ("mean", "std", "percentile_00_5", "percentile_99_5")
-CT_STATISTICS = entries(dict.fromkeys(_CT, number()), needed=_CT)
+_INTENSITIES = dict.fromkeys(("mean", "std", "percentile_00_5", "percentile_99_5", "median", "min", "max"), number())
+#: Intensities of a channel, in plans and fingerprints.
+STATISTICS = entries(_INTENSITIES, needed=("mean", "std"))
+#: Those that CT is normalised with.
+CT_STATISTICS = entries(_INTENSITIES, needed=tuple(_INTENSITIES)[:4])
 _PLANS = {
     **dict.fromkeys(("plans_name", "dataset_name", "description", "source"), nullable(text())),
     **dict.fromkeys(("image_reader_writer", "label_manager", "experiment_planner_used"), text()),
     **dict.fromkeys(("transpose_forward", "transpose_backward"), _AXES),
-    "foreground_intensity_properties_per_channel": mapping_of(_STATISTICS, text(r"\d{1,4}", "a channel's number")),
+    "foreground_intensity_properties_per_channel": mapping_of(STATISTICS, text(r"\d{1,4}", "a channel's number")),
     "configurations": mapping_of(entries(_CONFIGURATION), text(), at_least=1, at_most=100),
 }
 PLANS = entries(_PLANS, needed=("configurations",))

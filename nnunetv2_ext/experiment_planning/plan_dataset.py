@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_ext.checkpoints.shapes import STATISTICS
 from nnunetv2_ext.dataset_conversion.splits import bring_splits
 from nnunetv2_ext.experiment_planning.plans import check_configurations, plans_for_dataset, reader_writer_of
 from nnunetv2_ext.experiment_planning.templates import check_template
@@ -22,13 +23,10 @@ from nnunetv2_ext.utilities.validation import entries, integer, list_of, mapping
 
 logger = logging.getLogger(__name__)
 
-_STATISTICS = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
 _FINGERPRINT_ENTRIES = {
     "spacings": list_of(list_of(number(1e-6, 1000), 3, 3), at_least=1),
     "shapes_after_crop": list_of(list_of(integer(1, 65536), 3, 3), at_least=1),
-    "foreground_intensity_properties_per_channel": mapping_of(
-        entries(dict.fromkeys(_STATISTICS, number()), needed=_STATISTICS), at_least=1
-    ),
+    "foreground_intensity_properties_per_channel": mapping_of(STATISTICS, at_least=1),
     "median_relative_size_after_cropping": number(0, 1),
 }
 _FINGERPRINT = entries(_FINGERPRINT_ENTRIES, needed=tuple(_FINGERPRINT_ENTRIES))
