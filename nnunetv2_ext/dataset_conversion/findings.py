@@ -27,7 +27,9 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "incomplete": Kind(ERROR, "an image without its label, or a label without its image"),
-    "unreadable": Kind(ERROR, "a file that is truncated, damaged or of the wrong kind"),
+    "unreadable": Kind(
+        ERROR, "a file that is truncated, damaged, of the wrong kind, or of voxels or a geometry that cannot be"
+    ),
     "grids_differ": Kind(ERROR, "image and label lie on different grids (see --resample_labels)"),
     "unknown_values": Kind(ERROR, "the label map has integers that the label order does not know"),
     "missing_masks": Kind(ERROR, "some classes have no mask file in this case", acceptable=True),

@@ -113,17 +113,13 @@ def data_files(file: Path) -> list[Path]:
     """
     header = text_header(file)
     kind = "nrrd" if header.startswith(b"NRRD") else "meta"
-    names: list[bytes] = []
+    files = []
     for found in _DATA_FILE[kind].finditer(header):
         name = found[1].strip()
-        # A list of names, one a line, ends the header.
-        names += header[found.end() :].split(b"\n") if name.startswith(b"LIST") else [name]
-    files = []
-    for name in filter(None, names):
-        data = file if name.lower() == b"local" else file.parent / os.fsdecode(name.strip())
+        data = file if name.lower() == b"local" else file.parent / os.fsdecode(name)
         inside = any(data.resolve().is_relative_to(folder) for folder in (file.parent.resolve(), file.resolve().parent))
-        # A name with % is a pattern of numbered files.
-        if b"%" in name or not inside or not data.is_file():
+        # A name with % is a pattern of numbered files, and LIST is no file: a list of names follows.
+        if b"%" in name or name.startswith(b"LIST") or not inside or not data.is_file():
             raise UserError(
                 f"Expected the voxels of {file} in a file beside it, but its header names {os.fsdecode(name)!r}, which "
                 "is no regular file of that folder; put both into one folder."

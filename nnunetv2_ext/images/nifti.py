@@ -118,6 +118,8 @@ def _read_header(file: Path, stream: Any) -> tuple[Any, int]:
     if not bytes(raw["magic"]).startswith(b"n+"):
         raise ValueError("it is no single NIfTI file")
     start = int(raw["vox_offset"])
+    if start < len(content):
+        raise ValueError(f"its voxels begin within its header, at byte {start}")
     refuse_too_large(file, [start], 1, _capacity(file))
     # nibabel takes a spacing of 0 for 1 mm, and ITK one that is no number.
     spacing = raw["pixdim"][1 : 1 + min(3, int(raw["dim"][0]))]

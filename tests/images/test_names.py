@@ -1,4 +1,6 @@
 import gzip
+import os
+import struct
 
 import nibabel
 import numpy as np
@@ -73,3 +75,20 @@ def test_a_file_that_is_nrrd_by_name_only_is_refused(tmp_path):
     (tmp_path / "case.seg.nrrd").write_bytes(b"something else\n")
     with pytest.raises(UserError, match=r"damaged \(it is not NRRD\)"):
         LabelOrder.read(tmp_path / "case.seg.nrrd")
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".seg.nrrd"])
+def test_a_pipe_has_no_header_to_read(tmp_path, ending):
+    os.mkfifo(tmp_path / f"case{ending}")
+    with pytest.raises(UserError, match="no regular file"):
+        read_header_names(tmp_path / f"case{ending}")
+
+
+def test_an_extension_that_claims_to_be_endless_is_read_no_further_than_the_voxels(tmp_path):
+    content = bytearray(nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), np.eye(4)).to_bytes())
+    content[348:360] = b"\1\0\0\0" + struct.pack("<ii", -8, 0)
+    content[108:112] = struct.pack("<f", 1e30)
+    with gzip.open(tmp_path / "case.nii.gz", "wb", compresslevel=1) as file:
+        file.write(content + bytes(1 << 26))
+    with pytest.raises(UserError, match="too short"):
+        read_header_names(tmp_path / "case.nii.gz")
