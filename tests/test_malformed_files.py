@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -77,13 +79,11 @@ class Reader:
         file: Where it lies in the folder of `world`.
         command: ``"predict"`` for ``nnunetv2_ext.cli.predict``.
         argv: Its arguments; ``{root}`` is the folder.
-        part: The part of the file that is altered, for files that hold more.
     """
 
     file: str
     command: str
     argv: str
-    part: str = ""
 
     def __str__(self) -> str:
         return f"{self.file} read by {self.command}"
@@ -92,7 +92,6 @@ class Reader:
 PREDICT = "-i {root}/images -o {root}/out -m {root}/%s -f 0 -device cpu -npp 0 -nps 0 --quiet"
 PLAN = "-d 1 -t %s --name new --quiet"
 IMPORT = "{root}/model -d Dataset009_New"
-TRAIN = "7 3d_fullres 0 -tr %s -device cpu --num_epochs 1"
 CONVERT = "%s -i {root}/%s -d 9 -n New -np 1 --quiet"
 EVALUATE = "-gt {root}/maps -pred {root}/maps2 -np 1 -o {root}/out"
 REMAP = "-i {root}/maps -o {root}/out -np 1 --from %s --to %s"
@@ -134,15 +133,6 @@ READERS = [
     Reader("tree.json", "info", "tree {root}/tree.json"),
     Reader("tree/dataset.json", "info", "tree {root}/tree/dataset.json"),
 ]  # fmt: skip
-TRAINING = [
-    Reader(f"nnUNet_preprocessed/Dataset007_Tiny/{name}", command, argv)
-    for name in ("nnUNetPlans.json", "dataset.json", "splits_final.json")
-    for command, argv in (
-        ("train", TRAIN % "nnUNetTrainer"),
-        ("train", TRAIN % "STUNetTrainer_small"),
-        ("finetune", "7 3d_fullres 0 -p nnUNetPlans -device cpu -pretrained_weights {root}/weights.pth"),
-    )
-]
 TEXTS = [
     Reader("salt/labels.txt", "convert_dataset", CONVERT % ("salt", "salt")),
     Reader("salt/tree-labels.txt", "convert_dataset", CONVERT % ("salt", "salt")),
@@ -376,3 +366,120 @@ def test_one_value_of_a_file_is_something_else(run, world, reader, data):
     value = data.draw(st.sampled_from([*STRANGE, ...]))
     code, output = run(reader, lambda file: write(altered(content, place, value), file))
     assert_told(code, output, reader, may_work=True)
+
+
+def _set(*place: Any, to: Any) -> Callable[[Any], Any]:
+    return lambda content: altered(content, place, to)
+
+
+FULLRES = ("configurations", "3d_fullres")
+ARGUMENTS = (*FULLRES, "architecture", "arch_kwargs")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "place"),
+    [
+        ("model/dataset.json", _set("labels", to=5), "labels"),
+        ("model/dataset.json", _set("labels", "liver", to=10**9), "labels.liver"),
+        ("model/dataset.json", _set("labels", "liver", to=-1), "labels.liver"),
+        ("model/dataset.json", _set("labels", to={f"c{value}": value for value in range(10**6)}), "labels"),
+        ("model/dataset.json", _set("channel_names", to=5), "channel_names"),
+        ("regions/dataset.json", _set("regions_class_order", to=5), "regions_class_order"),
+        ("tree/dataset.json", _set("label_tree", "liver", to=5), "label_tree.liver"),
+        ("model/plans.json", _set(*FULLRES, "patch_size", to="abc"), "patch_size"),
+        ("model/plans.json", _set(*FULLRES, "spacing", to=[0, 1, 1]), "spacing[0]"),
+        ("model/plans.json", _set(*FULLRES, "inherits_from", to="3d_fullres"), "inherit from each other"),
+        ("model/plans.json", _set(*FULLRES, "inherits_from", to="nowhere"), "'nowhere'"),
+        ("model/plans.json", _set(*ARGUMENTS, "n_stages", to=10**9), "n_stages"),
+        ("model/plans.json", _set(*ARGUMENTS, "features_per_stage", to=[10**9, 1]), "features_per_stage[0]"),
+        ("model/plans.json", _set(*ARGUMENTS, "strides", 0, to=[1, 1]), "2 in strides[0]"),
+        ("model/plans.json", _set("transpose_forward", to=[0, 0, 1]), "transpose_forward"),
+        ("model/fold_0/checkpoint_final.pth", _set("init_args", to=5), "init_args"),
+        ("model/fold_0/checkpoint_final.pth", _set("trainer_name", to="base"), "base"),
+        ("model/fold_0/checkpoint_final.pth", _set("inference_allowed_mirroring_axes", to="abc"), "mirroring_axes"),
+        ("model/fold_0/checkpoint_final.pth", _set("inference_allowed_mirroring_axes", to=[7]), "mirroring_axes[0]"),
+        ("datalist.json", _set("training", 0, "fold", to="x"), "training[0].fold"),
+        ("datalist.json", _set("training", to=None), "training"),
+        ("order.json", _set("labels", "liver", to=10**9), "labels.liver"),
+        ("mapping.json", _set("classes", 0, "target", to=5), "classes[0].target"),
+    ],
+)
+def test_the_sentence_names_the_place(run, world, file, change, place):
+    reader = next(reader for reader in READERS if reader.file == file)
+    code, output = run(reader, lambda file: write(change(read(file)), file))
+    assert_told(code, output, reader)
+    assert place in output
+
+
+@pytest.mark.parametrize(("command", "trainer"), [("train", "nnUNetTrainer"), ("train", "STUNetTrainer_small")])
+@pytest.mark.parametrize(
+    ("file", "place", "value"),
+    [
+        ("nnUNetPlans.json", (*FULLRES, "batch_size"), "abc"),
+        ("nnUNetPlans.json", (*FULLRES, "inherits_from"), "3d_fullres"),
+        ("nnUNetPlans.json", ("configurations",), 5),
+        ("nnUNetPlans.json", ("transpose_forward",), ...),
+        ("dataset.json", ("labels",), 5),
+        ("dataset.json", ("channel_names",), 5),
+        ("dataset.json", ("file_ending",), ...),
+        ("splits_final.json", (), 5),
+        ("splits_final.json", (0, "train"), "abc"),
+    ],
+)
+def test_training_refuses_files_of_another_form(tiny_dataset, capfd, command, trainer, file, place, value):
+    path = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / file
+    path.write_text(json.dumps(altered(json.loads(path.read_text()) if path.is_file() else SPLITS, place, value)))
+    capfd.readouterr()
+    main = importlib.import_module(f"nnunetv2_ext.cli.{command}").main
+    code = main(["7", "3d_fullres", "0", "-tr", trainer, "-device", "cpu", "--num_epochs", "1"])
+    error = capfd.readouterr().err
+    assert code == 2
+    assert "Traceback" not in error
+    assert file in error
+
+
+def _chain(levels: int) -> str:
+    return '{"background":{},"x":' + '{"a":' * levels + "{}" + "}" * levels + "}"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tree.json", json.dumps({f"n{node}": {} for node in range(60_000)})),
+        ("tree.json", json.dumps({f"n{node}": {} for node in range(100_000)})),
+        ("tree.json", json.dumps({f"n{a}": {f"n{a}.{b}": {} for b in range(200)} for a in range(300)})),
+        ("tree.json", _chain(3000)),
+        ("tree/dataset.json", json.dumps(TREE | {"label_tree": {f"n{node}": {} for node in range(100_000)}})),
+        ("order.json", json.dumps({"labels": {f"c{value}": value for value in range(1, 60_000)}})),
+        ("order.json", json.dumps({"labels": {f"c{value}": value for value in range(1, 1_000_001)}})),
+        ("order.json", json.dumps({"labels": {f"c{value}": 1 for value in range(60_000)}})),
+        ("maps/dataset.json", json.dumps(DATASET | {"labels": {f"c{value}": value for value in range(1_000_000)}})),
+        ("maps/dataset.json", json.dumps(DATASET | {"labels": {f"c{value}": value for value in range(4_000)}})),
+        ("datalist.json", json.dumps(DATALIST | {"labels": {str(value): f"c{value}" for value in range(1_000_000)}})),
+    ],
+    ids=lambda content: content if len(content) < 20 else f"{content[:30]} of {len(content)}",
+)
+def test_many_names_are_read_at_once_or_refused(run, file, content):
+    for reader in READERS:
+        # Others import torch, read scans or start processes, which takes longer than the file.
+        if reader.file == file and reader.command in ("info", "remap_labels", "evaluate", "convert_dataset"):
+            begin = time.process_time()
+            code, output = run(reader, lambda file: file.write_text(content))
+            assert time.process_time() - begin < 10
+            assert code in (0, 1, 2)
+            assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("lines", ["body," * 3000 + "liver", "\n".join(f"body,c{value}" for value in range(100_000))])
+def test_long_lists_of_salt_are_refused_at_once(run, lines):
+    reader = next(reader for reader in TEXTS if reader.file == "salt/tree-labels.txt")
+
+    def change(file: Path) -> None:
+        file.write_text(lines)
+        (file.parent / "labels.txt").write_text("\n".join(f"c{value}" for value in range(100_000)))
+
+    begin = time.process_time()
+    code, output = run(reader, change)
+    assert time.process_time() - begin < 10
+    assert code in (1, 2)
+    assert "Traceback" not in output

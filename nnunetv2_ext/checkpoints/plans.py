@@ -58,7 +58,7 @@ def _check_axes(plans: Mapping[str, Any], source: Path | str) -> None:
             f"but found {forward} and {plans.get('transpose_backward')}; correct them."
         )
     for name in plans["configurations"]:
-        configuration = resolve_configuration(plans, name)
+        configuration = resolve_configuration(plans, name, source)
         arguments = configuration.get("architecture", {}).get("arch_kwargs", {})
         of_axes = {key: configuration.get(key) for key in ("patch_size", "spacing", "patch_size_divisible_by")}
         for key in ("strides", "kernel_sizes"):
@@ -117,7 +117,7 @@ def first_configuration(plans: Mapping[str, Any]) -> str:
     return "3d_fullres" if "3d_fullres" in configurations else next(iter(configurations))
 
 
-def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+def resolve_configuration(plans: Mapping[str, Any], name: str, source: Path | str = "the plans") -> dict[str, Any]:
     """A configuration with everything it inherits, as nnU-Net's ``PlansManager`` resolves it.
 
     Raises:
@@ -128,10 +128,11 @@ def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]
     following: str | None = name
     while following is not None:
         if following in visited:
-            raise UserError(f"The configurations {' -> '.join([*visited, following])} inherit from each other.")
+            raise UserError(f"The configurations {' -> '.join([*visited, following])} of {source} inherit from each other.")
         if following not in plans["configurations"]:
             raise UserError(
-                f"Expected one of the configurations {', '.join(plans['configurations'])}, but got {following!r}."
+                f"Expected one of the configurations {', '.join(plans['configurations'])} of {source}, but got "
+                f"{following!r}."
             )
         visited.append(following)
         resolved = {**plans["configurations"][following], **resolved}

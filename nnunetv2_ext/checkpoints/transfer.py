@@ -221,11 +221,12 @@ def _pair_classes(
         )
     if targets is None:
         return "the network's class names are not known"
+    channel_of = {name: channel for channel, name in enumerate(sources)}
     pairs = []
     for channel, name in enumerate(targets):
         source = class_mapping.get(name, name)
-        if source in sources:
-            pairs.append((channel, sources.index(source)))
+        if source in channel_of:
+            pairs.append((channel, channel_of[source]))
             report.transferred_classes[name] = source
         else:
             report.reinitialised_classes[name] = "not in the checkpoint"

@@ -128,11 +128,17 @@ def match_classes(classes: Sequence[ReferenceClass], predictions: LabelOrder) ->
         if None not in found:
             values = {value for name in found if name is not None for value in _integers(predictions.labels[name])}
             own[reference.name] = tuple(sorted(values))
+    with_value: dict[int, list[ReferenceClass]] = {}
+    for reference in classes:
+        if reference.name in own:
+            for value in reference.values:
+                with_value.setdefault(value, []).append(reference)
     scored = []
     for reference in classes:
         if reference.name not in own:
             continue
-        inner = (other for other in classes if other.name in own and set(other.values) < set(reference.values))
+        others = {other.name: other for value in reference.values for other in with_value[value]}
+        inner = (other for other in others.values() if set(other.values) < set(reference.values))
         values = {value for other in inner for value in own[other.name]} | set(own[reference.name])
         scored.append(ScoredClass(reference.name, reference.key, reference.values, tuple(sorted(values))))
     if not scored:

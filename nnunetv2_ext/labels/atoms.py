@@ -23,6 +23,7 @@ Example:
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -176,12 +177,19 @@ class AtomTable:
         for combination in self.combinations:
             for index in combination:
                 larger[index].update(other for other in combination if self._size[other] > self._size[index])
+        smaller: list[list[int]] = [[] for _ in self.class_names]
+        for index, others in enumerate(larger):
+            for other in others:
+                smaller[other].append(index)
         order: list[int] = []
-        waiting = list(range(len(self.class_names)))
-        while waiting:
-            index = next(index for index in waiting if larger[index].issubset(order))
-            waiting.remove(index)
+        free = [index for index, others in enumerate(larger) if not others]
+        while free:
+            index = heapq.heappop(free)
             order.append(index)
+            for other in smaller[index]:
+                larger[other].discard(index)
+                if not larger[other]:
+                    heapq.heappush(free, other)
         return order
 
 

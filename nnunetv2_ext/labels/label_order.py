@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from nnunetv2_ext.labels.dataset_json import HIGHEST_LABEL, LABEL_VALUE, NAMES, dataset_json_shape
+from nnunetv2_ext.labels.dataset_json import HIGHEST_LABEL, LABEL_VALUE, MOST_CLASSES, NAMES, dataset_json_shape
 from nnunetv2_ext.resources import list_resources, resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
@@ -38,7 +38,8 @@ _LABEL_ORDER = entries(
         "labels": mapping_of(either(_VALUE, list_of(_VALUE, at_least=1)), at_most=HIGHEST_LABEL),
         **{name: text() for name in ("description", "source", "licence", "modality")},
         "ignore_label": LABEL_VALUE,
-        **{name: mapping_of(NAMES) for name in ("aliases", "regions", "sources")},
+        "aliases": mapping_of(NAMES),
+        **{name: mapping_of(NAMES, at_most=MOST_CLASSES) for name in ("regions", "sources")},
         "left_right_pairs": list_of(list_of(text(), 2, 2)),
         "colors": mapping_of(list_of(integer(0, 255), 3, 3)),
     },

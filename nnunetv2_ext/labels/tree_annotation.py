@@ -25,9 +25,8 @@ def possible_leaves(tree: LabelTree, label: str | None, annotated: Collection[st
     if label not in chosen:
         label = None
     possible = set(tree.leaves(label))
-    for name in chosen:
-        if name != label and (label is None or label in tree.ancestors(name)):
-            possible.difference_update(tree.leaves(name))
+    for name in chosen if label is None else chosen.intersection(tree.descendants(label)):
+        possible.difference_update(tree.leaves(name))
     return frozenset(possible)
 
 

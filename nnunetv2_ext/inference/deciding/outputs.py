@@ -100,7 +100,7 @@ def plan_outputs(
     """
     if kind not in OUTPUTS:
         raise UserError(f"Expected one of {', '.join(OUTPUTS)} as outputs, but got {kind!r}.")
-    chosen = list(painted_values) if classes is None else chosen_classes(classes, painted_values)
+    chosen = dict.fromkeys(painted_values if classes is None else chosen_classes(classes, painted_values))
     by_source = _sources(dataset_json) if kind == "per_source" else {}
     position = {name: channel for channel, name in enumerate(class_names)}
     channels = None
@@ -110,7 +110,7 @@ def plan_outputs(
 
     def output(name: str, values: Mapping[str, int]) -> OutputMap:
         # In the order of the channels, in which nnU-Net lets later classes overwrite earlier ones.
-        painted = [(position[label], values[label]) for label in chosen if label in values]
+        painted = sorted((position[label], value) for label, value in values.items() if label in chosen)
         return OutputMap(name, {values[label]: label for label in values if label in chosen}, tuple(painted))
 
     if kind == "merged":
@@ -156,9 +156,10 @@ def refuse_equal_paths(kind: str, maps: Sequence[OutputMap]) -> None:
     """
     plan = OutputPlan(kind, None, tuple(maps))
     paths = [str(plan.path_of("case", output, "")) for output in maps]
+    first: dict[str, int] = {}
     for number, path in enumerate(paths):
-        if path in paths[:number]:
+        if first.setdefault(path, number) < number:
             raise UserError(
-                f"The names {maps[paths.index(path)].name!r} and {maps[number].name!r} give the same file name "
+                f"The names {maps[first[path]].name!r} and {maps[number].name!r} give the same file name "
                 f"{path.removeprefix('case/')!r}; choose one of them with --classes."
             )
