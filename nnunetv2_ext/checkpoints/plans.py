@@ -128,7 +128,9 @@ def resolve_configuration(plans: Mapping[str, Any], name: str, source: Path | st
     following: str | None = name
     while following is not None:
         if following in visited:
-            raise UserError(f"The configurations {' -> '.join([*visited, following])} of {source} inherit from each other.")
+            raise UserError(
+                f"The configurations {' -> '.join([*visited, following])} of {source} inherit from each other."
+            )
         if following not in plans["configurations"]:
             raise UserError(
                 f"Expected one of the configurations {', '.join(plans['configurations'])} of {source}, but got "

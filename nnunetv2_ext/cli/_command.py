@@ -109,7 +109,13 @@ def _orderly_ends() -> Iterator[None]:
     """Makes exceptions of the signals that end a command, so that it removes what is half-written and ends workers."""
     before = {number: signal.getsignal(number) for number in _ENDING_SIGNALS}
 
+    owner = os.getpid()
+
     def end(number: int, _: FrameType | None) -> None:
+        if os.getpid() != owner:
+            # Processes that nnU-Net forks end as they would without us.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         # Nothing but an impatient Ctrl-C disturbs the tidying up.
         for each in handled:
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_IGN)
