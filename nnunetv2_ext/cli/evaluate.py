@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     from nnunetv2_ext.evaluation.evaluate import check_output_folder, evaluate_folder, write_evaluation
+    from nnunetv2_ext.utilities.locks import output_lock
 
     # Before the folder for the results is made, which may be that of the predictions.
     for what, given in (("reference label maps", arguments.gt), ("predictions", arguments.pred)):
@@ -50,18 +51,20 @@ def _run(arguments: argparse.Namespace) -> int:
             raise UserError(f"Expected a folder of {what}, but {given} is none.")
     folder = Path(arguments.o or arguments.pred)
     check_output_folder(folder, arguments.overwrite)
-    evaluation = evaluate_folder(
-        arguments.gt,
-        arguments.pred,
-        dataset_json=arguments.djfile,
-        order=arguments.order,
-        mapping=arguments.mapping,
-        prediction_order=arguments.pred_order,
-        chill=arguments.chill,
-        processes=arguments.np,
-        progress=not arguments.quiet,
-    )
-    write_evaluation(evaluation, folder, f"Evaluation of {Path(arguments.pred).resolve().name}", arguments.overwrite)
+    with output_lock(folder, inside=True):
+        evaluation = evaluate_folder(
+            arguments.gt,
+            arguments.pred,
+            dataset_json=arguments.djfile,
+            order=arguments.order,
+            mapping=arguments.mapping,
+            prediction_order=arguments.pred_order,
+            chill=arguments.chill,
+            processes=arguments.np,
+            progress=not arguments.quiet,
+        )
+        title = f"Evaluation of {Path(arguments.pred).resolve().name}"
+        write_evaluation(evaluation, folder, title, arguments.overwrite)
     logger.info(
         "Scored %d cases: mean Dice %.4f; see %s.",
         len(evaluation.cases),

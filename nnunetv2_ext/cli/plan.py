@@ -45,7 +45,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.experiment_planning.plan_dataset import plan_dataset
     from nnunetv2_ext.experiment_planning.templates import load_template
 
-    name = arguments.name or Path(arguments.template).name.removesuffix(".json")
+    template = Path(arguments.template)
+    name = arguments.name or template.name.removesuffix(".json")
     path = plan_dataset(
         arguments.dataset,
         load_template(arguments.template),
@@ -57,6 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         num_processes=arguments.num_processes,
         show_progress=not arguments.quiet,
+        source=template if template.is_file() else None,
     )
     print(f"Plans were written to {path}.")
     print(f"Next: nnUNetv2_preprocess -d {shlex.quote(arguments.dataset)} -plans_name {name} -c CONFIGURATION")

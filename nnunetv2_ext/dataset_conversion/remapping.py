@@ -13,6 +13,8 @@ from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import input_files, refuse_existing, require_writable
+from nnunetv2_ext.utilities.folders import refuse_overlap
+from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.names import refuse_equal_names
 from nnunetv2_ext.utilities.parallel import parallel_map
 
@@ -70,8 +72,7 @@ def remap_files(
     files = [file for file in files if file.name.endswith(_ENDINGS)]
     if not files:
         raise UserError(f"Expected label maps ({', '.join(_ENDINGS)}) in {source_folder}, but found none.")
-    if output.resolve() == (files[0].parent).resolve():
-        raise UserError(f"Expected another folder for the results than that of the label maps, but got {output} twice.")
+    refuse_overlap([source_folder], output, above=False)
     old, new = LabelOrder.read(source) if source else None, LabelOrder.read(target)
     unknown = [name for name in drop if old.find(name) is None] if old and drop != "all" else []
     if old and unknown:
@@ -92,8 +93,9 @@ def remap_files(
     refuse_equal_names(results)
     require_writable(output)
     jobs = [_Job(file, output / name, old, new, drop, overwrite) for name, file in results]
-    outcomes = parallel_map(_remap, jobs, processes=num_processes, description="Remapping", progress=progress)
-    return {outcome.item.file.name: outcome.error for outcome in outcomes if outcome.error}
+    with output_lock(output, inside=True):
+        outcomes = parallel_map(_remap, jobs, processes=num_processes, description="Remapping", progress=progress)
+        return {outcome.item.file.name: outcome.error for outcome in outcomes if outcome.error}
 
 
 def _result_name(file: Path) -> str:
@@ -102,6 +104,7 @@ def _result_name(file: Path) -> str:
 
 
 def _remap(job: _Job) -> None:
+    refuse_overlap([job.file], job.result)
     refuse_existing(job.result, job.overwrite)
     order = job.source or LabelOrder.read(job.file)
     volume = read_volume(job.file)

@@ -21,6 +21,7 @@ from nnunetv2_ext.demo.phantom_datasets import FILE_ENDING, Protocol, write_raw_
 from nnunetv2_ext.demo.results import DiceTable, read_summary
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import require_writable
+from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.paths import NNUNET_VARIABLES
 
 logger = logging.getLogger(__name__)
@@ -308,11 +309,11 @@ def take_tour(
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; delete it, or choose another folder with --output.")
     start = time.perf_counter()
-    tour = Tour(folder, size or TourSize(), device, runner)
-    table = tour.run()
-    if not keep:
-        for name in (*NNUNET_VARIABLES, "new_patients", "predictions"):
-            shutil.rmtree(folder / name)
+    with output_lock(folder, inside=True):
+        table = Tour(folder, size or TourSize(), device, runner).run()
+        if not keep:
+            for name in (*NNUNET_VARIABLES, "new_patients", "predictions"):
+                shutil.rmtree(folder / name)
     logger.info(
         "\nThe tour took %.1f minutes. The picture is %s.", (time.perf_counter() - start) / 60, folder / "overlay.png"
     )

@@ -16,7 +16,9 @@ from nnunetv2_ext.labels.dataset_json import check_outputs, read_dataset_json
 from nnunetv2_ext.labels.partial_labels import PartialLabels
 from nnunetv2_ext.labels.tree_sources import TreeSources
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json, refuse_existing, require_writable, write_json
+from nnunetv2_ext.utilities.files import read_json, refuse_existing, write_json
+from nnunetv2_ext.utilities.folders import refuse_overlap
+from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.names import checked_name
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 from nnunetv2_ext.utilities.validation import entries, integer, list_of, mapping_of, number
@@ -44,6 +46,7 @@ def plan_dataset(
     overwrite: bool = False,
     num_processes: int | None = None,
     show_progress: bool = True,
+    source: Path | None = None,
 ) -> Path:
     """Adapts a template (or a pretrained model's plans) to a dataset and writes ``<name>.json`` beside its fingerprint.
 
@@ -61,6 +64,7 @@ def plan_dataset(
         overwrite: Whether an existing plans file may be replaced.
         num_processes: Processes for extracting the fingerprint where it is missing; nnU-Net's default if None.
         show_progress: Whether that extraction shows a progress bar.
+        source: File of the template, where it has one, which is not replaced.
 
     Returns:
         Path of the plans file.
@@ -74,6 +78,7 @@ def plan_dataset(
     raw_folder = nnunet_folder("nnUNet_raw") / full_name
     folder = nnunet_folder("nnUNet_preprocessed") / full_name
     target = folder / f"{name}.json"
+    refuse_overlap([source] if source else [], target)
     refuse_existing(target, overwrite)
     dataset_json = read_dataset_json(raw_folder / "dataset.json", "file_ending")
     check_outputs(dataset_json, raw_folder / "dataset.json")
@@ -81,24 +86,25 @@ def plan_dataset(
     # Before the fingerprint, whose extraction reads every image.
     check_template(template_or_plans, "the template")
     check_configurations(template_or_plans, configurations or ())
-    require_writable(folder)
-    fingerprint = dataset_fingerprint(full_name, num_processes, show_progress)
-    plans = plans_for_dataset(
-        template_or_plans,
-        dataset_json,
-        fingerprint,
-        name=name,
-        dataset_name=full_name,
-        image_reader_writer=reader_writer_of(dataset_json, _example_image(raw_folder, dataset_json)),
-        configurations=configurations,
-        spacing=spacing,
-        patch_size=patch_size,
-        batch_size=batch_size,
-    )
-    # The preprocessor reads this copy, not the raw one.
-    write_json(dataset_json, folder / "dataset.json")
-    bring_splits(full_name)
-    write_json(plans, target)
+    with output_lock(folder, inside=True, wait=True):
+        refuse_existing(target, overwrite)
+        fingerprint = dataset_fingerprint(full_name, num_processes, show_progress)
+        plans = plans_for_dataset(
+            template_or_plans,
+            dataset_json,
+            fingerprint,
+            name=name,
+            dataset_name=full_name,
+            image_reader_writer=reader_writer_of(dataset_json, _example_image(raw_folder, dataset_json)),
+            configurations=configurations,
+            spacing=spacing,
+            patch_size=patch_size,
+            batch_size=batch_size,
+        )
+        # The preprocessor reads this copy, not the raw one.
+        write_json(dataset_json, folder / "dataset.json")
+        bring_splits(full_name)
+        write_json(plans, target)
     return target
 
 

@@ -100,16 +100,13 @@ def _write(array: Shaped[np.ndarray, "z y x"], names: Mapping[int, str], grid: G
             SimpleITK.WriteImage(grid.image(array), str(temporary), useCompression=True)
 
 
-def write_names(names: Mapping[int, str], target: Path | str) -> None:
-    """Writes ``labels.json``: the ``labels`` of a dataset.json, and the colours that viewers are given (RGB, 0-255)."""
+def labels_json(names: Mapping[int, str]) -> dict[str, Any]:
+    """``labels.json``: the ``labels`` of a dataset.json, and the colours that viewers are given (RGB, 0-255)."""
     colours = display_colours(names)
-    write_json(
-        {
-            "labels": {"background": 0, **{name: value for value, name in names.items()}},
-            "colors": {name: list(colours[value]) for value, name in names.items()},
-        },
-        target,
-    )
+    return {
+        "labels": {"background": 0, **{name: value for value, name in names.items()}},
+        "colors": {name: list(colours[value]) for value, name in names.items()},
+    }
 
 
 def is_complete(file: Path) -> bool:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.errors import UserError, disk_error
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ class Failure(Generic[Case]):
     @property
     def reason(self) -> str:
         """The error as one line: a user error speaks for itself, others are named by their type."""
+        if isinstance(self.error, OSError) and (sentence := disk_error(self.error)):
+            return sentence
         text = " ".join(str(self.error).split())
         return text if isinstance(self.error, UserError) else f"{type(self.error).__name__}: {text}"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from nnunetv2_ext.images.label_maps import is_complete, write_label_map, write_names
+from nnunetv2_ext.images.label_maps import is_complete, labels_json, write_label_map
 from nnunetv2_ext.images.reading import Scan, read_scan
 from nnunetv2_ext.inference.cases import Case, find_cases, image_ending
 from nnunetv2_ext.inference.deciding.outputs import OutputMap
@@ -27,10 +28,14 @@ from nnunetv2_ext.inference.reporting.report import StageClock, write_report
 from nnunetv2_ext.inference.reporting.statistics import gather_statistics, label_statistics, write_case_statistics
 from nnunetv2_ext.inference.segmentation import Segmenter
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import require_writable, write_json
+from nnunetv2_ext.utilities.files import read_json, require_writable, write_json
+from nnunetv2_ext.utilities.folders import refuse_overlap
+from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.names import file_name, printable
 
 _logger = logging.getLogger(__name__)
+
+RECORD_FILE = "prediction.json"
 
 
 @dataclass(frozen=True)
@@ -126,10 +131,12 @@ class PredictionRun:
                 f"them to {predictor.preprocessing.orientation}; predict it without."
             )
         self._refuse_inputs_as_outputs()
-        if Path(source).is_dir() and self.folder.resolve() == Path(source).resolve():
+        if Path(source).is_dir():
+            # The next prediction would take the results for images.
+            refuse_overlap([source], self.folder, above=False)
+        if any((self.folder / name).is_dir() for name in ("imagesTr", "labelsTr")) or any(self.folder.glob("fold_*")):
             raise UserError(
-                f"Expected another output folder than that of the images, {source}, where the next prediction would "
-                "take the results for images; choose another -o."
+                f"Expected a folder for predictions, but {self.folder} is a dataset or a model; choose another."
             )
         require_writable(self.folder)
         self.kept = self._kept_cases()
@@ -142,8 +149,18 @@ class PredictionRun:
             Which cases succeeded and which failed.
         """
         options = self.options
+        whole, part = self._file is None, (options.part_id, options.num_parts)
+        describe = partial(self._describe, self._descriptions())
+        with output_lock(self._file or self.folder, inside=whole, part=part, agree=describe):
+            # Another run may have ended since.
+            self.kept = self._kept_cases()
+            return self._run()
+
+    def _run(self) -> Outcome[Case]:
+        options = self.options
         waiting = [case for case in self.cases if case not in self.kept]
-        self._write_names()
+        if self.kept:
+            _logger.info("%d of %d cases are complete and kept.", len(self.kept), len(self.cases))
         bar = tqdm(total=len(waiting), desc="Predicting", unit="case", disable=not options.progress_bar)
         with self._clock, bar:
             outcome = run_pipeline(
@@ -285,9 +302,7 @@ class PredictionRun:
                 f"{len(files)} of the results exist already in {self.folder} (such as {files[0].name}); pass "
                 "--continue_prediction to keep those that are complete, or --overwrite to replace them."
             )
-        kept = [case for case in self.cases if existing[case] and self._is_done(case)]
-        _logger.info("%d of %d cases are complete and kept.", len(kept), len(self.cases))
-        return kept
+        return [case for case in self.cases if existing[case] and self._is_done(case)]
 
     def _is_done(self, case: Case) -> bool:
         extras = [self.folder / "statistics" / f"{case.identifier}.json"] if self.options.statistics else []
@@ -295,24 +310,46 @@ class PredictionRun:
             extras.append(self._probability_file(case).with_name(self._probability_file(case).name + ".npz"))
         return all(file.is_file() for file in extras) and all(is_complete(file) for _, file in self.files_of(case))
 
-    def _write_names(self) -> None:
-        plan, model = self.predictor.plan, self.predictor.model
+    def _describe(self, descriptions: Mapping[Path, Any], alone: bool) -> None:
+        """Writes what says how the results came about; without --overwrite, only what is there already may be there."""
+        for file, content in descriptions.items():
+            if file.exists() and not (self.options.overwrite and alone) and read_json(file) != content:
+                raise UserError(
+                    f"Expected {self.folder} to hold results of the same model and options, but {file.name} there says "
+                    "otherwise; choose another -o or, when no other run writes there, pass --overwrite."
+                )
+        for file, content in descriptions.items():
+            write_json(content, file)
+
+    def _descriptions(self) -> dict[Path, Any]:
+        """File -> what it says about the results: the model, its classes, and what decides about voxels."""
+        plan, predictor, model = self.predictor.plan, self.predictor, self.predictor.model
         if self._file is not None:
             stem = self._file.name.removesuffix(image_ending(self._file) or self.ending)
-            write_names(plan.maps[0].names, self.folder / f"{stem}_labels.json")
-            return
+            return {self.folder / f"{stem}_labels.json": labels_json(plan.maps[0].names)}
+        contents: dict[str, Any] = {}
         if plan.kind == "merged":
-            write_names(plan.maps[0].names, self.folder / "labels.json")
             # What nnU-Net's own tools (ensembling, postprocessing, evaluation) expect beside predictions.
-            write_json(model.dataset_json, self.folder / "dataset.json")
-            write_json(model.plans.plans, self.folder / "plans.json")
+            contents = {"dataset.json": model.dataset_json, "plans.json": model.plans.plans}
+            contents["labels.json"] = labels_json(plan.maps[0].names)
         if plan.kind == "per_source":
-            for output in plan.maps:
-                write_names(output.names, self.folder / file_name(output.name) / "labels.json")
+            contents = {f"{file_name(output.name)}/labels.json": labels_json(output.names) for output in plan.maps}
         if plan.kind == "per_class":
             files = {output.name: str(plan.path_of("<case>", output, self.ending)) for output in plan.maps}
-            content = {"labels": {"background": 0, "<the class of the file>": 1}, "files": files}
-            write_json(content, self.folder / "labels.json")
+            labels = {"background": 0, "<the class of the file>": 1}
+            contents["labels.json"] = {"labels": labels, "files": files}
+        contents[RECORD_FILE] = {"checkpoints": model.sha256(), "format": self.ending, **self._settings()}
+        # As they are read again: JSON knows neither tuples nor integers as names.
+        return {self.folder / name: json.loads(json.dumps(content)) for name, content in contents.items()}
+
+    def _settings(self) -> dict[str, Any]:
+        predictor = self.predictor
+        return {
+            "backend": predictor.backend,
+            "mode": dataclasses.asdict(predictor.mode) | {"step_size": predictor.step_size, "sums": predictor.sums},
+            "outputs": predictor.plan.kind,
+            "classes": sorted({name for output in predictor.plan.maps for name in output.names.values()}),
+        }
 
     def _write_report(self, outcome: Outcome[Case]) -> None:
         predictor, model, options = self.predictor, self.predictor.model, self.options
@@ -328,10 +365,7 @@ class PredictionRun:
         content = {
             "model": {"folder": str(model.folder), "sha256": model.sha256()},
             "device": _device_name(predictor.device),
-            "backend": predictor.backend,
-            "mode": dataclasses.asdict(predictor.mode) | {"step_size": predictor.step_size, "sums": predictor.sums},
-            "outputs": predictor.plan.kind,
-            "classes": sorted({name for output in predictor.plan.maps for name in output.names.values()}),
+            **self._settings(),
             "cases": cases,
             "kept": [case.identifier for case in self.kept],
             "failures": {

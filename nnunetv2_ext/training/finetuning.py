@@ -19,6 +19,7 @@ from nnunetv2_ext.training.run_training import (
 )
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 
 if TYPE_CHECKING:
@@ -219,8 +220,10 @@ def finetune(
     trainer = trainer or trainer_for(checkpoint, warm_up)
     check_trainer_name(trainer)
     plans = plans or plans_name_for(checkpoint)
-    plans_file = ensure_plans(checkpoint, full_name, configuration, plans)
-    ensure_preprocessed(plans_file, configuration, fold, num_processes, show_progress)
+    # The folds of a cross-validation may start at the same time; the first one makes what all of them need.
+    with output_lock(nnunet_folder("nnUNet_preprocessed") / full_name, inside=True, wait=True):
+        plans_file = ensure_plans(checkpoint, full_name, configuration, plans)
+        ensure_preprocessed(plans_file, configuration, fold, num_processes, show_progress)
     run = TrainingRun(
         full_name,
         configuration,

@@ -9,6 +9,7 @@ import os
 import random
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nnunetv2_ext.labels.dataset_json import check_outputs, read_dataset_json
 from nnunetv2_ext.training.workers import workers_looked_after
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, write_json
+from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 from nnunetv2_ext.utilities.validation import anything, list_of, mapping_of
 
@@ -188,12 +190,19 @@ def _run_distributed(rank: int, run: TrainingRun) -> None:
 
 
 def _train(run: TrainingRun) -> None:
+    trainer = make_trainer(run)
+    # The other ranks of a training on several GPUs write nothing.
+    lock = output_lock(trainer.output_folder, inside=True) if trainer.local_rank == 0 else nullcontext()
+    with lock:
+        _train_alone(run, trainer)
+
+
+def _train_alone(run: TrainingRun, trainer: Any) -> None:
     import torch
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
     from nnunetv2_ext.training.trainers.base import has_checkpoint_to_continue_from
 
-    trainer = make_trainer(run)
     continues = run.continue_training and has_checkpoint_to_continue_from(trainer.output_folder)
     if run.pretrained_weights is not None and not continues:
         initialize_from_pretrained(trainer, run.pretrained_weights, run.class_mapping)

@@ -240,7 +240,7 @@ def test_results_do_not_go_among_the_images(softmax_model, ct_file, capsys):
     """``case.nii.gz`` beside ``case_0000.nii.gz`` would be the second image of a case in the next prediction."""
     before = sorted(ct_file.parent.iterdir())
     assert _run("-i", ct_file.parent, "-o", ct_file.parent, "-m", softmax_model, "-f", 0) == 2
-    assert "Expected another output folder than that of the images" in capsys.readouterr().err
+    assert "overlap; choose another place" in capsys.readouterr().err
     assert sorted(ct_file.parent.iterdir()) == before
 
 

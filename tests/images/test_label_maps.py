@@ -10,11 +10,12 @@ import pytest
 import SimpleITK
 
 from nnunetv2_ext.images.geometry import Grid
-from nnunetv2_ext.images.label_maps import is_complete, label_type, write_label_map, write_names
+from nnunetv2_ext.images.label_maps import is_complete, label_type, labels_json, write_label_map
 from nnunetv2_ext.images.reading import read_scan, scan_of_array
 from nnunetv2_ext.inference.cases import Case
 from nnunetv2_ext.labels import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.files import write_json
 
 NAMES = {1: "liver", 2: "A/tumour <&>", 7: "Dünndarm"}
 ENDINGS = [".nii.gz", ".nii", ".nrrd", ".mha", ".seg.nrrd"]
@@ -64,7 +65,7 @@ def test_the_smallest_type_that_holds_all_classes_is_taken(tmp_path, make_ct, la
 
 
 def test_names_json_is_read_as_a_label_order_and_holds_colours(tmp_path):
-    write_names({1: "liver", 2: "spleen"}, tmp_path / "labels.json")
+    write_json(labels_json({1: "liver", 2: "spleen"}), tmp_path / "labels.json")
     content = json.loads((tmp_path / "labels.json").read_text())
     assert content["labels"] == {"background": 0, "liver": 1, "spleen": 2}
     assert all(len(colour) == 3 and max(colour) <= 255 for colour in content["colors"].values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import pickle
 import tempfile
 import zipfile
@@ -107,6 +109,9 @@ class Probabilities:
         shape = (channels, *prepared.image_shape)
         # Without a name no interrupt can leave it behind.
         with tempfile.TemporaryFile(dir=self._folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                # A disk without room says so now, and not by a bus error when the array is filled.
+                os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
             return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from nnunetv2_ext.dataset_conversion.splits import refuse_too_few_cases
 from nnunetv2_ext.training.trainers.networks import FromPlans, NetworkEntry
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path, parse_json
+from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.validation import check, entries, flag, integer, number
 
 HYPER_PARAMETERS = (
@@ -162,6 +164,20 @@ class ExtTrainer(nnUNetTrainer):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Switches the auxiliary outputs of the network on or off."""
         self.bare_network.get_submodule("decoder").deep_supervision = enabled  # type: ignore[assignment]
+
+    def run_training(self) -> None:
+        """Trains, unless another process trains the same fold."""
+        with self._fold_lock():
+            super().run_training()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Validates, unless another process trains or validates the same fold."""
+        with self._fold_lock():
+            super().perform_actual_validation(save_probabilities)
+
+    def _fold_lock(self) -> AbstractContextManager[Any]:
+        # The other ranks of a training on several GPUs write nothing.
+        return output_lock(self.output_folder, inside=True) if self.local_rank == 0 else nullcontext()
 
     def save_checkpoint(self, filename: str) -> None:
         """Writes a checkpoint; an interrupted write leaves the previous file as it was."""
