@@ -135,9 +135,7 @@ class PredictionRun:
             # The next prediction would take the results for images.
             refuse_overlap([source], self.folder, above=False)
         if any((self.folder / name).is_dir() for name in ("imagesTr", "labelsTr")) or any(self.folder.glob("fold_*")):
-            raise UserError(
-                f"Expected a folder for predictions, but {self.folder} is a dataset or a model; choose another."
-            )
+            raise UserError(f"Expected a folder for predictions, but {self.folder} holds a dataset or a model.")
         require_writable(self.folder)
         self.kept = self._kept_cases()
         self._clock = clock or StageClock()
@@ -323,7 +321,7 @@ class PredictionRun:
 
     def _descriptions(self) -> dict[Path, Any]:
         """File -> what it says about the results: the model, its classes, and what decides about voxels."""
-        plan, predictor, model = self.predictor.plan, self.predictor, self.predictor.model
+        plan, model = self.predictor.plan, self.predictor.model
         if self._file is not None:
             stem = self._file.name.removesuffix(image_ending(self._file) or self.ending)
             return {self.folder / f"{stem}_labels.json": labels_json(plan.maps[0].names)}
@@ -345,7 +343,6 @@ class PredictionRun:
     def _settings(self) -> dict[str, Any]:
         predictor = self.predictor
         return {
-            "backend": predictor.backend,
             "mode": dataclasses.asdict(predictor.mode) | {"step_size": predictor.step_size, "sums": predictor.sums},
             "outputs": predictor.plan.kind,
             "classes": sorted({name for output in predictor.plan.maps for name in output.names.values()}),
@@ -365,6 +362,7 @@ class PredictionRun:
         content = {
             "model": {"folder": str(model.folder), "sha256": model.sha256()},
             "device": _device_name(predictor.device),
+            "backend": predictor.backend,
             **self._settings(),
             "cases": cases,
             "kept": [case.identifier for case in self.kept],
