@@ -16,6 +16,7 @@ os.environ.setdefault("nnUNet_n_proc_DA", "0")
 os.environ.setdefault("nnUNet_def_n_proc", "1")
 
 pytest_plugins = [
+    "fixtures.command_runs",
     "fixtures.images",
     "fixtures.imported_models",
     "fixtures.model_folders",

@@ -64,14 +64,16 @@ def _tree(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.labels.label_tree import LabelTree
     from nnunetv2_ext.labels.tree_drawing import tree_as_svg, tree_as_text
     from nnunetv2_ext.utilities.files import atomic_path, refuse_existing
+    from nnunetv2_ext.utilities.locks import output_lock
 
     tree = LabelTree.from_file(arguments.name)
     if arguments.svg is None:
         print(tree_as_text(tree))
         return
-    refuse_existing(arguments.svg)
-    with atomic_path(arguments.svg) as temporary:
-        temporary.write_text(tree_as_svg(tree), encoding="utf-8")
+    with output_lock(arguments.svg):
+        refuse_existing(arguments.svg)
+        with atomic_path(arguments.svg) as temporary:
+            temporary.write_text(tree_as_svg(tree), encoding="utf-8")
 
 
 def _contents(folder: str) -> Iterable[tuple[str, dict]]:

@@ -38,7 +38,7 @@ from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.labels.atoms import AtomTable, Combination, EncodedMasks
 from nnunetv2_ext.labels.label_order import BACKGROUND, LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import clear_leftovers, read_json, require_writable, write_json
+from nnunetv2_ext.utilities.files import clear_leftovers, read_json, write_json
 from nnunetv2_ext.utilities.folders import folder_under_construction, refuse_overlap
 from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.names import quoted
@@ -220,7 +220,8 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, CaseRecord]:
     """Makes the folder ready and returns the records of an earlier conversion with the same settings."""
     work, report = folder / WORK, folder / REPORT
     records: dict[str, CaseRecord] = {}
-    if folder.exists() and any(folder.iterdir()):
+    clear_leftovers(folder, inside=True)
+    if any(not path.is_dir() for path in folder.rglob("*")):
         earlier = [file for file in (work / "settings.json", report) if file.is_file()]
         contents = [read_json(file, mapping_of(anything)) for file in earlier]
         found = [content.get("settings", content) for content in contents]
@@ -234,11 +235,9 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, CaseRecord]:
             if file.name != "settings.json":
                 record = CaseRecord.from_json(read_json(file, RECORD))
                 records[record.identifier] = record
-    require_writable(folder)
+    write_json(settings, work / "settings.json")
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(exist_ok=True)
-    clear_leftovers(folder, inside=True)
-    write_json(settings, work / "settings.json")
     return records
 
 
