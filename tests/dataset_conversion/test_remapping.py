@@ -60,7 +60,7 @@ def test_nothing_to_do_is_said(tmp_path, label_maps):
         _remap(tmp_path / "empty", tmp_path / "out", target="totalsegmentator_v1")
     with pytest.raises(UserError, match="nowhere does not exist"):
         _remap(tmp_path / "nowhere", tmp_path / "out", target="totalsegmentator_v1")
-    with pytest.raises(UserError, match="another folder"):
+    with pytest.raises(UserError, match="overlap; choose another place"):
         _remap(label_maps, label_maps, target="totalsegmentator_v1")
 
 
