@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunetv2_ext.evaluation.classes import References, find_name, match_classes, read_prediction_order
+from nnunetv2_ext.evaluation.classes import References, explained_by, find_name, match_classes, read_prediction_order
 from nnunetv2_ext.evaluation.metrics import ScoredClass, evaluate_label_map
 from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.images.volumes import Volume
@@ -34,6 +34,8 @@ class EvaluationJob:
         classes: What is scored.
         masks: Class name -> mask file, where the prediction is a folder of masks.
         ignore_label: Value in the reference that counts for nothing.
+        explained: Every value that may occur in the reference.
+        explained_prediction: The same for the prediction.
     """
 
     case: str
@@ -43,6 +45,8 @@ class EvaluationJob:
     classes: tuple[ScoredClass, ...]
     masks: Mapping[str, Path]
     ignore_label: int | None
+    explained: frozenset[int]
+    explained_prediction: frozenset[int]
 
     def __str__(self) -> str:
         return f"case {self.case!r}"
@@ -83,7 +87,7 @@ class PredictionFolder:
         self._order = order
         self._cases = cases
         self._files = {folder: label_map_files(folder)}
-        self._classes: dict[Path, tuple[ScoredClass, ...]] = {}
+        self._classes: dict[Path, tuple[tuple[ScoredClass, ...], frozenset[int]]] = {}
 
     def has(self, case: str) -> bool:
         """Whether there is anything predicted for a case."""
@@ -113,12 +117,13 @@ class PredictionFolder:
         source = self._source_of(case)
         name = self._name_of(case, source)
         masks: Mapping[str, Path] = {}
+        explained = frozenset[int]()
         folder = self.folder
         if source and name not in self._label_maps(folder):
             folder = folder / file_name(source)
         if name in self._label_maps(folder):
             prediction = self._label_maps(folder)[name]
-            classes = self._classes_in(folder)
+            classes, explained = self._classes_in(folder)
         else:
             prediction = self.folder / name
             classes, masks = self._classes_with_masks(prediction)
@@ -128,8 +133,9 @@ class PredictionFolder:
             masks = {name: file for name, file in masks.items() if annotated[name]}
         if not classes:
             raise UserError(f"{prediction} has none of the classes that case {case!r} annotates.")
+        meaning = self._references
         return EvaluationJob(
-            case, source, reference, prediction, classes, masks, ignore_label=self._references.ignore_label
+            case, source, reference, prediction, classes, masks, meaning.ignore_label, meaning.explained, explained
         )
 
     def _label_maps(self, folder: Path) -> Mapping[str, Path]:
@@ -137,10 +143,10 @@ class PredictionFolder:
             self._files[folder] = label_map_files(folder) if folder.is_dir() else {}
         return self._files[folder]
 
-    def _classes_in(self, folder: Path) -> tuple[ScoredClass, ...]:
+    def _classes_in(self, folder: Path) -> tuple[tuple[ScoredClass, ...], frozenset[int]]:
         if folder not in self._classes:
             order = read_prediction_order(folder, self._references, self._order)
-            self._classes[folder] = tuple(match_classes(self._references.classes, order))
+            self._classes[folder] = tuple(match_classes(self._references.classes, order)), explained_by(order)
         return self._classes[folder]
 
     def _classes_with_masks(self, folder: Path) -> tuple[tuple[ScoredClass, ...], dict[str, Path]]:
@@ -165,13 +171,20 @@ class PredictionFolder:
         return tuple(classes), masks
 
 
-def evaluate_case(job: EvaluationJob) -> dict[str, dict[str, float]]:
+def evaluate_case(job: EvaluationJob) -> dict[str, dict[str, float]] | str:
     """Scores one case; see `evaluate_label_map` for what comes out.
 
+    Returns:
+        The scores; or what is wrong with the meaning of the references, on which those of all cases depend.
+
     Raises:
-        UserError: A file cannot be read, or prediction and reference do not lie on one grid.
+        UserError: A file cannot be read, prediction and reference do not lie on one grid, or the prediction has a value
+            that no class explains.
     """
     reference = read_volume(job.reference)
+    label_map = _whole_numbers(reference, job.reference)
+    if complaint := _unexplained(label_map, job.explained, job.case, job.reference):
+        return complaint
     classes: Sequence[ScoredClass] = job.classes
     if job.masks:
         names = list(job.masks)
@@ -185,8 +198,21 @@ def evaluate_case(job: EvaluationJob) -> dict[str, dict[str, float]]:
         classes = [replace(scored, prediction=atoms[scored.name]) for scored in classes]
     else:
         prediction = _array(job.prediction, reference, job)
-    label_map = _whole_numbers(reference, job.reference)
+        if complaint := _unexplained(prediction, job.explained_prediction, job.case, job.prediction):
+            raise UserError(complaint)
     return evaluate_label_map(label_map, prediction, reference.grid.spacing[::-1], classes, job.ignore_label)
+
+
+def _unexplained(array: npt.NDArray[np.integer[Any]], explained: frozenset[int], case: str, file: Path) -> str | None:
+    """The sentence for values without a meaning, which would be scored as background."""
+    values = np.unique(array[np.isin(array, sorted(explained), invert=True)])
+    if not values.size:
+        return None
+    shown = ", ".join(map(str, values[:5])) + (" ..." if values.size > 5 else "")
+    return (
+        f"Case {case!r}: expected label values that a class, background or the ignore label explains, but {file} has "
+        f"{shown}; name their classes in the dataset.json or label order, or correct the file."
+    )
 
 
 def _array(file: Path, reference: Volume, job: EvaluationJob) -> npt.NDArray[np.integer[Any]]:

@@ -49,6 +49,7 @@ class References:
     Attributes:
         classes: What is scored.
         ignore_label: Value of voxels that count for nothing, or ``None``.
+        explained: Every value that may occur in the references.
         partial_labels: Which case annotates which class; ``None`` where every case annotates all.
         default_order: The order that predictions have unless something else is known.
         default_is_a_guess: Whether that is not the order of the references themselves.
@@ -56,6 +57,7 @@ class References:
 
     classes: tuple[ReferenceClass, ...]
     ignore_label: int | None
+    explained: frozenset[int]
     partial_labels: PartialLabels | DeterminedNodes | None
     default_order: LabelOrder
     default_is_a_guess: bool = False
@@ -116,6 +118,11 @@ def read_prediction_order(folder: Path, references: References, named: str | Non
     return references.default_order
 
 
+def explained_by(order: LabelOrder) -> frozenset[int]:
+    """The values that an order gives a meaning: its classes, background and the ignore label."""
+    return frozenset((0, *order.values, *(() if order.ignore_label is None else (order.ignore_label,))))
+
+
 def match_classes(classes: Sequence[ReferenceClass], predictions: LabelOrder) -> list[ScoredClass]:
     """Gives every reference class its label values in the predictions; classes that they do not have are left out.
 
@@ -172,7 +179,7 @@ def _from_dataset_json(content: Mapping[str, Any], file: Path) -> References:
     keys = {name: str(tuple(v)) if isinstance(v, list) else str(v) for name, v in content["labels"].items()}
     classes = tuple(ReferenceClass(name, keys[name], _integers(value), (name,)) for name, value in order.labels.items())
     partial_labels = PartialLabels.from_dataset_json(content) if SECTION in content else None
-    return References(_with_own_keys(classes), order.ignore_label, partial_labels, order)
+    return References(_with_own_keys(classes), order.ignore_label, explained_by(order), partial_labels, order)
 
 
 def _from_label_tree(sources: TreeSources, order: LabelOrder) -> References:
@@ -182,7 +189,8 @@ def _from_label_tree(sources: TreeSources, order: LabelOrder) -> References:
         if name != BACKGROUND:
             values = tuple(int(value) for value in row.nonzero()[0])
             classes.append(ReferenceClass(name, _key(values), values, (name,)))
-    return References(_with_own_keys(tuple(classes)), order.ignore_label, sources.determined(), order)
+    explained = explained_by(order)
+    return References(_with_own_keys(tuple(classes)), order.ignore_label, explained, sources.determined(), order)
 
 
 def _from_order(order: LabelOrder) -> References:
@@ -192,7 +200,7 @@ def _from_order(order: LabelOrder) -> References:
     for name, parts in parts_of.items():
         values = tuple(sorted({value for part in parts for value in _integers(order.labels[part])}))
         classes.append(ReferenceClass(name, _key(values), values, tuple(parts)))
-    return References(_with_own_keys(classes), order.ignore_label, None, order)
+    return References(_with_own_keys(classes), order.ignore_label, explained_by(order), None, order)
 
 
 def _from_mapping(mapping: LabelMapping, content: Mapping[str, Any] | None, file: Path | None) -> References:
@@ -220,7 +228,8 @@ def _from_mapping(mapping: LabelMapping, content: Mapping[str, Any] | None, file
         names_there = [_target_name(mapping.target_order, name, target) for name in mapped.target]
         values = tuple(sorted({v for name in names_there if name is not None for v in _integers(target.labels[name])}))
         classes.append(ReferenceClass(mapped.name, _key(values), values, mapped.source))
-    return References(_with_own_keys(classes), target.ignore_label, None, mapping.source_order, True)
+    explained = explained_by(target)
+    return References(_with_own_keys(classes), target.ignore_label, explained, None, mapping.source_order, True)
 
 
 def _target_name(order: LabelOrder, name: str, described: LabelOrder) -> str | None:

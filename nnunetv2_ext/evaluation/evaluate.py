@@ -62,7 +62,7 @@ def evaluate_folder(
         progress: Whether to show a progress bar.
 
     Raises:
-        UserError: Nothing can be scored.
+        UserError: Nothing can be scored, or a reference has a value that no class explains.
     """
     references, predictions = Path(reference_folder), Path(prediction_folder)
     # Before the search for a dataset.json, whose absence would be reported instead.
@@ -90,6 +90,8 @@ def evaluate_folder(
             problems.append(outcome.error or "")
             continue
         job = outcome.item
+        if isinstance(outcome.result, str):
+            raise UserError(outcome.result)
         cases.append(CaseMetrics(job.case, job.source, job.reference, job.prediction, outcome.result))
     if not cases:
         first = f"; the first problem: {problems[0]}" if problems else "; no reference has a prediction of its name."

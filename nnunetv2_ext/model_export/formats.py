@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,11 @@ def trace(module: nn.Module, window: Tensor, file: Path) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        torch.jit.trace(module, window, check_trace=False).save(str(file))
+        traced = torch.jit.trace(module, window, check_trace=False)
+        # On a full disk, torch's own writers of such files end the process.
+        content = BytesIO()
+        torch.jit.save(traced, content)
+        file.write_bytes(content.getvalue())
 
 
 def load_traced(file: Path) -> Any:
@@ -227,7 +232,9 @@ def _describe_preprocessing(model: Model) -> dict[str, Any]:
 def _write_torch_export(module: nn.Module, window: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
     with torch.no_grad():
         program = torch.export.export(module, (window,), strict=False)
-    torch.export.save(program, file)
+    content = BytesIO()
+    torch.export.save(program, content)
+    file.write_bytes(content.getvalue())
     loaded = torch.export.load(file).module()
     return lambda image: loaded(image)
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nnunetv2_ext.cli.evaluate import main
 from nnunetv2_ext.evaluation.evaluate import evaluate_folder, write_evaluation
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
@@ -150,7 +151,8 @@ def test_names_decide_over_integers(maps, write_map, write_dataset_json):
     other = evaluate_folder(folder / "labelsTr", folder / "other", progress=False)
     assert _scores(other) == _scores(plain)
     (folder / "other" / "dataset.json").unlink()
-    assert _scores(evaluate_folder(folder / "labelsTr", folder / "other", progress=False)) != _scores(plain)
+    with pytest.raises(UserError, match="None of the 2 cases .* has 5; name their classes"):
+        evaluate_folder(folder / "labelsTr", folder / "other", progress=False)
 
 
 def test_direct_inference_from_any_totalsegmentator_order(tmp_path, write_map, caplog):
@@ -227,6 +229,26 @@ def test_bad_cases_are_named_and_the_rest_is_scored(maps, write_map):
         assert re.search(text, problems)
     relaxed = evaluate_folder(folder / "labelsTr", folder / "pred", chill=True, progress=False)
     assert len(relaxed.problems) == 5
+
+
+@pytest.mark.parametrize("where", ["labelsTr", "pred"])
+def test_values_without_a_meaning_are_not_scored_as_background(maps, write_map, where, capsys):
+    folder, references, predictions = maps
+    wrong = (references if where == "labelsTr" else predictions)["b"].astype(np.uint16)
+    wrong[wrong == 2] = 700
+    write_map(wrong, folder / where / "b.nii.gz")
+    code = main(["-gt", str(folder / "labelsTr"), "-pred", str(folder / "pred"), "-o", str(folder / "out"), "-np", "1"])
+    error = capsys.readouterr().err
+    assert f"{folder / where / 'b.nii.gz'} has 700;" in error
+    assert "Case 'b'" in error
+    assert "Traceback" not in error
+    if where == "labelsTr":
+        assert code == 2
+        assert not (folder / "out" / "summary.json").exists()
+    else:
+        assert code == 1
+        assert set(json.loads((folder / "out" / "summary.json").read_text())["mean"]["1"]) >= {"Dice"}
+        assert len(json.loads((folder / "out" / "summary.json").read_text())["metric_per_case"]) == 1
 
 
 def test_what_cannot_be_scored_is_refused(maps, write_dataset_json, tmp_path):
