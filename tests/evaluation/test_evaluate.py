@@ -151,7 +151,7 @@ def test_names_decide_over_integers(maps, write_map, write_dataset_json):
     other = evaluate_folder(folder / "labelsTr", folder / "other", progress=False)
     assert _scores(other) == _scores(plain)
     (folder / "other" / "dataset.json").unlink()
-    with pytest.raises(UserError, match="None of the 2 cases .* has 5; name their classes"):
+    with pytest.raises(UserError, match=r"None of the 2 cases .* has 5; name their classes"):
         evaluate_folder(folder / "labelsTr", folder / "other", progress=False)
 
 
