@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nnunetv2_ext.training.loss.precision import at_least_float32, outside_autocast
+
 
 class DiceCrossEntropy(nn.Module):
     """``monai.losses.DiceCELoss`` with softmax, background included.
@@ -23,10 +25,12 @@ class DiceCrossEntropy(nn.Module):
         self.ignore_label = ignore_label
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
 
+    @outside_autocast
     def forward(
         self, logits: Float[Tensor, "batch classes *spatial"], label_map: Int[Tensor, "batch 1 *spatial"]
     ) -> Float[Tensor, ""]:
         """Loss of a batch; images in which every voxel is ignored are left out."""
+        logits = at_least_float32(logits)
         if self.ignore_label is None:
             result: Tensor = self.loss(logits, label_map)
             return result

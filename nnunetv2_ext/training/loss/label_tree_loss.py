@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from nnunetv2_ext.labels.label_tree import LabelTree
+from nnunetv2_ext.training.loss.precision import outside_autocast
 from nnunetv2_ext.training.loss.ranks import sum_over_ranks
 from nnunetv2_ext.training.loss.salt_loss import salt_loss
 from nnunetv2_ext.training.loss.tree_tables import NONE, TreeTables, build_tables
@@ -98,6 +99,7 @@ class LabelTreeLoss(nn.Module):
         """Shown when the module is printed."""
         return f"{self.tree}, ignore_label={self.ignore_label}, smooth={self.smooth}, formula={self.formula!r}"
 
+    @outside_autocast
     def forward(
         self,
         logits: Float[Tensor, "batch nodes *spatial"],

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from nnunetv2_ext.training.loss.annotated_channels import annotated_samples, channel_runs, look_up
+from nnunetv2_ext.training.loss.precision import outside_autocast
 from nnunetv2_ext.training.loss.ranks import sum_over_ranks
 
 # Rows of the table of sums that ranks exchange.
@@ -103,6 +104,7 @@ class PartialLabelLoss(nn.Module):
         """Shown when the module is printed."""
         return f"classes={self.num_classes}, ignore_label={self.ignore_label}, smooth={self.smooth}"
 
+    @outside_autocast
     def forward(
         self,
         logits: Float[Tensor, "batch channels *spatial"],

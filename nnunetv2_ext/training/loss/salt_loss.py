@@ -9,6 +9,7 @@ from torch import Tensor
 from nnunetv2_ext.architectures.tree_softmax import TreeSoftmax
 from nnunetv2_ext.labels.label_tree import LabelTree
 from nnunetv2_ext.labels.tree_annotation import determined_nodes
+from nnunetv2_ext.training.loss.precision import at_least_float32
 
 # Probabilities are clipped to [_CLIP, 1 - _CLIP] before the logarithm, and the Dice has _SMOOTH below the fraction bar
 # but nothing above it, as in the published code.
@@ -43,6 +44,7 @@ def salt_loss(
         annotated: Which nodes each image's source annotates; parents of fully annotated children are added.
         ignore_label: Label value of voxels that count nowhere.
     """
+    logits = at_least_float32(logits)
     softmax = TreeSoftmax(tree.parent_values()).to(logits.device)
     belongs = torch.eye(len(tree), dtype=torch.bool)
     for value, name in enumerate(tree.names):
