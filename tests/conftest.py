@@ -46,6 +46,24 @@ def no_single_workers(monkeypatch):
         monkeypatch.setattr(executors, "WorkerProcesses", lambda number: this() if number == 1 else workers(number))
 
 
+@pytest.fixture(scope="session")
+def cuda():
+    """A CUDA device; tests that ask for it are skipped where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    return torch.device("cuda")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """The CPU and, with the mark ``gpu``, a CUDA device: for tests that hold for both."""
+    import torch
+
+    return torch.device("cpu") if request.param == "cpu" else request.getfixturevalue("cuda")
+
+
 @pytest.fixture
 def nnunet_folders(tmp_path, monkeypatch):
     """Empty nnUNet_raw, nnUNet_preprocessed and nnUNet_results, set in the environment; returns their parent."""

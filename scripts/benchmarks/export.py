@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--logits", nargs="+", choices=("blobs", "network"), default=("blobs", "network"))
     parser.add_argument("--peers", nargs="+", choices=("stock", "stock_torch"), default=("stock", "stock_torch"))
     parser.add_argument("--repeats", type=int, default=5, help="calls of ours; the median counts")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of ours; peers run on the CPU")
     arguments = parser.parse_args()
 
     torch.set_num_threads(2)
@@ -96,19 +97,22 @@ def main() -> None:
     for kind in arguments.logits:
         logits = {"blobs": blob_logits, "network": network_logits}[kind](arguments.classes, arguments.size)
 
-        def ours(logits: Tensor = logits) -> Tensor:
-            return resample_argmax(logits, shape)
+        there = logits.to(arguments.device)
+
+        def ours(there: Tensor = there) -> Tensor:
+            return resample_argmax(there, shape)
 
         # Memory apart from time: ours is many short calls, which the thread that watches the memory would hold up.
-        peak = extra_peak_mb(ours)
-        ours_s = seconds({"ours": ours}, arguments.repeats)["ours"]
-        ours_cpu_s = seconds({"ours": ours}, arguments.repeats, clock="cpu")["ours"]
-        labels = ours()
+        peak = extra_peak_mb(ours, arguments.device)
+        ours_s = seconds({"ours": ours}, arguments.repeats, arguments.device)["ours"]
+        ours_cpu_s = seconds({"ours": ours}, arguments.repeats, arguments.device, clock="cpu")["ours"]
+        labels = ours().cpu()
         exact, float32 = (reference(logits, shape, dtype) for dtype in (torch.float64, torch.float32))
         for name in arguments.peers:
             peer = run_once(lambda logits=logits, name=name: {"stock": stock, "stock_torch": stock_torch}[name](logits))
             report(
                 f"export_{kind}_{name}",
+                device=arguments.device,
                 ours_s=ours_s,
                 peer_s=peer.seconds,
                 ratio=peer.seconds / ours_s,

@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=60, help="training iterations of the trained models")
     parser.add_argument("--cases", type=int, default=3, help="how many CTs, the smallest first")
     parser.add_argument("--kinds", nargs="+", help="only these kinds of models, such as regions_2d_trained")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     scans = sorted(arguments.folder.rglob("ct.nii.gz"), key=lambda file: file.stat().st_size)
     labelled = next(scan for scan in scans if (scan.parent / "totalsegmentator_v2_labels.nii.gz").is_file())
@@ -60,27 +61,28 @@ def main() -> None:
             )
             for folds in ((0,), (0, 1)):
                 for scan in scans:
-                    worst = min(worst, _compare(model, folds, scan, kind))
+                    worst = min(worst, _compare(model, folds, scan, kind, arguments.device))
     report("predict_agreement_worst", agreement=worst)
 
 
-def _compare(folder: Path, folds: Sequence[int], scan: Path, kind: str) -> float:
+def _compare(folder: Path, folds: Sequence[int], scan: Path, kind: str, device: str) -> float:
     start = time.perf_counter()
-    ours = _ours(folder, folds, scan, "float16")
+    ours = _ours(folder, folds, scan, "float16", device)
     ours_seconds = time.perf_counter() - start
-    ours_exact = _ours(folder, folds, scan, "float32")
+    ours_exact = _ours(folder, folds, scan, "float32", device)
     model = read_model(folder, folds)
     start = time.perf_counter()
-    stock = _stock(model, scan)
+    stock = _stock(model, scan, device)
     stock_seconds = time.perf_counter() - start
     with mock.patch.object(torch, "half", torch.float32):
-        exact = _stock(model, scan)
+        exact = _stock(model, scan, device)
     agreement = float((ours == stock).mean())
     report(
         "predict_agreement",
         model=kind,
         folds=len(folds),
         case=scan.parent.name,
+        device=device,
         classes_found=len(np.unique(ours)),
         ours_s=ours_seconds,
         peer_s=stock_seconds,
@@ -92,16 +94,16 @@ def _compare(folder: Path, folds: Sequence[int], scan: Path, kind: str) -> float
     return agreement
 
 
-def _ours(folder: Path, folds: Sequence[int], scan: Path, sums: str) -> np.ndarray:
-    predictor = Predictor.from_model_folder(folder, folds=folds, device="cpu", sums=sums)
+def _ours(folder: Path, folds: Sequence[int], scan: Path, sums: str, device: str) -> np.ndarray:
+    predictor = Predictor.from_model_folder(folder, folds=folds, device=device, sums=sums)
     return SimpleITK.GetArrayFromImage(predictor.predict(scan))
 
 
-def _stock(model: Model, scan: Path) -> np.ndarray:
+def _stock(model: Model, scan: Path, device: str) -> np.ndarray:
     preprocessor = model.configuration.preprocessor_class(verbose=False)
     data, _, properties = preprocessor.run_case([str(scan)], None, model.plans, model.configuration, model.dataset_json)
-    predictor = stock_predictor(model, torch.device("cpu"))
-    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
+    predictor = stock_predictor(model, torch.device(device))
+    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
     return convert_predicted_logits_to_segmentation_with_correct_shape(
         logits, model.plans, model.configuration, model.labels, properties
     )

@@ -32,7 +32,7 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
 from nnunetv2_ext.inference.model.folder import read_model
-from nnunetv2_ext.inference.prediction_run import Batch, BatchOptions
+from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
 from nnunetv2_ext.inference.predictor import Predictor
 from nnunetv2_ext.inference.reporting.report import StageClock, resident_memory_mb
 
@@ -79,8 +79,8 @@ def _compare(model: Path, image: Path, folder: Path, arguments: argparse.Namespa
         predictor = Predictor.from_model_folder(model, mode=mode, device=arguments.device, backend=arguments.backend)
 
         def ours(clock: StageClock, predictor: Predictor = predictor, target: Path = target) -> None:
-            options = BatchOptions(preparing_workers=0, finishing_workers=0, progress_bar=False)
-            Batch(predictor, image, target, options, clock).run()
+            options = PredictionOptions(preparing_workers=0, finishing_workers=0, progress_bar=False)
+            PredictionRun(predictor, image, target, options, clock).run()
 
         seconds, ours_mb = _measured(ours, device)
         peer_rest, ours_rest = peer["total"] - peer["network"], seconds["total"] - seconds["network"]

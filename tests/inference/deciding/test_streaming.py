@@ -69,13 +69,13 @@ def test_probabilities_come_in_pieces(has_regions):
 
 
 @pytest.mark.parametrize("new_shape", [(50, 30, 31), (20, 22, 40), (37, 24, 29)])
-def test_window_to_label_map(new_shape):
+def test_window_to_label_map(new_shape, device):
     torch.manual_seed(0)
-    network = torch.nn.Conv3d(1, 7, 5, padding=2).eval()
+    network = torch.nn.Conv3d(1, 7, 5, padding=2).eval().to(device)
     image = torch.nn.functional.interpolate(torch.randn(1, 1, 9, 6, 7), (37, 24, 29), mode="trilinear")[0]
-    window = StreamingSlidingWindow(network, 7, (12, 16, 14))
+    window = StreamingSlidingWindow(network, 7, (12, 16, 14), device=device)
     labels = torch.from_numpy(LargestLogit(7, (37, 24, 29), new_shape).of(window.slabs(image)).winner)
-    assert torch.equal(labels, resample_argmax(window.logits(image), new_shape))
+    assert torch.equal(labels, resample_argmax(window.logits(image), new_shape).cpu())
     assert len(labels.unique()) > 3
 
 

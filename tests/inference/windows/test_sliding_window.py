@@ -32,15 +32,15 @@ def one_thread(threads_of_torch):
     torch.set_num_threads(1)
 
 
-def stock_logits(network, classes, image, patch_size, step_size=0.5, mirror_axes=None, folds=()):
+def stock_logits(network, classes, image, patch_size, step_size=0.5, mirror_axes=None, folds=(), device="cpu"):
     """nnU-Net's logits; of several folds if there are more networks than the first."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
         tile_step_size=step_size,
         use_mirroring=mirror_axes is not None,
-        perform_everything_on_device=False,
-        device=torch.device("cpu"),
+        perform_everything_on_device=torch.device(device).type == "cuda",
+        device=torch.device(device),
         allow_tqdm=False,
     )
     predictor.network = copy.deepcopy(network)
@@ -48,7 +48,7 @@ def stock_logits(network, classes, image, patch_size, step_size=0.5, mirror_axes
     predictor.label_manager = SimpleNamespace(num_segmentation_heads=classes)
     predictor.allowed_mirroring_axes = mirror_axes
     predictor.list_of_parameters = [fold.state_dict() for fold in (network, *folds)]
-    return predictor.predict_logits_from_preprocessed_data(image)
+    return predictor.predict_logits_from_preprocessed_data(image).cpu()
 
 
 def exact_logits(network, classes, image, patch_size, step_size=0.5):
@@ -75,11 +75,11 @@ def check_like_stock(logits, stock, window):
     """
     one_window = window.window_weights()
     plan = window.plan(logits.shape[1:])
-    total = torch.zeros(plan.padded_shape)
+    total = torch.zeros(plan.padded_shape, device=one_window.device)
     for z, y, x in itertools.product(*plan.starts):
         depth, height, width = plan.patch_size
         total[z : z + depth, y : y + height, x : x + width] += one_window
-    heavy = total[plan.inside] > 0.02
+    heavy = (total[plan.inside] > 0.02).cpu()
     assert heavy.float().mean() > 0.5
     torch.testing.assert_close(logits[:, heavy], stock[:, heavy], atol=5e-3, rtol=5e-3)
     torch.testing.assert_close(logits, stock, atol=0.6, rtol=0.1)
@@ -113,12 +113,12 @@ def check_order(slabs, size, axis):
         ((21, 9, 23), (12, 16, 12), 0.3, None),
     ],
 )
-def test_equals_nnunet(shape, patch_size, step_size, axis):
-    network, image = tiny_network(5), random_image(shape)
-    window = StreamingSlidingWindow(network, 5, patch_size, step_size, axis=axis)
+def test_equals_nnunet(shape, patch_size, step_size, axis, device):
+    network, image = tiny_network(5).to(device), random_image(shape)
+    window = StreamingSlidingWindow(network, 5, patch_size, step_size, axis=axis, device=device)
     check_order(window.slabs(image), shape[window.plan(shape).axis], window.plan(shape).axis)
-    logits = window.logits(image)
-    stock = stock_logits(network, 5, image, patch_size, step_size).float()
+    logits = window.logits(image).cpu()
+    stock = stock_logits(network, 5, image, patch_size, step_size, device=device).float()
     assert logits.shape == stock.shape
     check_like_stock(logits, stock, window)
 
@@ -171,25 +171,26 @@ HALF_PRECISION = {
 }
 
 
-def check_bit_by_bit(shape, patch_size=(12, 16, 14), step_size=0.5, folds=1, mirror_axes=None, classes=5):
-    networks = [tiny_network(classes, len(patch_size), seed) for seed in range(folds)]
+def check_bit_by_bit(shape, patch_size=(12, 16, 14), step_size=0.5, folds=1, mirror_axes=None, classes=5, device="cpu"):
+    networks = [tiny_network(classes, len(patch_size), seed).to(device) for seed in range(folds)]
     image = random_image(shape)
     window = StreamingSlidingWindow(
         [WindowNetwork([network], mirror_axes) for network in networks],
         classes,
         patch_size,
         step_size,
+        device=device,
         dtype=torch.float16,
     )
-    stock = stock_logits(networks[0], classes, image, patch_size, step_size, mirror_axes, networks[1:])
-    logits = window.logits(image)
+    stock = stock_logits(networks[0], classes, image, patch_size, step_size, mirror_axes, networks[1:], device)
+    logits = window.logits(image).cpu()
     assert logits.dtype == stock.dtype == torch.float16
     assert torch.equal(logits, stock)
 
 
 @pytest.mark.parametrize("case", HALF_PRECISION.values(), ids=HALF_PRECISION)
-def test_half_precision_is_nnunets_bit_by_bit(case):
-    check_bit_by_bit(**case)
+def test_half_precision_is_nnunets_bit_by_bit(case, device):
+    check_bit_by_bit(**case, device=device)
 
 
 @settings(deadline=None, max_examples=20)

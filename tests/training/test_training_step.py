@@ -1,0 +1,115 @@
+"""One step of mixed-precision training of every family of networks, as it is and compiled."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from nnunetv2_ext.architectures.label_tree_network import give_label_tree
+from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
+from nnunetv2_ext.architectures.stunet import STUNet
+from nnunetv2_ext.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from nnunetv2_ext.labels.label_tree import LabelTree
+from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision, halving_weights
+from nnunetv2_ext.training.loss.label_tree_loss import LabelTreeLoss
+from nnunetv2_ext.training.loss.partial_label_loss import PartialLabelLoss
+from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer
+
+TREE = LabelTree.from_nested({"background": {}, "body": {"liver": {}, "spleen": {}}})
+CLASSES = len(TREE)
+STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+FEATURES = [4, 6, 8]
+
+
+def stunet():
+    sizes = {"features_per_stage": FEATURES, "n_blocks_per_stage": [1, 1, 1], "strides": STRIDES}
+    return STUNet(1, CLASSES, **sizes, deep_supervision=True)
+
+
+def unet(network, **arguments):
+    return network(
+        1, 3, FEATURES, nn.Conv3d, [[3] * 3] * 3, STRIDES, num_classes=CLASSES, n_conv_per_stage_decoder=[1, 1],
+        norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU, deep_supervision=True,
+        **arguments,
+    )  # fmt: skip
+
+
+def monai(name, **arguments):
+    pytest.importorskip("monai", reason="the extra 'monai' is not installed")
+    from nnunetv2_ext.architectures import monai_networks, swinunetr
+
+    return getattr(swinunetr if name == "SwinUNETR" else monai_networks, name)(1, CLASSES, **arguments)
+
+
+FAMILIES = {
+    "STUNet": stunet,
+    "STUNet with a label tree": lambda: give_label_tree(stunet(), TREE.parent_values()),
+    "PlainConvUNet": functools.partial(unet, PlainConvUNet, n_conv_per_stage=1),
+    "ResidualEncoderUNet": functools.partial(unet, ResidualEncoderUNet, n_blocks_per_stage=1),
+    "StridedSkipResidualEncoderUNet": functools.partial(unet, StridedSkipResidualEncoderUNet, n_blocks_per_stage=1),
+    "SegResNet": functools.partial(monai, "SegResNet", init_filters=8, blocks_down=(1, 1), blocks_up=(1,)),
+    "UNet": functools.partial(monai, "UNet", channels=(4, 8), strides=([2, 2, 2],)),
+    "SwinUNETR": functools.partial(monai, "SwinUNETR", feature_size=12),
+}
+
+
+def loss_of(family, levels):
+    loss = LabelTreeLoss(TREE) if "tree" in family else PartialLabelLoss(torch.eye(CLASSES, dtype=torch.bool))
+    return PartialLabelDeepSupervision(loss, halving_weights(levels))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_moves_all_weights_and_overflows_nowhere(family, compiled, device):
+    torch.manual_seed(0)
+    network = FAMILIES[family]().to(device).train()
+    image = torch.randn(1, 1, 32, 64, 64, device=device)
+    label_map = torch.randint(0, CLASSES, (1, 1, 32, 64, 64), device=device)
+    label_map[label_map == TREE.value("body")] = TREE.value("liver")
+    annotated = torch.tensor([[name in TREE.leaves() for name in TREE]])
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    # As nnU-Net trains on CUDA, where half precision is float16; on CPUs it is bfloat16.
+    scaler = torch.amp.GradScaler(device.type)
+    torch.compiler.reset()
+    # Inductor needs a compiler for C++ on CPUs; the graph is the same.
+    step = torch.compile(network, backend="inductor" if device.type == "cuda" else "aot_eager") if compiled else network
+    with torch.autocast(device.type):
+        outputs = step(image)
+        outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        label_maps = [nn.functional.interpolate(label_map.float(), output.shape[2:]).long() for output in outputs]
+        loss = loss_of(family, len(outputs))(outputs, label_maps, annotated)
+    scale = scaler.get_scale()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.isfinite(loss)
+    assert scaler.get_scale() == scale, "a gradient was not finite, and the step was left out"
+    # The lowest level has no weight, and the bias of a convolution that is normalised afterwards no gradient.
+    still = {name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])}
+    assert not [name for name in still if name.endswith("weight") and "seg_layers" not in name]
+
+
+TRAINERS = {
+    "MultiTalentTrainer_unet": "tiny_collection",
+    "LabelTreeTrainer_unet": "tiny_tree_collection",
+}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_step_of_the_trainer(name, device, request, monkeypatch):
+    monkeypatch.setenv("nnUNet_compile", "false")
+    dataset = request.getfixturevalue(TRAINERS[name])
+    options = TrainingOptions(batch_size=2, num_workers=0, seed=1)
+    trainer = make_trainer(TrainingRun(dataset, "3d_fullres", 0, name, device=device.type, options=options))
+    trainer.initialize()
+    batch = next(iter(trainer.get_dataloaders()[0]))
+    assert (trainer.grad_scaler is not None) == (device.type == "cuda")
+    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    # On CUDA the first scale of the gradients, 65536, may be too large for a step or two, and is halved.
+    losses = [float(trainer.train_step(batch)["loss"]) for _ in range(1 if device.type == "cpu" else 8)]
+    assert all(map(torch.isfinite, map(torch.tensor, losses)))
+    assert not all(map(torch.equal, before, trainer.network.parameters()))
