@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from types import FrameType
+from typing import Any
 
 from nnunetv2_ext.utilities.errors import UserError, disk_error
 from nnunetv2_ext.utilities.names import printable
@@ -126,12 +127,37 @@ def _orderly_ends() -> Iterator[None]:
     in_main_thread = threading.current_thread() is threading.main_thread()
     handled = [number for number, handler in before.items() if in_main_thread and handler in usual]
     for number in handled:
+        _replaced_handlers[number] = before[number]
         signal.signal(number, end)
     try:
         yield
     finally:
         for number in handled:
-            signal.signal(number, before[number])
+            signal.signal(number, _replaced_handlers.pop(number))
+
+
+# nnU-Net's pools fork, end their workers by SIGTERM and wait for them. Python forgets a signal that comes to a handler
+# of its own while it forks, and the worker would live for ever: signals wait until the fork has the usual handlers.
+_replaced_handlers: dict[int, Any] = {}
+
+
+def _hold_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _replaced_handlers)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _replaced_handlers)
+
+
+def _release_signals_in_fork() -> None:
+    for number, handler in _replaced_handlers.items():
+        signal.signal(number, handler)
+    _release_signals()
+    _replaced_handlers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_release_signals_in_fork)
 
 
 def _flush_or_silence_stdout() -> None:

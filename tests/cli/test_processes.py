@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -211,3 +212,22 @@ def test_a_command_leaves_this_process_as_it_was(command, tmp_path, nnunet_folde
         assert {number: signal.getsignal(number) for number in handlers} == handlers
     finally:
         SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def test_processes_that_a_command_forks_die_of_its_signals():
+    """nnU-Net's pools end their workers by SIGTERM and wait: one that survives, or is tidied up, can block them."""
+    from nnunetv2_ext.cli._command import make_parser, run_command
+
+    codes = []
+
+    def run(_):
+        for _ in range(20):
+            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            worker.start()
+            worker.terminate()
+            worker.join(10)
+            codes.append(worker.exitcode)
+            worker.kill()
+
+    assert run_command(make_parser("test", "test"), run, []) == 0
+    assert codes == [-signal.SIGTERM] * 20
