@@ -30,6 +30,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 
 import attacks.kinds
+import attacks.recipes
 from attacks.client import Server
 from attacks.fixtures import write_library
 from attacks.runner import Result, Runner
@@ -43,12 +44,13 @@ def main() -> int:
     arguments = _parse()
     for module in sorted(module.name for module in pkgutil.iter_modules(attacks.kinds.__path__)):
         importlib.import_module(f"attacks.kinds.{module}")
+    attacks.recipes.EVERY_PLACE = arguments.every_place
     tries, skipped = _choose(arguments.only, arguments.quick)
     began = time.monotonic()
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="attack.", ignore_cleanup_errors=True) as name:
-        scratch = Path(arguments.keep or name).resolve()
-        scratch.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="attack.", dir=arguments.keep) if arguments.keep else name).resolve()
+        scratch.chmod(0o755)
         os.umask(0o022)
         server = Server(arguments.package.resolve(), scratch)
         try:
@@ -76,8 +78,11 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="KIND", help="kinds whose names hold one of these")
     parser.add_argument("--quick", action="store_true", help="a few tries of every kind that is quick")
+    parser.add_argument(
+        "--every_place", action="store_true", help="every fault in every place of a command, not in one"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file, too")
-    parser.add_argument("--keep", metavar="DIR", help="work in this folder and keep the sandboxes of failed tries")
+    parser.add_argument("--keep", metavar="DIR", help="keep the sandboxes of failed tries in a folder below this")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no try later than this")
     parser.add_argument("--no_progress_bar", action="store_true", help="no progress bar")
     return parser.parse_args()

@@ -21,7 +21,7 @@ from typing import Any
 MEMORY = 6 << 30
 #: Exit code of a command that was ended: it had waited for this long without doing anything, or worked for too long.
 LATE = -9999
-STUCK_SECONDS = 10.0
+STUCK_SECONDS = 12.0
 
 
 def console_scripts(package: Path) -> dict[str, str]:
@@ -54,16 +54,26 @@ class Process:
         self._ended.wait(seconds)
         return self.code
 
-    def wait_or_end(self, cpu_seconds: float) -> None:
+    def wait_or_end(self, cpu_seconds: float, enough: str = "") -> None:
         """Waits for the end of a command, and ends one that hangs.
 
         Seconds of work are counted and not those of the clock, so that a busy machine makes no command late.
+
+        Args:
+            cpu_seconds: How long it may work.
+            enough: A text after whose output the command has taken its input, and is ended for the sake of time.
         """
-        worked, moved = 0.0, time.monotonic()
-        while not self._ended.wait(1.0):
+        before, moved = 0.0, time.monotonic()
+        while not self._ended.wait(0.3 if enough else 1.0):
+            if enough and enough in self.output():
+                self.send(signal.SIGKILL, group=True)
+                self._ended.wait(10)
+                self.code = 0
+                return
             now = self._work()
-            if now > worked:
-                worked, moved = now, time.monotonic()
+            # Less than before, too, is a sign of life: a worker has ended.
+            if now != before:
+                before, moved = now, time.monotonic()
             if now > cpu_seconds or time.monotonic() - moved > STUCK_SECONDS:
                 self.send(signal.SIGKILL, group=True)
                 self._ended.wait(10)

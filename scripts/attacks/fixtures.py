@@ -33,6 +33,7 @@ INTENSITIES = {
 def write_library(folder: Path) -> None:
     """Writes all of it."""
     write_model(folder / "model", LABELS)
+    write_v1(folder / "v1")
     write_json(folder / "order.json", {"labels": {"liver": 1, "spleen": 2}})
     write_json(folder / "other_order.json", {"labels": {"spleen": 3, "liver": 7}})
     write_raw(folder / "Dataset001_Tiny", LABELS)
@@ -316,6 +317,67 @@ def write_model(folder: Path, labels: Mapping[str, Any]) -> Path:
     write_json(folder / "dataset.json", dataset_json(labels))
     (folder / "fold_0").mkdir()
     torch.save(checkpoint(), folder / "fold_0" / "checkpoint_final.pth")
+    return folder
+
+
+def plans_v1() -> dict[str, Any]:
+    """What nnU-Net v1 pickles beside a checkpoint."""
+    stage = {
+        "batch_size": 2,
+        "num_pool_per_axis": [1, 1, 1],
+        "patch_size": np.array([8, 8, 8]),
+        "median_patient_size_in_voxels": np.array(SHAPE[::-1]),
+        "current_spacing": np.array(SPACING[::-1]),
+        "original_spacing": np.array(SPACING[::-1]),
+        "do_dummy_2D_data_aug": False,
+        "pool_op_kernel_sizes": [[2, 2, 2]],
+        "conv_kernel_sizes": [[3, 3, 3]] * 2,
+    }
+    intensities = {"median": 60.0, "mean": 63.4, "sd": np.float64(175.5), "mn": -1024, "mx": 3071}
+    plans = {
+        "num_stages": 1,
+        "num_modalities": 1,
+        "modalities": {0: "CT"},
+        "normalization_schemes": {0: "CT"},
+        "use_mask_for_norm": {0: False},
+        "dataset_properties": {
+            "all_sizes": [(10, 20, 30)],
+            "intensityproperties": {0: intensities | {"percentile_99_5": 275.0, "percentile_00_5": -927.0}},
+        },
+        "num_classes": 2,
+        "all_classes": np.arange(1, 3),
+        "base_num_features": 4,
+        "plans_per_stage": {0: stage},
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "data_identifier": "nnUNetData_plans_v2.1",
+        "conv_per_stage": 1,
+    }
+    init = ("plans.pkl", 0, "out", "data/Task001_Tiny", True, 0, True, False, True)
+    return {"init": init, "name": "nnUNetTrainerV2", "class": "<class 'nnUNetTrainerV2'>", "plans": plans}
+
+
+def write_v1(folder: Path) -> Path:
+    """Writes a checkpoint of nnU-Net v1 with its pickle."""
+    import torch
+
+    folder.mkdir()
+    state = network_state()
+    names = {
+        "encoder.stages.0.0.convs.0": "conv_blocks_context.0.blocks.0",
+        "encoder.stages.1.0.convs.0": "conv_blocks_context.1.0.blocks.0",
+        "decoder.stages.0.convs.0": "conv_blocks_localization.0.0.blocks.0",
+    }
+    renamed = {
+        f"{old}.{part}.{kind}": state[f"{new}.{'norm' if part == 'instnorm' else part}.{kind}"]
+        for new, old in names.items()
+        for part in ("conv", "instnorm")
+        for kind in ("weight", "bias")
+    }
+    renamed["tu.0.weight"] = state["decoder.transpconvs.0.weight"]
+    renamed["seg_outputs.0.weight"] = state["decoder.seg_layers.0.weight"]
+    torch.save({"epoch": 1, "state_dict": renamed, "optimizer_state_dict": {"state": {}}}, folder / "x.model")
+    (folder / "x.model.pkl").write_bytes(pickle.dumps(plans_v1(), protocol=2))
     return folder
 
 

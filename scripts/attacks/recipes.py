@@ -67,6 +67,19 @@ def with_role(*roles: str) -> Iterator[tuple[Recipe, str]]:
                 yield each, role
 
 
+#: Whether every fault is put into every place where a command could meet it, and not only into one per command.
+EVERY_PLACE = False
+
+
+def per_command(turn: int, *roles: str) -> Iterator[tuple[Recipe, str]]:
+    """For every command one of the places where it meets a file of these roles, another one at every turn."""
+    places: dict[str, list[tuple[Recipe, str]]] = {}
+    for recipe, role in with_role(*roles):
+        places.setdefault(recipe.command, []).append((recipe, role))
+    for of_command in places.values():
+        yield from of_command if EVERY_PLACE else [of_command[turn % len(of_command)]]
+
+
 _MODEL = {
     "plans": "in/model/plans.json",
     "dataset": "in/model/dataset.json",
@@ -123,6 +136,17 @@ def _import_options(box: Sandbox, ending: str) -> list[str]:
     return f"{box.inputs}/net.pth -d Dataset050_Imported {files}".split()
 
 
+@recipe("import_file", "import_weights", targets=(_IMPORTED,), checkpoint="in/net.pth")
+def _import_file(box: Sandbox, ending: str) -> list[str]:
+    box.bring("model/fold_0/checkpoint_final.pth", box.inputs / "net.pth")
+    return f"{box.inputs}/net.pth -d Dataset050_Imported".split()
+
+
+@recipe("import_v1", "import_weights", targets=(_IMPORTED,), pickle="in/v1/x.model.pkl")
+def _import_v1(box: Sandbox, ending: str) -> list[str]:
+    return f"{box.bring('v1', box.inputs / 'v1')}/x.model -d Dataset050_Imported".split()
+
+
 def _tiny(box: Sandbox) -> None:
     box.bring("Dataset001_Tiny", box.raw / "Dataset001_Tiny")
     box.bring("preprocessed", box.preprocessed / "Dataset001_Tiny")
@@ -161,6 +185,20 @@ def _finetune(box: Sandbox, ending: str) -> list[str]:
     _tiny(box)
     model = box.bring("model", box.inputs / "model")
     return [*f"1 {CONFIGURATION} 0 -p nnUNetPlans -pretrained_weights {model}".split(), *_TRAINING_OPTIONS]
+
+
+@recipe("train_v1", "train", targets=_TRAINED, pickle="in/v1/x.model.pkl")
+def _train_v1(box: Sandbox, ending: str) -> list[str]:
+    _tiny(box)
+    weights = f"{box.bring('v1', box.inputs / 'v1')}/x.model"
+    return [*f"1 {CONFIGURATION} 0 -tr FineTuneTrainer_unet -pretrained_weights {weights}".split(), *_TRAINING_OPTIONS]
+
+
+@recipe("finetune_v1", "finetune", targets=_TRAINED, pickle="in/v1/x.model.pkl")
+def _finetune_v1(box: Sandbox, ending: str) -> list[str]:
+    _tiny(box)
+    weights = f"{box.bring('v1', box.inputs / 'v1')}/x.model"
+    return [*f"1 {CONFIGURATION} 0 -p nnUNetPlans -pretrained_weights {weights}".split(), *_TRAINING_OPTIONS]
 
 
 @recipe(

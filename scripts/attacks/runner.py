@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from attacks.client import Process, Server
 from attacks.judge import judge, judge_files
 from attacks.sandbox import Sandbox, snapshot
-from attacks.table import Try
+from attacks.table import ACCEPTED, Try
 
 PARALLEL = 2
 
@@ -83,8 +84,12 @@ class Runner:
             argv: Sequence[str] = ()
             problems: list[str] = []
             try:
-                argv = list(set_up(box))
-                problems = self._run_example(attempt, box, argv)
+                try:
+                    argv = list(set_up(box))
+                    problems = self._run_example(attempt, box, argv)
+                except Exception:
+                    # A defect of the try itself: it counts as failed and stops no other.
+                    problems = [f"the try itself failed: {traceback.format_exc(limit=-3)}"]
                 if problems:
                     words = shlex.join([f"nnUNetv2_ext_{attempt.command}", *argv])
                     output = box.log.read_text(errors="replace")[-3000:] if box.log.exists() else ""
@@ -112,7 +117,8 @@ class Runner:
             problems = list(attempt.driver(Stage(self, attempt, box, argv), box))
             return problems + judge_files(box, before, attempt.expect.targets)
         process = self.start(box, attempt, argv)
-        process.wait_or_end(attempt.seconds)
+        trains = attempt.command in ("train", "finetune") and attempt.expect.codes != ACCEPTED
+        process.wait_or_end(attempt.seconds, "Epoch 0" if trains else "")
         return judge(box, process, before, attempt.expect)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Sandbox:
 
     def __init__(self, root: Path, library: Path) -> None:
         self.root = root
+        self._mounted: list[Path] = []
         self.library = library
         self.raw, self.preprocessed, self.results = (
             root / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -70,15 +72,31 @@ class Sandbox:
             shutil.copyfile(source, to)
         return to
 
+    def mount(self, folder: Path, size: str) -> None:
+        """Makes a folder a file system of its own, as large as ``size`` says."""
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "attack", str(folder)]
+        subprocess.run(command, check=True, capture_output=True)
+        self._mounted.append(folder)
+
+    def fill(self, folder: Path, left: int) -> None:
+        """Fills the file system of a folder but for some bytes."""
+        state = os.statvfs(folder)
+        with open(folder / "ballast", "wb") as file:
+            file.write(bytes(max(0, state.f_bavail * state.f_frsize - left)))
+
     def remove(self) -> None:
         """Removes the sandbox, whatever the permissions in it."""
+        for folder in self._mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
         for folder, names, _ in os.walk(self.root):
             for name in names:
                 path = Path(folder, name)
                 if not path.is_symlink():
                     path.chmod(0o700)
         shutil.rmtree(self.root, ignore_errors=True)
-        self.log.unlink(missing_ok=True)
+        for log in self.root.parent.glob(f"{self.root.name}*.log"):
+            log.unlink()
 
 
 def snapshot(root: Path) -> dict[str, str]:

@@ -118,6 +118,11 @@ def kind(
     return enter
 
 
+def pick(values: Sequence[Any], turn: int, number: int) -> list[Any]:
+    """Some of the values, other ones at every turn."""
+    return [values[(turn * number + index) % len(values)] for index in range(min(number, len(values)))]
+
+
 def file_names(folder: Path) -> list[str]:
     """Names of what is in a folder; nothing where there is no folder."""
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from attacks.recipes import JSON_ROLES, Recipe, with_role
+from attacks.recipes import JSON_ROLES, Recipe, per_command
 from attacks.sandbox import Sandbox
 from attacks.table import ANY, Expect, SetUp, Try, kind
 
@@ -86,18 +86,13 @@ ODD_JSON: dict[str, Spoil] = {
 _ADMISSIBLE = {("no_entries", "exceptions"), ("no_entries", "splits"), ("list", "splits"), ("list", "dataset")}
 
 
-def _register(name: str, spoil: Spoil, odd: bool) -> None:
+def _register(turn: int, name: str, spoil: Spoil, odd: bool) -> None:
     @kind(f"json_{name}")
     def make() -> Iterator[Try]:
-        for recipe, role in with_role(*JSON_ROLES) if name != "fifo" else _one_per_command():
+        for recipe, role in per_command(turn, *JSON_ROLES):
             lenient = odd or (name, role) in _ADMISSIBLE or not _needed(recipe, role)
             expect = Expect(ANY, recipe.targets) if lenient else Expect(targets=recipe.targets)
             yield Try(recipe.command, f"{recipe.name}/{role}", (_with(recipe, role, spoil),), expect)
-
-
-def _one_per_command() -> Iterator[tuple[Recipe, str]]:
-    """For what takes long where it fails: one file per command."""
-    yield from {recipe.command: (recipe, role) for recipe, role in with_role(*JSON_ROLES)}.values()
 
 
 def _needed(recipe: Recipe, role: str) -> bool:
@@ -105,7 +100,5 @@ def _needed(recipe: Recipe, role: str) -> bool:
     return (recipe.name, role) not in {("import", "dataset"), ("train", "splits"), ("finetune", "dataset2")}
 
 
-for _name, _spoil in NO_JSON.items():
-    _register(_name, _spoil, odd=False)
-for _name, _spoil in ODD_JSON.items():
-    _register(_name, _spoil, odd=True)
+for _turn, (_name, _spoil) in enumerate((NO_JSON | ODD_JSON).items()):
+    _register(_turn, _name, _spoil, odd=_name in ODD_JSON)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from attacks.fixtures import CONFIGURATION
-from attacks.recipes import Recipe, with_role
+from attacks.recipes import Recipe, per_command
 from attacks.sandbox import Sandbox
-from attacks.table import ANY, REFUSED, Expect, SetUp, Try, kind
+from attacks.table import ANY, REFUSED, Expect, SetUp, Try, kind, pick
 
 Change = Callable[[dict[str, Any], str], None]
 
@@ -144,20 +144,22 @@ NAMES: Mapping[str, Change] = {
 FOUND_BY_NAME = ("os", "shutil", "np", "torch", "save_json", "nnUNetTrainer", "../x", "a.b", "", "x" * 5000, "é\u0000")
 
 
-def _register(place: str, change: Change, walks: Sequence[str], what: str, codes: frozenset[int]) -> None:
+def _register(
+    turn: int, place: str, change: Change, walks: Sequence[str], what: str, codes: frozenset[int], number: int = 2
+) -> None:
     @kind(f"plans_{what}_{place}")
     def make() -> Iterator[Try]:
-        for recipe, role in with_role("plans"):
-            examples = tuple(_edit(recipe, role, change, walk) for walk in walks)
+        for place_turn, (recipe, role) in enumerate(per_command(turn, "plans")):
+            examples = tuple(_edit(recipe, role, change, walk) for walk in pick(walks, turn + place_turn, number))
             yield Try(recipe.command, f"{recipe.name}/{role}", examples, Expect(codes, recipe.targets))
 
 
-for _place, _change in PLACES.items():
-    _register(_place, _change, WALKS if _place in ("network_class", "nonlin") else WALKS[:3], "walk", REFUSED)
-for _place in ("network_class", "nonlin", "norm_op", "conv_op"):
-    _register(_place, PLACES[_place], WRONG_KINDS, "wrong_kind", REFUSED)
-for _place, _change in NAMES.items():
-    _register(_place, _change, (WALKS[0], *FOUND_BY_NAME), "name", ANY)
+for _turn, (_place, _change) in enumerate(PLACES.items()):
+    _register(_turn, _place, _change, WALKS, "walk", REFUSED)
+for _turn, _place in enumerate(("network_class", "nonlin", "norm_op", "conv_op")):
+    _register(_turn, _place, PLACES[_place], WRONG_KINDS, "wrong_kind", REFUSED, number=3)
+for _turn, (_place, _change) in enumerate(NAMES.items()):
+    _register(_turn, _place, _change, (WALKS[0], *FOUND_BY_NAME), "name", ANY)
 
 
 def _reader_of_dataset(recipe: Recipe, role: str, name: str) -> SetUp:
@@ -173,6 +175,7 @@ def _reader_of_dataset(recipe: Recipe, role: str, name: str) -> SetUp:
 @kind("dataset_json_reader_writer")
 def reader_of_dataset() -> Iterator[Try]:
     """A dataset.json names the class that reads its images."""
-    for each, role in with_role("dataset"):
-        examples = tuple(_reader_of_dataset(each, role, name) for name in (WALKS[0], *FOUND_BY_NAME))
+    for turn, (each, role) in enumerate(per_command(0, "dataset")):
+        names = pick((WALKS[0], *FOUND_BY_NAME), turn, 4)
+        examples = tuple(_reader_of_dataset(each, role, name) for name in names)
         yield Try(each.command, f"{each.name}/{role}", examples, Expect(ANY, each.targets))
