@@ -1,7 +1,7 @@
 """Tries to make the commands run foreign code, write elsewhere, lose or invent data, hang, crash or leave litter.
 
     python scripts/attack.py                   # all tries, in less than 15 minutes on two cores
-    python scripts/attack.py --quick           # a part of every kind, in less than a minute
+    python scripts/attack.py --quick           # a part of them, in less than a minute
     python scripts/attack.py --only scan_nan   # the kinds whose names hold this
     python scripts/attack.py --package DIR     # the commands of another checkout
 
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -37,15 +38,16 @@ from attacks.runner import Result, Runner
 from attacks.table import KINDS, Try
 
 MINUTES = 14.0
+#: The quick part is one try of every so many kinds.
+QUICK_SHARE = 6
 
 
 def main() -> int:
     """Runs the tries and reports."""
     arguments = _parse()
-    for module in sorted(module.name for module in pkgutil.iter_modules(attacks.kinds.__path__)):
-        importlib.import_module(f"attacks.kinds.{module}")
+    fill_table()
     attacks.recipes.EVERY_PLACE = arguments.every_place
-    tries, skipped = _choose(arguments.only, arguments.quick)
+    tries, skipped = _choose(arguments.only, arguments.quick, arguments.every_place)
     began = time.monotonic()
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="attack.", ignore_cleanup_errors=True) as name:
@@ -67,8 +69,14 @@ def main() -> int:
     missing = _commands_left_out(server, results) if not (arguments.only or arguments.quick) else []
     failed = _report(results, skipped, missing, time.monotonic() - began)
     if arguments.json:
-        _write(arguments.json, results, skipped)
+        _write(arguments.json, results, skipped, runner.work)
     return 1 if failed or missing else 0
+
+
+def fill_table() -> None:
+    """Imports all modules of kinds."""
+    for module in sorted(module.name for module in pkgutil.iter_modules(attacks.kinds.__path__)):
+        importlib.import_module(f"attacks.kinds.{module}")
 
 
 def _parse() -> argparse.Namespace:
@@ -77,7 +85,7 @@ def _parse() -> argparse.Namespace:
         "--package", type=Path, default=Path(__file__).resolve().parents[1], metavar="DIR", help="checkout to attack"
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="KIND", help="kinds whose names hold one of these")
-    parser.add_argument("--quick", action="store_true", help="a few tries of every kind that is quick")
+    parser.add_argument("--quick", action="store_true", help="one try of some kinds, in less than a minute")
     parser.add_argument(
         "--every_place", action="store_true", help="every fault in every place of a command, not in one"
     )
@@ -88,21 +96,30 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _choose(only: Sequence[str], quick: bool) -> tuple[list[Try], dict[str, str]]:
+def _choose(only: Sequence[str], quick: bool, every_place: bool) -> tuple[list[Try], dict[str, str]]:
     """The tries, slow ones first, so that two run to the end side by side; and kinds that cannot be tried, with why."""
     tries: list[Try] = []
     skipped: dict[str, str] = {}
-    for kind in sorted(KINDS.values(), key=lambda kind: not kind.slow):
-        if only and not any(part in kind.name for part in only):
-            continue
-        if quick and kind.slow:
-            continue
+    kinds = [kind for kind in KINDS.values() if not only or any(part in kind.name for part in only)]
+    for turn, kind in enumerate(sorted(kinds, key=lambda kind: not kind.slow)):
         if reason := kind.needs():
             skipped[kind.name] = reason
             continue
-        of_kind = list(kind.tries())
-        tries += of_kind[:1] if quick else of_kind
+        if not quick:
+            tries += kind.tries() if every_place else (_lighter(attempt, turn) for attempt in kind.tries())
+        elif turn % QUICK_SHARE == 0 and not kind.slow:
+            of_kind = list(kind.tries())
+            # Another command at every turn, and one example of it.
+            chosen = of_kind[turn // QUICK_SHARE % len(of_kind)]
+            tries.append(replace(chosen, examples=chosen.examples[:1]))
     return tries, skipped
+
+
+def _lighter(attempt: Try, turn: int) -> Try:
+    """Training takes seconds to begin: one example of each of its tries, another one at every turn."""
+    if attempt.command not in ("train", "finetune"):
+        return attempt
+    return replace(attempt, examples=(attempt.examples[turn % len(attempt.examples)],))
 
 
 def _commands_left_out(server: Server, results: Sequence[Result]) -> list[str]:
@@ -132,7 +149,7 @@ def _report(results: Sequence[Result], skipped: dict[str, str], missing: Sequenc
     return len(failed)
 
 
-def _write(file: Path, results: Sequence[Result], skipped: dict[str, str]) -> None:
+def _write(file: Path, results: Sequence[Result], skipped: dict[str, str], work: dict[str, float]) -> None:
     content = {
         "tried": len(results),
         "failed": sum(not result.held for result in results),
@@ -144,6 +161,7 @@ def _write(file: Path, results: Sequence[Result], skipped: dict[str, str]) -> No
                 "name": result.attempt.name,
                 "held": result.held,
                 "seconds": round(result.seconds, 2),
+                "cpu_seconds": round(work.get(result.attempt.title, 0.0), 2),
                 "problems": result.problems,
                 "words": result.words,
                 "output": result.output,

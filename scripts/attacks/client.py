@@ -41,11 +41,13 @@ class Process:
         log: What it prints, both streams.
         pid: Of the process; its session has the same number.
         code: Exit code, negative for a signal, `LATE` if it was ended for being late; None while it runs.
+        cpu_seconds: How long the CPUs worked for it.
     """
 
     log: Path
     pid: int = 0
     code: int | None = None
+    cpu_seconds: float = 0.0
     _started: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
 
@@ -218,6 +220,7 @@ class Server:
                 process._started.set()
             else:
                 process.code = LATE if answer["late"] else answer["code"]
+                process.cpu_seconds = answer["cpu"]
                 process._ended.set()
         self.dead.set()
         self.ready.set()

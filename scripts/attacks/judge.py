@@ -22,7 +22,7 @@ from attacks.table import Expect
 
 _DEFECT = re.compile(r"Traceback \(most recent call last\)|Exception ignored in|Fatal Python error|terminate called")
 #: Names of what is under construction, as mkstemp and this package name it.
-_TEMPORARY = re.compile(r"\.tmp(\.|$)|\.old$|\.part$|^tmp[a-z0-9_]{8}$|^\..*[a-z0-9_]{8}$")
+_TEMPORARY = re.compile(r"\.tmp(\.|$)|\.old$|\.part$|^tmp[a-z0-9_]{8}$|^\..+\.[a-z0-9_]{8}$")
 #: What commands may leave in the folder for temporary files: nothing but empty folders of caches.
 _TOLERATED = re.compile(r"\.lock$|^pymp-")
 

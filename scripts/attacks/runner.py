@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,9 @@ class Runner:
         self.keep = keep
         self.deadline = deadline
         self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        #: Title of a try -> seconds that the CPUs worked for its examples.
+        self.work: dict[str, float] = {}
 
     def run_all(self, tries: Sequence[Try]) -> Iterator[Result]:
         """Runs all of them; yields results as they come."""
@@ -119,6 +123,8 @@ class Runner:
         process = self.start(box, attempt, argv)
         trains = attempt.command in ("train", "finetune") and attempt.expect.codes != ACCEPTED
         process.wait_or_end(attempt.seconds, "Epoch 0" if trains else "")
+        with self._lock:
+            self.work[attempt.title] = self.work.get(attempt.title, 0.0) + process.cpu_seconds
         return judge(box, process, before, attempt.expect)
 
 

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Mapping
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 
 SECRET = b"SECRET of a file that no command was asked to read. " * 200
@@ -124,7 +125,7 @@ def changes(before: Mapping[str, str], after: Mapping[str, str], targets: tuple[
     """What became different outside the targets."""
     problems = []
     for name in sorted(before.keys() | after.keys()):
-        if any(name == target or name.startswith(f"{target}/") for target in (*targets, "tmp")):
+        if any(fnmatch(name, pattern) for target in (*targets, "tmp") for pattern in (target, f"{target}/*")):
             continue
         if before.get(name) != after.get(name):
             what = "created" if name not in before else "deleted" if name not in after else "changed"

@@ -64,11 +64,13 @@ def main() -> None:
             if late:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
-            ended, status = os.waitpid(pid, 0 if late else os.WNOHANG)
+            ended, status, usage = os.wait4(pid, 0 if late else os.WNOHANG)
             if ended:
                 del running[pid]
                 code = os.waitstatus_to_exitcode(status)
-                print(json.dumps({"event": "ended", "id": identifier, "code": code, "late": late}), file=answers)
+                seconds = usage.ru_utime + usage.ru_stime
+                answer = {"event": "ended", "id": identifier, "code": code, "late": late, "cpu": seconds}
+                print(json.dumps(answer), file=answers)
     for pid in running:
         os.killpg(pid, signal.SIGKILL)
 
@@ -77,11 +79,13 @@ def _import_everything() -> None:
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    package = importlib.import_module("nnunetv2_ext")
-    for module in pkgutil.walk_packages(package.__path__, "nnunetv2_ext."):
-        # The discovery folder is no package, and an extra may be missing.
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module.name)
+    # All of nnU-Net, because its lookups of trainers and readers import all of it.
+    for name in ("nnunetv2_ext", "nnunetv2"):
+        package = importlib.import_module(name)
+        for module in pkgutil.walk_packages(package.__path__, f"{name}.", onerror=lambda _: None):
+            # Some modules need what is not installed, or are scripts that do not survive being imported.
+            with contextlib.suppress(Exception, SystemExit):
+                importlib.import_module(module.name)
 
 
 def _fork(request: dict[str, Any]) -> int:

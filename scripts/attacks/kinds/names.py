@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ def _register(what: str, change: Change) -> None:
     def make() -> Iterator[Try]:
         each = RECIPES["import_file"]
         for part, names in (("paths", HOSTILE[:7]), ("text", HOSTILE[7:])):
-            for overwrite in (False, True):
+            for overwrite in (False, True) if part == "paths" else (False,):
                 examples = tuple(_in_checkpoint(each, change, name, overwrite) for name in names)
                 # A name that no path is made of may be anything.
                 codes = REFUSED if part == "paths" and what != "dataset_name" else ANY
@@ -261,7 +262,10 @@ def arguments() -> Iterator[Try]:
         recipe = RECIPES[name]
         few = [*names[:2], *pick(names[2:], turn, 2 if recipe.command in ("train", "finetune") else 4)]
         examples = tuple(_with_arguments(recipe, [word.format(each) for word in words]) for each in few)
-        yield Try(recipe.command, f"{name} {words[0]}", examples, Expect(ANY, recipe.targets))
+        targets = [
+            re.sub(r"(Dataset\d+_)\w+", r"\1*", target) if words[0] == "-n" else target for target in recipe.targets
+        ]
+        yield Try(recipe.command, f"{name} {words[0]}", examples, Expect(ANY, tuple(targets)))
 
 
 def _with_arguments(recipe: Recipe, words: Sequence[str]) -> SetUp:
