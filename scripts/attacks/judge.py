@@ -8,7 +8,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +68,18 @@ def judge_files(box: Sandbox, before: Mapping[str, str], targets: tuple[str, ...
         last = name.rpartition("/")[2]
         if (_TEMPORARY.search(last) or name.startswith("tmp/")) and not _TOLERATED.search(last):
             problems.append(f"left the temporary {name}")
-    for target in targets:
-        problems += unreadable(box.root / target)
+    new = [name for name in after if after[name] != before.get(name) and after[name].startswith("file")]
+    problems += unreadable(box.root, sorted(new))
     strangers = [entry.name for entry in box.root.parent.iterdir() if not re.fullmatch(r"\d+\w*(\.log)?", entry.name)]
     return problems + [f"wrote {name} beside its sandbox" for name in strangers]
 
 
-def unreadable(folder: Path) -> list[str]:
-    """Results below a folder that another library cannot read to their end."""
+def unreadable(root: Path, names: Iterable[str]) -> list[str]:
+    """Results, given by their names below a folder, that another library cannot read to their end."""
     problems = []
-    files = [folder] if folder.is_file() else sorted(folder.rglob("*")) if folder.is_dir() else []
-    for file in files:
-        if file.is_symlink() or not file.is_file() or file.name.startswith("."):
+    for name in names:
+        file = root / name
+        if file.name.startswith(".") or ".lock/" in name:
             continue
         with contextlib.suppress(PermissionError):
             try:

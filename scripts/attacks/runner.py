@@ -147,5 +147,5 @@ class Stage:
     def start(self, argv: Sequence[str] | None = None, log: str = "", **options: Any) -> Process:
         """Starts the command (or another), with its own log where several run at once."""
         if log:
-            options["log"] = self.box.root.with_suffix(f"{log}.log")
+            options["log"] = self.box.root.with_name(f"{self.box.root.name}{log}.log")
         return self.runner.start(self.box, self.attempt, self.argv if argv is None else argv, **options)

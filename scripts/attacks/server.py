@@ -107,6 +107,9 @@ def _run(request: dict[str, Any]) -> int:
     os.chdir(request["folder"])
     sys.argv = [request["command"], *request["argv"]]
     for kind, limit in request["limits"].items():
+        if kind == "RLIMIT_DATA":
+            # Beside what the imports have taken.
+            limit += _memory_of_imports()
         resource.setrlimit(getattr(resource, kind), (limit, limit))
     if "RLIMIT_FSIZE" in request["limits"]:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -131,6 +134,11 @@ def _run(request: dict[str, Any]) -> int:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     return int(code or 0)
+
+
+def _memory_of_imports() -> int:
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
 
 
 def _redirect(request: dict[str, Any]) -> None:

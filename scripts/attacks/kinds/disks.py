@@ -161,7 +161,7 @@ def full_disks_overwrite() -> Iterator[Try]:
 _LIMITS = {
     "predict": 1100, "export": 9000, "export_bundle": 9000, "import": 9000, "convert": 9000, "merge": 9000,
         "remap": 9000,
-    "evaluate": 9000, "plan": 3000, "train": 30_000, "finetune": 30_000,
+    "evaluate": 9000, "plan": 3000,
 }  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def open_files() -> Iterator[Try]:
     """A process that may open no more than a few files."""
     for name in ("convert", "merge", "remap", "evaluate", "predict", "export", "import"):
         recipe = RECIPES[name]
-        for limit in (3, 6):
+        for limit in (12, 20):
             options = {"limits": {"RLIMIT_NOFILE": limit}}
             yield Try(recipe.command, f"{name} {limit}", (recipe,), Expect(ANY, recipe.targets), options=options)
 

@@ -191,8 +191,9 @@ def _closed_demo(box: Sandbox) -> Sequence[str]:
 def dangling_targets() -> Iterator[Try]:
     """A link to nowhere where the folder for results is to be."""
     for name in WRITING:
-        recipe = RECIPES[name]
-        yield Try(recipe.command, name, (_spoil_target(recipe, _be_dangling_link),), Expect(ANY, ()))
+        if name != "plan":
+            recipe = RECIPES[name]
+            yield Try(recipe.command, name, (_spoil_target(recipe, _be_dangling_link),), Expect(ANY, ()))
     yield Try(
         "demo", "demo", (lambda box: (_be_dangling_link(box.out), ["--output", str(box.out)])[1],), Expect(REFUSED, ())
     )
@@ -253,7 +254,7 @@ def environment() -> Iterator[Try]:
                 "info",
                 f"environment: {variable} is {what}",
                 (lambda _: ["environment"],),
-                Expect(frozenset({1}), ()),
+                Expect(REFUSED, ()),
                 options=options,
             )
 

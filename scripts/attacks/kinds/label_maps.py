@@ -93,7 +93,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "our_files": ("dataset", "labels"),
     "dots": ("a.b.c", "a..b"),
     "percent": ("%s%n", "%(x)s"),
-    "backslash": ("a\\b", "..\\..\\x"),
+    "backslash": ("a\\b", "x\\..\\y"),
     "composed_letters": ("e\u0301", "\u00e9"),
     "directions_of_writing": ("a\u202egpj", "a\u200b"),
 }
