@@ -61,7 +61,7 @@ def loss_of(family, levels):
     return PartialLabelDeepSupervision(loss, halving_weights(levels))
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_moves_all_weights_and_overflows_nowhere(family, compiled, device):
     torch.manual_seed(0)
