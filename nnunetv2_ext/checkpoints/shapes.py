@@ -19,7 +19,15 @@ from nnunetv2_ext.utilities.validation import (
 _EDGE = integer(1, 65536)
 _EDGES = list_of(_EDGE, 2, 3)
 _PER_STAGE = list_of(integer(1, 1024), 1, 32)
-_KWARGS = nullable(mapping_of(anything))
+_KWARGS = nullable(
+    entries(
+        {
+            **dict.fromkeys(("eps", "momentum", "negative_slope"), number()),
+            **dict.fromkeys(("affine", "inplace", "track_running_stats"), flag),
+            "p": number(0, 1),
+        }
+    )
+)
 # nnU-Net, dynamic_network_architectures and MONAI give the same names to the same things.
 _ARGUMENTS = entries(
     {
