@@ -33,7 +33,8 @@ def test_what_nnunet_brings_may_be_named(key, name):
 
 @pytest.mark.parametrize("key", ["label_manager", "preprocessor_name", "normalization_schemes", "resampling_fn_data"])
 def test_what_is_not_installed_is_refused_only_where_it_is_needed(key):
-    plans = {"configurations": {"2d": {key: "OfAnotherFork"}}}
+    named = ["OfAnotherFork"] if key == "normalization_schemes" else "OfAnotherFork"
+    plans = {"configurations": {"2d": {key: named}}}
     with pytest.raises(UserError, match=f"{key} in plans.json, but found 'OfAnotherFork'"):
         check_plans(plans, "plans.json")
     check_plans(plans, "plans.json", to_run=False)
@@ -47,7 +48,7 @@ def test_readers_and_planners_of_others_are_not_needed(key):
 @pytest.mark.parametrize("name", ["ImageNormalization", "number", "CTNormalization.__init__", "", None, 5, ["x"], {}])
 @pytest.mark.parametrize("to_run", [True, False])
 def test_what_is_of_another_kind_is_refused_everywhere(name, to_run):
-    with pytest.raises(UserError, match=r"normalization_schemes in plans\.json"):
+    with pytest.raises(UserError, match=r"normalization_schemes(\[0\])? in plans\.json"):
         check_plans({"configurations": {"2d": {"normalization_schemes": [name]}}}, "plans.json", to_run=to_run)
 
 

@@ -22,7 +22,7 @@ def plans_v2(architecture, **configuration):
     return {
         "plans_name": "nnUNetPlans",
         "configurations": {"3d_fullres": {**entry, "architecture": architecture, **configuration}},
-        "foreground_intensity_properties_per_channel": {"0": {"mean": 1.0}},
+        "foreground_intensity_properties_per_channel": {"0": {"mean": 1.0, "std": 2.0}},
     }
 
 
