@@ -98,6 +98,13 @@ def test_an_unknown_trainer_and_a_foreign_configuration_are_named(model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["base", "np", "join", "autocast", "nnUNetDataLoader", "__builtins__"])
+def test_what_is_no_trainer_is_not_asked_for_a_network(model, name):
+    _rewrite(model, trainer_name=name)
+    with pytest.raises(UserError, match=f"trained with {name}, which is neither in nnU-Net"):
+        read_model(model)
+
+
 def test_models_of_this_packages_and_of_stock_trainers_are_built_by_their_trainer(model):
     from nnunetv2_ext.training import trainers
 
