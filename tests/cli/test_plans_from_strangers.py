@@ -15,7 +15,7 @@ OS = "torch.nn.parallel.distributed.os"
 HOSTILE = {
     "nonlin": {"nonlin": f"{OS}.system", "nonlin_kwargs": {"command": "payload"}},
     "unlisted operation": {"conv_op": "this.is.imported", "_kw_requires_import": ["norm_op", "dropout_op", "nonlin"]},
-    "listed builtin": {"conv_bias": "eval", "_kw_requires_import": ["conv_op", "norm_op", "nonlin", "conv_bias"]},
+    "builtin": {"dropout_op": "eval", "dropout_op_kwargs": {}},
     "network": {"network_class_name": f"{OS}.system"},
     "function": {"nonlin": "torch.nn.functional.relu"},
     "other package": {"network_class_name": "subprocess.Popen"},
@@ -60,12 +60,25 @@ def refuses(main, *arguments, capsys):
         pytest.fail(traceback.format_exc(limit=-2))
     error = capsys.readouterr().err
     assert code == 2
-    assert "Expected" in error
+    assert "Expected a network class" in error or "Expected the name of something in nnunetv2" in error
     assert "Traceback" not in error
 
 
 def test_predict(hostile_model, ct_file, tmp_path, capsys):
-    refuses(predict.main, "-i", ct_file, "-o", tmp_path / "out", "-m", hostile_model, "-device", "cpu", capsys=capsys)
+    refuses(
+        predict.main,
+        "-i",
+        ct_file.parent,
+        "-o",
+        tmp_path / "out",
+        "-m",
+        hostile_model,
+        "-f",
+        "0",
+        "-device",
+        "cpu",
+        capsys=capsys,
+    )
 
 
 def test_export(hostile_model, tmp_path, capsys):
