@@ -42,6 +42,7 @@ def plans_of(patch_size: Sequence[int], spacing: Sequence[float], architecture: 
         },
     }
     return {
+        "dataset_name": "Dataset001_Benchmark",
         "plans_name": CONFIGURATION,
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
