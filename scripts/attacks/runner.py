@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import signal
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,11 @@ class Runner:
     def _run_example(self, attempt: Try, box: Sandbox, argv: Sequence[str]) -> list[str]:
         before = snapshot(box.root)
         if attempt.driver is not None:
-            problems = list(attempt.driver(Stage(self, attempt, box, argv), box))
+            stage = Stage(self, attempt, box, argv)
+            try:
+                problems = list(attempt.driver(stage, box))
+            finally:
+                stage.end_all()
             return problems + judge_files(box, before, attempt.expect.targets)
         process = self.start(box, attempt, argv)
         trains = attempt.command in ("train", "finetune") and attempt.expect.codes != ACCEPTED
@@ -137,15 +142,27 @@ class Stage:
         attempt: The try.
         box: Its sandbox.
         argv: What its set-up returned.
+        started: All that was started.
     """
 
     runner: Runner
     attempt: Try
     box: Sandbox
     argv: Sequence[str]
+    started: list[Process] = field(default_factory=list)
 
     def start(self, argv: Sequence[str] | None = None, log: str = "", **options: Any) -> Process:
         """Starts the command (or another), with its own log where several run at once."""
         if log:
             options["log"] = self.box.root.with_name(f"{self.box.root.name}{log}.log")
-        return self.runner.start(self.box, self.attempt, self.argv if argv is None else argv, **options)
+        process = self.runner.start(self.box, self.attempt, self.argv if argv is None else argv, **options)
+        self.started.append(process)
+        return process
+
+    def end_all(self) -> None:
+        """Ends what a driver that gave up has left running, so that no other try has to share the machine with it."""
+        for process in self.started:
+            if process.code is None:
+                process.send(signal.SIGKILL, group=True)
+                process.wait(10)
+                process.leftovers(1)
