@@ -105,7 +105,7 @@ if __name__ == "__main__":
     while not (tmp_path / "started").exists():
         assert process.poll() is None
         time.sleep(0.1)
-    time.sleep(1)  # for the other worker to become idle
+    time.sleep(3)  # for the other worker to become idle
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
