@@ -115,7 +115,9 @@ def write_sources(raw: Path) -> None:
 
 def write_json(path: Path, **content: object) -> None:
     """A dataset.json of CTs."""
-    path.write_text(json.dumps({"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", **content}, indent=1))
+    path.write_text(
+        json.dumps({"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", **content}, indent=1), encoding="utf-8"
+    )
 
 
 def convert(folder: Path) -> None:
@@ -141,7 +143,7 @@ def merge() -> None:
 
 def narrow(plans_file: Path, features: list[int]) -> None:
     """Makes the planned networks a few channels wide, with one convolution or block per stage."""
-    plans = json.loads(plans_file.read_text())
+    plans = json.loads(plans_file.read_text(encoding="utf-8"))
     stages = len(features)
     for configuration in plans["configurations"].values():
         if "architecture" in configuration:
@@ -153,7 +155,7 @@ def narrow(plans_file: Path, features: list[int]) -> None:
                 arguments[name] = [1] * stages
             if "n_stages" in arguments:
                 arguments.update(n_stages=stages, n_conv_per_stage_decoder=[1] * (stages - 1))
-    plans_file.write_text(json.dumps(plans, indent=1))
+    plans_file.write_text(json.dumps(plans, indent=1), encoding="utf-8")
 
 
 def train(preprocessed: Path) -> None:

@@ -343,7 +343,7 @@ def altered(content: Any, place: tuple[Any, ...], value: Any) -> Any:
 def read(file: Path) -> Any:
     """The content of a file without the weights."""
     if file.suffix == ".json":
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     import torch
 
     return {name: value for name, value in torch.load(file).items() if name != "network_weights"}
@@ -352,7 +352,7 @@ def read(file: Path) -> Any:
 def write(content: Any, file: Path) -> None:
     """Writes what `read` gave, altered."""
     if file.suffix == ".json":
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(content), encoding="utf-8")
         return
     import torch
 
@@ -478,7 +478,7 @@ def test_long_lists_of_salt_are_refused_at_once(run, lines):
     reader = next(reader for reader in TEXTS if reader.file == "salt/tree-labels.txt")
 
     def change(file: Path) -> None:
-        file.write_text(lines)
+        file.write_text(lines, encoding="utf-8")
         (file.parent / "labels.txt").write_text("\n".join(f"c{value}" for value in range(100_000)))
 
     begin = time.process_time()

@@ -35,7 +35,7 @@ def test_interpreter_start_sets_the_variable_and_imports_nothing_heavy():
     )
     environment = {key: value for key, value in os.environ.items() if key != "nnUNet_extTrainer"}
     printed = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=True
     ).stdout.splitlines()
     assert Path(printed[0]).name == "discovery"
     assert printed[1] == "set()"
@@ -71,7 +71,9 @@ def test_nothing_is_hooked_unasked_and_nothing_twice(variable, finders):
     )
     environment = {key: value for key, value in os.environ.items() if key != autoload.MODE_VARIABLE}
     environment |= {} if variable is None else {autoload.MODE_VARIABLE: variable}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=True
+    )
     assert result.stdout.split("\n")[0] == f"{finders} set()"
     assert not result.stderr
 

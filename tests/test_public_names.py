@@ -55,7 +55,7 @@ def test_lazy_names_are_those_that_type_checkers_see(package):
 @pytest.mark.parametrize("package", LAZY)
 def test_importing_a_lazy_package_imports_neither_torch_nor_nnunet(package):
     code = f"import sys, {package}; print({{'torch', 'nnunetv2', 'numpy'}} & set(sys.modules))"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
     assert printed.strip() == "set()"
 
 

@@ -21,7 +21,7 @@ def run(program, *arguments, **variables):
     environment = {key: value for key, value in os.environ.items() if key != "nnUNet_extTrainer"}
     path = str(Path(sys.executable).with_name(program)) if program != "python" else sys.executable
     return subprocess.run(
-        [path, *arguments], env={**environment, **variables}, capture_output=True, text=True, timeout=600
+        [path, *arguments], env={**environment, **variables}, capture_output=True, encoding="utf-8", timeout=600
     )
 
 

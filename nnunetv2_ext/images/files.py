@@ -89,7 +89,7 @@ def _memory() -> float:
     """Bytes of memory of this machine, or of the container; infinite where the system does not say."""
     try:
         machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
     except (AttributeError, ValueError):  # Windows
         return math.inf
     except OSError:

@@ -86,7 +86,7 @@ class Process:
         ticks = 0
         for pid in self.family():
             with contextlib.suppress(OSError, ValueError):
-                fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+                fields = Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
                 ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -105,7 +105,7 @@ class Process:
         for entry in os.scandir("/proc"):
             if entry.name.isdigit():
                 with contextlib.suppress(OSError, ValueError):
-                    fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                    fields = Path(entry.path, "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
                     if int(fields[3]) == self.pid and fields[0] not in "ZX":
                         found.append(int(entry.name))
         return sorted(found)

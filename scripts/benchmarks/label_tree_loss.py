@@ -122,7 +122,7 @@ def main() -> None:
 
 def _peak_in_own_process(which: str) -> float:
     command = [sys.executable, *sys.argv, "--peak_of", which]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def peak_of(command: list[str], limit_gb: float = 0) -> tuple[int, float, float,
     """
     start = time.perf_counter()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True
     )
     peak, running = 0, True
 

@@ -84,7 +84,7 @@ def _memory_mb(root: int) -> float:
         pid = waiting.pop()
         waiting += children.get(pid, [])
         try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
         except OSError:
             continue
         kilobytes += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))

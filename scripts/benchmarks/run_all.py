@@ -106,7 +106,7 @@ def _run(script: str, options: Sequence[str], device: str, limit_s: float, conte
     start = time.perf_counter()
     try:
         command = [sys.executable, str(FOLDER / f"{script}.py"), *options]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+        result = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=limit_s)
     except subprocess.TimeoutExpired:
         content["failed"][script] = f"it took more than {limit_s:g} s"
         return

@@ -182,7 +182,7 @@ def main() -> None:
 def _in_own_process(which: str, planes: int, size: int) -> tuple[float, float]:
     command = [sys.executable, sys.argv[0], "--size", str(size), "--measure", which, str(planes)]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    printed = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=environment).stdout
     taken, peak = json.loads(printed.splitlines()[-1])
     return taken, peak
 

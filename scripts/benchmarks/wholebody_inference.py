@@ -144,7 +144,7 @@ def main() -> None:
 
 def _in_own_process(which: str, file: Path) -> tuple[float, float]:
     command = [sys.executable, *sys.argv, "--measure", which, str(file)]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
     taken, peak = json.loads(printed.splitlines()[-1])
     return taken, peak
 

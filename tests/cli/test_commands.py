@@ -32,7 +32,7 @@ def test_help_answers_without_slow_imports(command):
         "except SystemExit as end:\n    assert end.code == 0\n"
         f"print('IMPORTED', *sorted({SLOW_IMPORTS!r} & set(sys.modules)))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert f"usage: {command}" in result.stdout
     assert result.stdout.rstrip().endswith("IMPORTED")
 

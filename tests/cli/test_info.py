@@ -62,5 +62,5 @@ def test_good_set_up_gives_exit_code_0(nnunet_folders, capsys):
 
 def test_reader_that_leaves_early():
     pipeline = f"{sys.executable} -c 'from nnunetv2_ext.cli.info import main; main([\"label_orders\"])' | head -1"
-    result = subprocess.run(["bash", "-c", pipeline], capture_output=True, text=True, check=True)
+    result = subprocess.run(["bash", "-c", pipeline], capture_output=True, encoding="utf-8", check=True)
     assert result.stderr == ""

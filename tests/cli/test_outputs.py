@@ -138,7 +138,7 @@ sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
 def test_a_disk_that_refuses_large_files_ends_in_a_sentence(command_run, name, tmp_path):
     run = command_run(name, tmp_path / "out")
     ended = subprocess.run(
-        [sys.executable, "-c", _LIMITED, run.module, *run.arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _LIMITED, run.module, *run.arguments], capture_output=True, encoding="utf-8", check=False
     )
     assert ended.returncode in (1, 2), ended.stderr
     assert "File too large" in ended.stdout + ended.stderr
@@ -157,7 +157,7 @@ def test_of_two_runs_one_is_refused(command_run, name, tmp_path, monkeypatch):
     def start_another(source, target, **options):
         # The first file of the first run is about to get its name; the descriptions of predictions are earlier.
         if not second and not (name == "predict" and str(target).endswith(".json")):
-            with open(output, "w") as file:
+            with open(output, "w", encoding="utf-8") as file:
                 command = [sys.executable, "-c", _MAIN, run.module, *run.arguments]
                 second.append(subprocess.Popen(command, stdout=file, stderr=file))
             if name != "plan":  # whose second run waits

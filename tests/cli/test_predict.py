@@ -24,7 +24,7 @@ def test_help_knows_nnunets_flags():
     shown = subprocess.run(
         [sys.executable, "-c", "from nnunetv2_ext.cli.predict import main; main(['--help'])"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     ).stdout
     flags = {word.strip("[],") for word in shown.split() if word.startswith(("-", "[-"))}
@@ -49,7 +49,7 @@ def test_nothing_heavy_is_imported_for_help_or_a_wrong_argument():
         "code = main(['-i', 'x', '-o', 'y'])\n"
         "print(code, *(name for name in ('torch', 'nnunetv2', 'numpy', 'SimpleITK') if name in sys.modules))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert run.stdout.strip() == "2"
     assert "give -d and -c" in run.stderr
 
@@ -72,7 +72,7 @@ def test_a_mistyped_path_is_told_before_torch_is_imported(tmp_path, images, mode
     finished = subprocess.run(
         [sys.executable, "-c", code, "-i", images, "-o", "out", "-m", model],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=tmp_path,
     )
     assert finished.returncode == 2

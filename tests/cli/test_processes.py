@@ -105,7 +105,7 @@ def _start(command: str, arguments: list[str], folder: Path, special: str) -> su
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
         env={**os.environ, **folders, "PYTHONPATH": path, "STARTED": str(folder / "started")},
-        stdout=open(folder / "output", "w"),
+        stdout=open(folder / "output", "w", encoding="utf-8"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )

@@ -461,7 +461,9 @@ def test_stock_nnunet_verifies_plans_preprocesses_and_splits(three_sources, nnun
     arguments = ["-d", "30", "-c", "3d_fullres", "-np", "1", "-npfp", "1", "--verify_dataset_integrity"]
     # The planner hands nnUNet_n_proc_DA to torch as a number of threads, which cannot be 0.
     environment = os.environ | {"nnUNet_n_proc_DA": "1"}
-    finished = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=300, env=environment)
+    finished = subprocess.run(
+        [command, *arguments], capture_output=True, encoding="utf-8", timeout=300, env=environment
+    )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "verify_dataset_integrity Done" in finished.stdout
     assert "Error" not in finished.stdout

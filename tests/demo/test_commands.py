@@ -45,6 +45,6 @@ def test_a_command_ends_with_the_demo(tmp_path):
     demo.wait()
     status = Path("/proc", (tmp_path / "child").read_text(), "stat")
     end = time.monotonic() + 5
-    while status.exists() and ") Z" not in status.read_text() and time.monotonic() < end:
+    while status.exists() and ") Z" not in status.read_text(encoding="utf-8") and time.monotonic() < end:
         time.sleep(0.05)
-    assert not status.exists() or ") Z" in status.read_text()
+    assert not status.exists() or ") Z" in status.read_text(encoding="utf-8")

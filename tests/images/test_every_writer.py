@@ -33,7 +33,7 @@ def _write(file: Path) -> None:
 
 def _json(file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(DATASET))
+    file.write_text(json.dumps(DATASET), encoding="utf-8")
     return file
 
 

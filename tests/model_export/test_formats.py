@@ -115,7 +115,7 @@ def test_the_exported_bundle_runs(model, tmp_path, make_ct):
         "--meta_file", f"{bundle}/configs/metadata.json", "--bundle_root", str(bundle),
         "--dataset_dir", str(images), "--output_dir", str(out),
     ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     (written,) = out.glob("*.nii.gz")
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(written)))

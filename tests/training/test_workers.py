@@ -68,7 +68,7 @@ def _children_of(parent: int) -> list[int]:
 
 def _is_there(process: int) -> bool:
     try:
-        return ") Z" not in Path(f"/proc/{process}/stat").read_text()
+        return ") Z" not in Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -77,7 +77,7 @@ def _is_there(process: int) -> bool:
 def test_no_loader_is_left_and_the_training_goes_on_from_its_checkpoint(tiny_dataset, number, monkeypatch, tmp_path):
     code = "import sys; from nnunetv2_ext.cli.train import main; sys.exit(main())"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-    with open(tmp_path / "output", "w") as output:
+    with open(tmp_path / "output", "w", encoding="utf-8") as output:
         process = subprocess.Popen([sys.executable, "-c", code, *ARGUMENTS], stdout=output, stderr=output)
     results = Path(os.environ["nnUNet_results"])
     while not list(results.rglob("checkpoint_latest.pth")):

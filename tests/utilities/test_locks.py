@@ -32,7 +32,7 @@ def hold():
 
     def start(target, inside=True, part=(0, 1)):
         command = [sys.executable, "-c", _HOLD, str(target), str(inside), *map(str, part)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
         processes.append(process)
         assert process.stdout.readline() == "held\n"
         return process

@@ -100,7 +100,7 @@ if __name__ == "__main__":
 """
     )
     process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True
     )
     while not (tmp_path / "started").exists():
         assert process.poll() is None

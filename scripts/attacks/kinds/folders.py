@@ -137,7 +137,7 @@ def _spoil_target(recipe: Recipe, spoil: Callable[[Path], object]) -> SetUp:
 def _be_file(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        path.write_text("a file of the user")
+        path.write_text("a file of the user", encoding="utf-8")
 
 
 def _be_closed(path: Path) -> None:

@@ -82,7 +82,7 @@ def _at_work(name: str, workers: int) -> Callable[[Process, Sandbox], bool]:
 
 def _born(process: Process) -> float:
     # Time of the start, in seconds since the machine's.
-    ticks = int(Path("/proc", str(process.pid), "stat").read_text().rpartition(")")[2].split()[19])
+    ticks = int(Path("/proc", str(process.pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -90,6 +90,8 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path):
         "classes = np.arange(3, dtype=np.uint32)\n"
         "print(decide_tile(logits, classes, classes.astype(np.int32), *axes, -np.inf, True, 0, False).item())\n"
     )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=300
+    )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() == "1"
