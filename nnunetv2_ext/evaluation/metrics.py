@@ -8,7 +8,7 @@ were missed or invented, so their number is reported beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,15 @@ from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.label_counts import count_label_values
 
 SURFACE_DICE_TOLERANCES_MM = (1, 2, 3)
+#: Tolerance of ``SurfaceDice`` where the class has none of its own.
+DEFAULT_TOLERANCE_MM = 2.0
 
 COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")
 OVERLAPS = ("Dice", "IoU", "Precision", "Recall")
-DISTANCES = ("HD95", "MeanSurfaceDistance", *(f"SurfaceDice{mm}mm" for mm in SURFACE_DICE_TOLERANCES_MM))
+DISTANCES = ("HD95", "MeanSurfaceDistance", *(f"SurfaceDice{mm}mm" for mm in SURFACE_DICE_TOLERANCES_MM), "SurfaceDice")
 VOLUMES = ("VolumeError", "RelativeVolumeError")
-METRICS = (*OVERLAPS, *DISTANCES, *VOLUMES, *COUNTS)
+LESIONS = ("LesionsDetected", "LesionsMissed", "LesionsInvented")
+METRICS = (*OVERLAPS, *DISTANCES, *VOLUMES, *LESIONS, *COUNTS)
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,16 @@ class ScoredClass:
         key: Key in nnU-Net's summary.json: the label value, or the tuple of them, as text.
         reference: Its label values in the reference.
         prediction: Its label values in the prediction.
+        tolerance: mm, of its ``SurfaceDice``.
+        lesions: Whether its connected components are counted.
     """
 
     name: str
     key: str
     reference: tuple[int, ...]
     prediction: tuple[int, ...]
+    tolerance: float = DEFAULT_TOLERANCE_MM
+    lesions: bool = False
 
 
 def evaluate_label_map(
@@ -63,7 +70,8 @@ def evaluate_label_map(
 
     Returns:
         `ScoredClass.key` -> metric -> value. ``HD95`` and ``MeanSurfaceDistance`` are in mm, ``VolumeError``
-        (prediction minus reference) in ml, ``RelativeVolumeError`` as a fraction of the reference, counts in voxels.
+        (prediction minus reference) in ml, ``RelativeVolumeError`` as a fraction of the reference, counts in voxels;
+        lesions are NaN where they are not counted.
 
     Raises:
         UserError: The shapes differ.
@@ -84,21 +92,23 @@ def evaluate_label_map(
         compact_prediction[ignored] = 0
     table = _contingency(compact_reference, compact_prediction, reference_index.size + 1, prediction_index.size)
     table = table[: reference_index.size]
-    boxes = _Boxes(compact_reference, reference_index.size), _Boxes(compact_prediction, prediction_index.size)
+    sides = [
+        _Side(label_map, index.size, None if ignore_label is None else ignored)
+        for label_map, index in ((compact_reference, reference_index), (compact_prediction, prediction_index))
+    ]
     voxel_volume_ml = float(np.prod(spacing)) / 1000
     results: dict[str, dict[str, float]] = {}
     for scored in classes:
-        inside_reference = reference_index.selection(scored.reference)
-        inside_prediction = prediction_index.selection(scored.prediction)
-        metrics = _overlap(table, inside_reference, inside_prediction, voxel_volume_ml)
+        selections = reference_index.selection(scored.reference), prediction_index.selection(scored.prediction)
+        metrics = _overlap(table, *selections, voxel_volume_ml)
+        there = metrics["n_ref"] > 0, metrics["n_pred"] > 0
         surfaces = [
-            box.surface(selection, spacing) if metrics[count] else None
-            for box, selection, count in zip(
-                boxes, (inside_reference, inside_prediction), ("n_ref", "n_pred"), strict=True
-            )
+            side.surface(selection, spacing) if occurs else None
+            for side, selection, occurs in zip(sides, selections, there, strict=True)
         ]
-        results[scored.key] = {name: metrics[name] for name in (*OVERLAPS,)} | _distances(*surfaces)
-        results[scored.key] |= {name: metrics[name] for name in (*VOLUMES, *COUNTS)}
+        metrics |= _distances(surfaces[0], surfaces[1], scored.tolerance)
+        metrics |= _lesions(sides, selections, there) if scored.lesions else dict.fromkeys(LESIONS, float("nan"))
+        results[scored.key] = {name: metrics[name] for name in METRICS}
     return results
 
 
@@ -125,26 +135,52 @@ class _Index:
         return selected
 
 
-class _Boxes:
-    """The box around each label value, found in one pass, so that a class costs what its own box costs."""
+class _Side:
+    """Reference or prediction, with the box around each label value, so that a class costs what its own box costs."""
 
-    def __init__(self, label_map: npt.NDArray[np.unsignedinteger[Any]], size: int) -> None:
+    def __init__(
+        self, label_map: npt.NDArray[np.unsignedinteger[Any]], size: int, ignored: npt.NDArray[np.bool_] | None
+    ) -> None:
         from scipy import ndimage
 
         self._label_map = label_map
+        self._ignored = ignored
         self._boxes = ndimage.find_objects(label_map, max_label=size - 1)
+
+    def box(self, selection: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
+        """The box around the selected values, and the voxels that touch it."""
+        boxes = [self._boxes[value - 1] for value in np.flatnonzero(selection) if self._boxes[value - 1] is not None]
+        return tuple(
+            slice(max(min(part.start for part in parts) - 1, 0), max(part.stop for part in parts) + 1)
+            for parts in zip(*boxes, strict=True)
+        )
+
+    def inside(self, selection: npt.NDArray[np.bool_], box: tuple[slice, ...]) -> npt.NDArray[np.bool_]:
+        """Which voxels of a box have one of the selected values."""
+        # The ignored voxels carry a number beyond the selection.
+        return np.append(selection, False)[np.minimum(self._label_map[box], len(selection))]
 
     def surface(self, selection: npt.NDArray[np.bool_], spacing: Sequence[float]) -> npt.NDArray[np.float64]:
         """Surface points of the union of the selected values, in mm."""
-        boxes = [self._boxes[value - 1] for value in np.flatnonzero(selection) if self._boxes[value - 1] is not None]
-        box = tuple(
-            slice(min(part.start for part in parts), max(part.stop for part in parts))
-            for parts in zip(*boxes, strict=True)
-        )
-        cut = self._label_map[box]
-        # The ignored voxels carry a number beyond the selection.
-        inside = np.append(selection, False)[np.minimum(cut, len(selection))]
-        return surface_points(inside, spacing, [part.start for part in box])
+        box = self.box(selection)
+        ignored = None if self._ignored is None else self._ignored[box]
+        return surface_points(self.inside(selection, box), spacing, [part.start for part in box], ignored)
+
+    def components(self, selection: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], side: _Side) -> list[int]:
+        """How many connected components (by faces, edges or corners) meet the other mask, and how many do not.
+
+        One that touches ignored voxels may meet it there, and counts only where it is seen to.
+        """
+        from scipy import ndimage
+
+        box = self.box(selection)
+        neighbours = ndimage.generate_binary_structure(len(box), len(box))
+        numbers, total = ndimage.label(self.inside(selection, box), neighbours)
+        met = set(np.unique(numbers[side.inside(other, box)])) - {0}
+        unknown = set[int]()
+        if self._ignored is not None:
+            unknown = set(np.unique(numbers[ndimage.binary_dilation(self._ignored[box], neighbours)])) - {0}
+        return [len(met), total - len(met | unknown)]
 
 
 def _contingency(
@@ -164,7 +200,7 @@ def _overlap(
     reference: npt.NDArray[np.bool_],
     prediction: npt.NDArray[np.bool_],
     voxel_volume_ml: float,
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     tp = int(table[np.ix_(reference, prediction)].sum())
     n_ref, n_pred = int(table[reference].sum()), int(table[:, prediction].sum())
     fp, fn = n_pred - tp, n_ref - tp
@@ -189,13 +225,27 @@ def _ratio(numerator: int, denominator: int) -> float:
 
 
 def _distances(
-    reference: npt.NDArray[np.float64] | None, prediction: npt.NDArray[np.float64] | None
+    reference: npt.NDArray[np.float64] | None, prediction: npt.NDArray[np.float64] | None, tolerance: float
 ) -> dict[str, float]:
-    if reference is not None and prediction is not None:
-        distances = SurfaceDistances.between(reference, prediction)
-        values = [distances.hausdorff(95), distances.mean()]
-        values += [distances.surface_dice(tolerance) for tolerance in SURFACE_DICE_TOLERANCES_MM]
-    else:
+    nan = float("nan")
+    tolerances = (*SURFACE_DICE_TOLERANCES_MM, tolerance)
+    if reference is None or prediction is None:
         nothing_at_all = reference is None and prediction is None
-        values = [float("nan")] * 2 + [float("nan") if nothing_at_all else 0.0] * len(SURFACE_DICE_TOLERANCES_MM)
+        values = [nan, nan, *[nan if nothing_at_all else 0.0] * len(tolerances)]
+    elif len(reference) and len(prediction):
+        distances = SurfaceDistances.between(reference, prediction)
+        values = [distances.hausdorff(95), distances.mean(), *map(distances.surface_dice, tolerances)]
+    else:
+        # All of a surface touches ignored voxels: nobody knows where it is.
+        values = [nan] * len(DISTANCES)
     return dict(zip(DISTANCES, values, strict=True))
+
+
+def _lesions(
+    sides: Sequence[_Side], selections: Sequence[npt.NDArray[np.bool_]], there: Sequence[bool]
+) -> dict[str, float]:
+    """Components of the reference that a prediction meets or misses, and of the prediction where nothing is."""
+    (reference, prediction), (in_reference, in_prediction) = sides, selections
+    detected, missed = reference.components(in_reference, in_prediction, prediction) if there[0] else (0, 0)
+    _, invented = prediction.components(in_prediction, in_reference, reference) if there[1] else (0, 0)
+    return dict(zip(LESIONS, (detected, missed, invented), strict=True))

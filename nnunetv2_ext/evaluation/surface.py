@@ -23,7 +23,10 @@ _ROUNDING = 1e-6
 
 
 def surface_points(
-    mask: npt.NDArray[np.bool_], spacing: Sequence[float], offset: Sequence[int] = ()
+    mask: npt.NDArray[np.bool_],
+    spacing: Sequence[float],
+    offset: Sequence[int] = (),
+    ignored: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Positions of the surface voxels.
 
@@ -31,6 +34,8 @@ def surface_points(
         mask: Any number of axes, e.g. (z, y, x); may be cut to the box around the object.
         spacing: Voxel size in mm along each axis of the mask.
         offset: Index of the mask's first voxel in the image.
+        ignored: Voxels of which nobody knows whether they belong to the object. What touches them with a face is no
+            surface that could be measured.
 
     Returns:
         Shape (surface voxels, axes), in mm.
@@ -38,6 +43,8 @@ def surface_points(
     from scipy import ndimage
 
     surface = mask & ~ndimage.binary_erosion(mask)
+    if ignored is not None and ignored.any():
+        surface &= ~ndimage.binary_dilation(ignored)
     return (np.argwhere(surface) + np.array(offset or [0] * mask.ndim)) * np.array(spacing, dtype=np.float64)
 
 

@@ -19,18 +19,26 @@ CLASSES = (
 )
 
 
-def from_masks(reference, prediction, spacing):
+def _beside(mask):
+    """Voxels that have a face in common with one of a mask; a border of one voxel is added."""
+    padded = np.pad(mask, 1)
+    return np.any([np.roll(padded, step, axis) for axis in range(mask.ndim) for step in (-1, 1)], axis=0)
+
+
+def from_masks(reference, prediction, spacing, ignored=None):
     """Metrics of two masks written as in a textbook, distances over all pairs of surface voxels."""
     from scipy import ndimage
 
     nan = float("nan")
+    ignored = np.zeros(reference.shape, dtype=bool) if ignored is None else ignored
+    reference, prediction = reference & ~ignored, prediction & ~ignored
     tp, n_ref, n_pred = (reference & prediction).sum(), reference.sum(), prediction.sum()
     expected = dict.fromkeys(METRICS, nan)
     expected |= {"TP": tp, "n_ref": n_ref, "n_pred": n_pred, "FP": n_pred - tp, "FN": n_ref - tp}
     expected["VolumeError"] = (float(n_pred) - float(n_ref)) * np.prod(spacing) / 1000
     if n_ref + n_pred:
         expected |= {"Dice": 2 * tp / (n_ref + n_pred), "IoU": tp / (reference | prediction).sum()}
-        expected |= {f"SurfaceDice{mm}mm": 0.0 for mm in (1, 2, 3)}
+        expected |= {name: 0.0 for name in METRICS if name.startswith("SurfaceDice")}
     if n_pred:
         expected["Precision"] = tp / n_pred
     if n_ref:
@@ -38,15 +46,17 @@ def from_masks(reference, prediction, spacing):
     if n_ref and n_pred:
         surfaces = []
         for mask in (reference, prediction):
-            padded = np.pad(mask, 1)
-            outside = [np.roll(~padded, step, axis) for axis in range(mask.ndim) for step in (-1, 1)]
-            surfaces.append(padded & np.any(outside, axis=0))
-        far = [ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
-        one, two = far[1][surfaces[0]], far[0][surfaces[1]]
-        expected["HD95"] = max(np.percentile(one, 95), np.percentile(two, 95))
-        expected["MeanSurfaceDistance"] = np.concatenate([one, two]).mean()
-        for mm in (1, 2, 3):
-            expected[f"SurfaceDice{mm}mm"] = np.mean(np.concatenate([one, two]) <= mm)
+            known = np.pad(mask, 1) & ~_beside(ignored)
+            surfaces.append(known & np.pad(mask & ~ndimage.binary_erosion(mask), 1))
+        distances = {name: nan for name in METRICS if name.startswith("SurfaceDice")}
+        if all(surface.any() for surface in surfaces):
+            far = [ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
+            one, two = far[1][surfaces[0]], far[0][surfaces[1]]
+            distances["HD95"] = max(np.percentile(one, 95), np.percentile(two, 95))
+            distances["MeanSurfaceDistance"] = np.concatenate([one, two]).mean()
+            for name, mm in (("1mm", 1), ("2mm", 2), ("3mm", 3), ("", 2)):
+                distances[f"SurfaceDice{name}"] = np.mean(np.concatenate([one, two]) <= mm)
+        expected |= distances
     return expected
 
 
@@ -70,11 +80,48 @@ def _compare(metrics, expected, valid_voxels):
 )
 def test_random_label_maps(maps, spacing, ignore_label):
     reference, prediction = maps
-    valid = np.ones(reference.shape, dtype=bool) if ignore_label is None else reference != ignore_label
+    ignored = np.zeros(reference.shape, dtype=bool) if ignore_label is None else reference == ignore_label
     results = evaluate_label_map(reference, prediction, spacing, CLASSES, ignore_label)
     for scored in CLASSES:
-        masks = np.isin(reference, scored.reference) & valid, np.isin(prediction, scored.prediction) & valid
-        _compare(results[scored.key], from_masks(*masks, spacing), valid.sum())
+        masks = np.isin(reference, scored.reference), np.isin(prediction, scored.prediction)
+        _compare(results[scored.key], from_masks(*masks, spacing, ignored), (~ignored).sum())
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_the_border_of_ignored_voxels_is_no_surface(axis):
+    # Two parts, each predicted one voxel aside; nobody said what the second one is.
+    reference, prediction = np.zeros((2, 24, 24, 24), dtype=np.uint8)
+    for start, end in ((4, 8), (14, 20)):
+        reference[4:20, 4:20, start:end], prediction[4:20, 4:20, start + 1 : end + 1] = 1, 1
+    maps = [np.moveaxis(label_map, 2, axis) for label_map in (reference, prediction)]
+    (known,) = evaluate_label_map(*maps, (1, 1, 1), CLASSES[:1], 9).values()
+    reference[4:20, 4:20, 14:20] = 9
+    (metrics,) = evaluate_label_map(*maps, (1, 1, 1), CLASSES[:1], 9).values()
+    assert [metrics["HD95"], metrics["SurfaceDice1mm"]] == [known["HD95"], known["SurfaceDice1mm"]] == [1, 1]
+
+
+def test_lesions_are_counted_by_components():
+    reference, prediction = np.zeros((2, 6, 12, 12), dtype=np.uint8)
+    reference[1:3, 1:3, 1:3], reference[1:3, 8:10, 1:3], reference[4, 4, 4], reference[5, 5, 5] = 1, 1, 1, 1
+    # The first is met by two parts; one over a corner is one lesion; one is invented; one may go on where ignored.
+    prediction[1, 1, 1], prediction[2, 2, 2], prediction[5, 5, 5], prediction[1:3, 8, 8], prediction[1, 10, 10] = [
+        1
+    ] * 5
+    reference[1, 11, 11] = 9
+    scored = ScoredClass("one", "1", (1,), (1,), lesions=True)
+    (metrics,) = evaluate_label_map(reference, prediction, (1, 1, 1), [scored], 9).values()
+    assert [metrics[f"Lesions{what}"] for what in ("Detected", "Missed", "Invented")] == [2, 1, 1]
+    (metrics,) = evaluate_label_map(reference, prediction, (1, 1, 1), [scored]).values()
+    assert [metrics[f"Lesions{what}"] for what in ("Detected", "Missed", "Invented")] == [2, 1, 2]
+
+
+def test_a_class_has_a_tolerance_of_its_own():
+    reference = np.zeros((8, 8, 8), dtype=np.uint8)
+    reference[2] = 1
+    classes = [ScoredClass("one", str(mm), (1,), (1,), tolerance=mm) for mm in (1.9, 2.1)]
+    results = evaluate_label_map(reference, np.roll(reference, 2, axis=0), (1.05, 1, 1), classes)
+    assert results["1.9"]["SurfaceDice"] == 0.0
+    assert results["2.1"]["SurfaceDice"] == 1.0
 
 
 def test_overlaps_equal_nnunets(tmp_path):
