@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.names import quoted
 from nnunetv2_ext.utilities.parallel import default_processes
 
 logger = logging.getLogger(__name__)
@@ -35,16 +37,43 @@ def _parser() -> argparse.ArgumentParser:
         "--mapping", metavar="NAME", help="score predictions of another label order, such as TotalSegmentator's"
     )
     parser.add_argument("--pred_order", metavar="NAME", help="label order of the predictions, where they do not say")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="score these classes only")
+    parser.add_argument(
+        "--tolerances",
+        nargs="+",
+        default=[],
+        metavar="NAME=MM",
+        help="tolerances of the surface Dice of classes (2 mm for the others)",
+    )
+    parser.add_argument(
+        "--lesions",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="count the connected components of these classes: detected, missed and invented ones",
+    )
     parser.add_argument("--chill", action="store_true", help="do not mind references without a prediction")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument("-np", type=int, default=default_processes(), metavar="N", help="number of processes")
     return parser
 
 
+def _tolerance(text: str) -> tuple[str, float]:
+    name, _, number = text.rpartition("=")
+    try:
+        tolerance = float(number)
+    except ValueError:
+        tolerance = math.nan
+    if not name or not 0 <= tolerance < math.inf:
+        raise UserError(f"Expected a class and its tolerance in mm, such as liver=2.5, but got {quoted(text)}.")
+    return name, tolerance
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from nnunetv2_ext.evaluation.evaluate import check_output_folder, evaluate_folder, write_evaluation
     from nnunetv2_ext.utilities.locks import output_lock
 
+    tolerances = dict(map(_tolerance, arguments.tolerances))
     # Before the folder for the results is made, which may be that of the predictions.
     for what, given in (("reference label maps", arguments.gt), ("predictions", arguments.pred)):
         if not Path(given).is_dir():
@@ -59,6 +88,9 @@ def _run(arguments: argparse.Namespace) -> int:
             order=arguments.order,
             mapping=arguments.mapping,
             prediction_order=arguments.pred_order,
+            classes=arguments.classes,
+            tolerances=tolerances,
+            lesions=arguments.lesions,
             chill=arguments.chill,
             processes=arguments.np,
             progress=not arguments.quiet,

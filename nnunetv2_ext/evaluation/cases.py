@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from nnunetv2_ext.evaluation.classes import References, explained_by, find_name, match_classes, read_prediction_order
 from nnunetv2_ext.evaluation.metrics import ScoredClass, evaluate_label_map
+from nnunetv2_ext.images.files import label_maps_among
 from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.images.volumes import Volume
-from nnunetv2_ext.inference.cases import image_ending
 from nnunetv2_ext.labels.atoms import encode_masks
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import input_files
-from nnunetv2_ext.utilities.names import file_name, refuse_equal_names
+from nnunetv2_ext.utilities.names import file_name
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class EvaluationJob:
         prediction: Label map; or the folder of one mask per class.
         classes: What is scored.
         masks: Class name -> mask file, where the prediction is a folder of masks.
+        missing: Classes without a mask there, although the case annotates them.
         ignore_label: Value in the reference that counts for nothing.
         explained: Every value that may occur in the reference.
         explained_prediction: The same for the prediction.
@@ -44,6 +45,7 @@ class EvaluationJob:
     prediction: Path
     classes: tuple[ScoredClass, ...]
     masks: Mapping[str, Path]
+    missing: tuple[str, ...]
     ignore_label: int | None
     explained: frozenset[int]
     explained_prediction: frozenset[int]
@@ -61,10 +63,7 @@ def label_map_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"Expected a folder of label maps, but {folder} is none.")
     # Hidden files are those that a running prediction is still writing.
-    endings = ((file, image_ending(file)) for file in input_files(folder))
-    files = [(file.name[: -len(ending)], file) for file, ending in endings if ending]
-    refuse_equal_names(files)
-    return dict(files)
+    return label_maps_among(input_files(folder), folder)
 
 
 class PredictionFolder:
@@ -116,7 +115,7 @@ class PredictionFolder:
         partial_labels = self._references.partial_labels
         source = self._source_of(case)
         name = self._name_of(case, source)
-        masks: Mapping[str, Path] = {}
+        found: dict[str, Path | None] = {}
         explained = frozenset[int]()
         folder = self.folder
         if source and name not in self._label_maps(folder):
@@ -126,16 +125,27 @@ class PredictionFolder:
             classes, explained = self._classes_in(folder)
         else:
             prediction = self.folder / name
-            classes, masks = self._classes_with_masks(prediction)
+            classes, found = self._classes_with_masks(prediction)
         if partial_labels:
             annotated = dict(zip(partial_labels.class_names, partial_labels.annotated(case), strict=True))
             classes = tuple(scored for scored in classes if annotated[scored.name])
-            masks = {name: file for name, file in masks.items() if annotated[name]}
+        missing = tuple(scored.name for scored in classes if found.get(scored.name, prediction) is None)
+        classes = tuple(scored for scored in classes if scored.name not in missing)
+        masks = {scored.name: file for scored in classes if (file := found.get(scored.name))}
         if not classes:
             raise UserError(f"{prediction} has none of the classes that case {case!r} annotates.")
         meaning = self._references
         return EvaluationJob(
-            case, source, reference, prediction, classes, masks, meaning.ignore_label, meaning.explained, explained
+            case,
+            source,
+            reference,
+            prediction,
+            classes,
+            masks,
+            missing,
+            meaning.ignore_label,
+            meaning.explained,
+            explained,
         )
 
     def _label_maps(self, folder: Path) -> Mapping[str, Path]:
@@ -149,25 +159,18 @@ class PredictionFolder:
             self._classes[folder] = tuple(match_classes(self._references.classes, order)), explained_by(order)
         return self._classes[folder]
 
-    def _classes_with_masks(self, folder: Path) -> tuple[tuple[ScoredClass, ...], dict[str, Path]]:
+    def _classes_with_masks(self, folder: Path) -> tuple[tuple[ScoredClass, ...], dict[str, Path | None]]:
         if not folder.is_dir():
             raise UserError(f"Expected a prediction {folder.name}.nii.gz in {folder.parent}, but found none.")
-        found_files = [
-            (file.relative_to(folder).as_posix()[: -len(ending)], file)
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and (ending := image_ending(file))
-        ]
-        refuse_equal_names(found_files)
-        files = dict(found_files)
-        masks: dict[str, Path] = {}
+        files = label_maps_among(filter(Path.is_file, sorted(folder.rglob("*"))), folder)
+        masks: dict[str, Path | None] = {}
         classes = []
         for reference in self._references.classes:
-            if len(reference.predicted_as) == 1:
+            if reference.wanted and len(reference.predicted_as) == 1:
                 path = "/".join(map(file_name, reference.predicted_as[0].split("/")))
                 found = find_name(path, files)
-                if found is not None:
-                    masks[reference.name] = files[found]
-                    classes.append(ScoredClass(reference.name, reference.key, reference.values, ()))
+                masks[reference.name] = None if found is None else files[found]
+                classes.append(reference.scored(()))
         return tuple(classes), masks
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_ext.evaluation.metrics import ScoredClass
+from nnunetv2_ext.evaluation.metrics import DEFAULT_TOLERANCE_MM, ScoredClass
 from nnunetv2_ext.labels.dataset_json import read_dataset_json
 from nnunetv2_ext.labels.label_mapping import LabelMapping
 from nnunetv2_ext.labels.label_order import LabelOrder
@@ -21,6 +21,7 @@ from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
 from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels
 from nnunetv2_ext.labels.tree_sources import DeterminedNodes, TreeSources
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.names import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +35,22 @@ class ReferenceClass:
         key: Key in summary.json.
         values: Its label values in the references.
         predicted_as: Names of the classes whose union it is compared with in the predictions.
+        wanted: Whether it is scored.
+        tolerance: mm, of its surface Dice.
+        lesions: Whether its connected components are counted.
     """
 
     name: str
     key: str
     values: tuple[int, ...]
     predicted_as: tuple[str, ...]
+    wanted: bool = True
+    tolerance: float = DEFAULT_TOLERANCE_MM
+    lesions: bool = False
+
+    def scored(self, prediction: tuple[int, ...]) -> ScoredClass:
+        """The class, with its label values in the predictions."""
+        return ScoredClass(self.name, self.key, self.values, prediction, self.tolerance, self.lesions)
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,39 @@ class References:
     partial_labels: PartialLabels | DeterminedNodes | None
     default_order: LabelOrder
     default_is_a_guess: bool = False
+
+    def with_choice(
+        self, classes: Sequence[str] | None, tolerances: Mapping[str, float], lesions: Sequence[str]
+    ) -> References:
+        """The same, with what the user asks for; see `evaluate_folder`.
+
+        Raises:
+            UserError: A name is none of a class.
+        """
+        wanted = self._named(classes) if classes is not None else {reference.name for reference in self.classes}
+        counted = self._named(lesions)
+        allowed = {name: mm for wish, mm in tolerances.items() for name in self._named([wish])}
+        chosen = (
+            replace(
+                reference,
+                wanted=reference.name in wanted,
+                tolerance=allowed.get(reference.name, DEFAULT_TOLERANCE_MM),
+                lesions=reference.name in counted,
+            )
+            for reference in self.classes
+        )
+        return replace(self, classes=tuple(chosen))
+
+    def _named(self, wishes: Iterable[str]) -> set[str]:
+        """The classes of these names; of several sources where the name says none."""
+        names = [reference.name for reference in self.classes]
+        found = set[str]()
+        for wish in wishes:
+            alike = [wish] if wish in names else [name for name in names if name.rpartition("/")[2] == wish]
+            if not alike:
+                raise UserError(f"Expected the name of a class ({', '.join(names)}), but got {quoted(wish)}.")
+            found.update(alike)
+        return found
 
 
 def find_dataset_json(folder: Path) -> Path | None:
@@ -147,9 +191,10 @@ def match_classes(classes: Sequence[ReferenceClass], predictions: LabelOrder) ->
         others = {other.name: other for value in reference.values for other in with_value[value]}
         inner = (other for other in others.values() if set(other.values) < set(reference.values))
         values = {value for other in inner for value in own[other.name]} | set(own[reference.name])
-        scored.append(ScoredClass(reference.name, reference.key, reference.values, tuple(sorted(values))))
+        if reference.wanted:
+            scored.append(reference.scored(tuple(sorted(values))))
     if not scored:
-        wanted = sorted({name for reference in classes for name in reference.predicted_as})
+        wanted = sorted({name for reference in classes if reference.wanted for name in reference.predicted_as})
         raise UserError(
             f"Expected predictions with classes such as {', '.join(wanted[:5])}, but {predictions.name} has "
             f"{', '.join(list(predictions.names)[:5])}; name their order with --pred_order."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_ext.evaluation.cases import PredictionFolder, evaluate_case, label_map_files
+from nnunetv2_ext.evaluation.cases import EvaluationJob, PredictionFolder, evaluate_case, label_map_files
 from nnunetv2_ext.evaluation.classes import References, read_references
 from nnunetv2_ext.evaluation.page import write_evaluation_page
 from nnunetv2_ext.evaluation.summary import CaseMetrics, summarise, write_csv
@@ -43,6 +44,9 @@ def evaluate_folder(
     order: str | None = None,
     mapping: str | None = None,
     prediction_order: str | None = None,
+    classes: Sequence[str] | None = None,
+    tolerances: Mapping[str, float] | None = None,
+    lesions: Sequence[str] = (),
     chill: bool = False,
     processes: int = 0,
     progress: bool = True,
@@ -57,6 +61,9 @@ def evaluate_folder(
         order: A label order that says it instead, for references and predictions.
         mapping: A direct-inference table: the union of some predicted classes against each reference class.
         prediction_order: What the label values of the predictions mean; by default what their folder says.
+        classes: What is scored; by default every class. A name without source stands for that class of all sources.
+        tolerances: Class -> mm, of its ``SurfaceDice``; 2 mm where nothing is said.
+        lesions: Classes whose connected components are counted as detected, missed and invented.
         chill: Leave out references without a prediction silently (nnU-Net's word).
         processes: Number of worker processes; with 0, everything runs in this process.
         progress: Whether to show a progress bar.
@@ -69,7 +76,7 @@ def evaluate_folder(
     files = label_map_files(references)
     meaning = read_references(
         references, dataset_json=Path(dataset_json) if dataset_json else None, order=order, mapping=mapping
-    )
+    ).with_choice(classes, tolerances or {}, lesions)
     if not files:
         raise UserError(f"Expected label maps (.nii.gz and the like) in {references}, but found none.")
     if not predictions.is_dir():
@@ -84,6 +91,7 @@ def evaluate_folder(
             jobs.append(predicted.job(case, file))
         except UserError as error:
             problems.append(str(error))
+    problems += _missing_masks(jobs)
     cases = []
     for outcome in parallel_map(evaluate_case, jobs, processes=processes, description="Evaluating", progress=progress):
         if outcome.result is None:
@@ -97,7 +105,7 @@ def evaluate_folder(
         first = f"; the first problem: {problems[0]}" if problems else "; no reference has a prediction of its name."
         raise UserError(f"None of the {len(files)} cases in {references} could be scored{first}")
     _say_what_is_left_out(meaning, cases)
-    names = {reference.key: reference.name for reference in meaning.classes}
+    names = {reference.key: reference.name for reference in meaning.classes if reference.wanted}
     return Evaluation(summarise(cases, names), tuple(cases), tuple(problems))
 
 
@@ -125,8 +133,19 @@ def check_output_folder(folder: Path | str, overwrite: bool = False) -> None:
         refuse_existing(Path(folder) / name, overwrite)
 
 
+def _missing_masks(jobs: Sequence[EvaluationJob]) -> list[str]:
+    """Sentences about classes that some cases have a mask of and others do not."""
+    predicted = {name for job in jobs for name in job.masks}
+    return [
+        f"Expected a mask of {', '.join(names)} for case {job.case!r}, as for others, but {job.prediction} has none; "
+        "predict it again."
+        for job in jobs
+        if (names := [name for name in job.missing if name in predicted])
+    ]
+
+
 def _say_what_is_left_out(meaning: References, cases: list[CaseMetrics]) -> None:
     scored = {key for case in cases for key in case.metrics}
-    absent = [reference.name for reference in meaning.classes if reference.key not in scored]
+    absent = [reference.name for reference in meaning.classes if reference.wanted and reference.key not in scored]
     if absent:
         logger.warning("The predictions do not have these classes, which are not scored: %s", ", ".join(absent))

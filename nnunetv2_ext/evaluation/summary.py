@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_ext.evaluation.metrics import METRICS
+from nnunetv2_ext.evaluation.metrics import LESIONS, METRICS
 from nnunetv2_ext.utilities.files import atomic_path
 
 ClassMetrics = Mapping[str, float]
@@ -95,10 +95,24 @@ def _averages(cases: Sequence[CaseMetrics], class_names: Mapping[str, str]) -> d
             "invented": sum(1 for n_ref, n_pred in pairs if n_pred and not n_ref),
             "absent": sum(1 for n_ref, n_pred in pairs if not n_ref and not n_pred),
         }
+        if not np.isnan(columns["LesionsDetected"]).all():
+            statistics["counts"][key]["lesions"] = _lesions(*(int(sum(columns[name])) for name in LESIONS))
     statistics["foreground_mean"] = {
         metric: _over_numbers(np.mean, [statistics["mean"][key][metric] for key in annotated]) for metric in METRICS
     }
     return statistics
+
+
+def _lesions(detected: int, missed: int, invented: int) -> dict[str, float]:
+    """Detection over all cases; a ratio of nothing is NaN."""
+    nan = float("nan")
+    return {
+        "detected": detected,
+        "missed": missed,
+        "invented": invented,
+        "sensitivity": detected / (detected + missed) if detected + missed else nan,
+        "F1": 2 * detected / (2 * detected + missed + invented) if detected + missed + invented else nan,
+    }
 
 
 def _over_numbers(function: Any, values: Sequence[float]) -> float:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.names import quoted
+from nnunetv2_ext.utilities.names import quoted, refuse_equal_names
 
 #: Deflate, in gzip and in compressed .mha and .nrrd, makes data at most this many times smaller.
 DEFLATE = 1032
+
+#: Endings that are read whatever a model was trained on; longest first, so that .nii.gz is not taken for .gz.
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl")
+
+#: Formats whose headers state no millimetres.
+PICTURES = (".png", ".bmp", ".tif", ".tiff")
 
 # Headers of text end long before this.
 _HEADER_BYTES = 1 << 20
@@ -28,6 +34,35 @@ _DATA_FILE = {
 def is_nifti(file: Path | str) -> bool:
     """Whether a name ends as NIfTI files do, in capitals or not."""
     return str(file).lower().endswith((".nii", ".nii.gz"))
+
+
+def image_ending(path: Path | str, further: Iterable[str] = ()) -> str | None:
+    """The image ending of a file name (``".nii.gz"``), or None where it has none that is known.
+
+    Args:
+        path: A file name.
+        further: Endings beyond `IMAGE_ENDINGS`, such as a model's own ``.png``.
+    """
+    name = Path(path).name.lower()
+    for ending in (*IMAGE_ENDINGS, *(ending.lower() for ending in further)):
+        # A segmentation of 3D Slicer is no scan.
+        if name.endswith(ending) and len(name) > len(ending) and (ending, name[-9:]) != (".nrrd", ".seg.nrrd"):
+            return ending
+    return None
+
+
+def label_maps_among(files: Iterable[Path], folder: Path) -> dict[str, Path]:
+    """Label maps of all formats by their path in a folder, without ending.
+
+    Raises:
+        UserError: Two of them have one name.
+    """
+    endings = [(file, ending) for file in files if (ending := image_ending(file, (".seg.nrrd", *PICTURES)))]
+    # A picture beside volumes shows one of them.
+    maps = [pair for pair in endings if pair[1] not in PICTURES] or endings
+    found = [(file.relative_to(folder).as_posix()[: -len(ending)], file) for file, ending in maps]
+    refuse_equal_names(found)
+    return dict(found)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from nnunetv2_ext.images.files import DEFLATE, data_files, refuse_too_large, text_header
+from nnunetv2_ext.images.files import DEFLATE, PICTURES, data_files, refuse_too_large, text_header
 from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
@@ -38,9 +38,6 @@ _FORMATS = {
 _UNKNOWN = re.compile(rb"^spacings:.*nan(?:[ \t]+\S+){0,2}[ \t]*$|^space directions:.*\([^)]*nan", re.I | re.M)
 
 _GIPL_HEADER = 256
-
-#: Formats whose headers state no millimetres.
-PICTURES = (".png", ".bmp", ".tif", ".tiff")
 
 
 def read_itk(file: Path) -> tuple[np.ndarray, Grid]:

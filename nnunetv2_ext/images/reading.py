@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from nnunetv2_ext.images.dicom import find_series, read_series
-from nnunetv2_ext.images.files import is_nifti, opened
+from nnunetv2_ext.images.files import PICTURES, is_nifti, opened
 from nnunetv2_ext.images.geometry import Grid, listed
-from nnunetv2_ext.images.itk import PICTURES, read_itk, split, tiff_spacing
+from nnunetv2_ext.images.itk import read_itk, split, tiff_spacing
 from nnunetv2_ext.images.nifti import SIZE_OF_NIFTI_1, read_nifti
 from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.utilities.errors import UserError
@@ -192,7 +192,9 @@ def check_scan(scan: Scan, channels: int, *, admit_2d: bool) -> None:
 
 
 def _only(volumes: list[Volume], path: Path | str) -> Volume:
-    if len(volumes) != 1:
+    # ITK gives the grey values of a bitmap as red, green and blue.
+    grey = str(path).lower().endswith(".bmp") and all(np.array_equal(one.array, volumes[0].array) for one in volumes)
+    if len(volumes) != 1 and not grey:
         raise UserError(f"Expected one volume in {path}, but it holds {len(volumes)} channels.")
     return volumes[0]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_ext.images.dicom import find_series
+from nnunetv2_ext.images.files import IMAGE_ENDINGS, image_ending
 from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.executors import in_a_worker
@@ -16,24 +17,7 @@ from nnunetv2_ext.utilities.names import refuse_equal_names
 
 _logger = logging.getLogger(__name__)
 
-#: Endings that are read whatever the model was trained on; longest first, so that .nii.gz is not taken for .gz.
-IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl")
-
 _CHANNEL_NUMBER = re.compile(r"(?P<identifier>.+)_(?P<channel>\d{4})")
-
-
-def image_ending(path: Path | str, further: Iterable[str] = ()) -> str | None:
-    """The image ending of a file name (``".nii.gz"``), or None where it has none that is known.
-
-    Args:
-        path: A file name.
-        further: Endings beyond `IMAGE_ENDINGS`, such as a model's own ``.png``.
-    """
-    name = Path(path).name.lower()
-    for ending in (*IMAGE_ENDINGS, *(ending.lower() for ending in further)):
-        if name.endswith(ending) and len(name) > len(ending) and not name.endswith(".seg.nrrd"):
-            return ending
-    return None
 
 
 def find_cases(source: Path | str, channels: int, file_ending: str) -> list[Case]:

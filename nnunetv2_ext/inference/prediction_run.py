@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from nnunetv2_ext.images.files import image_ending
 from nnunetv2_ext.images.label_maps import is_complete, labels_json, write_label_map
 from nnunetv2_ext.images.reading import Scan, read_scan
-from nnunetv2_ext.inference.cases import Case, find_cases, image_ending
+from nnunetv2_ext.inference.cases import Case, find_cases
 from nnunetv2_ext.inference.deciding.outputs import OutputMap
 from nnunetv2_ext.inference.deciding.rules import Decisions
 from nnunetv2_ext.inference.pipeline import Outcome, run_pipeline

@@ -26,7 +26,7 @@ def test_the_page_runs(write_map, write_dataset_json, code_in, tmp_path, monkeyp
         )
     write_map(rng.choice([0, 1, kidney], (4, 5, 6)).astype(np.uint8), tmp_path / "PREDICTIONS" / "a.nii.gz")
     lines = [line for block in code_in("evaluate.md", "bash") for line in block.splitlines()]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         program, *arguments = shlex.split(line)
         assert program == "nnUNetv2_ext_evaluate"

@@ -141,6 +141,95 @@ def test_one_mask_per_class(overlapping, write_map):
     assert _scores(evaluate_folder(folder / "labelsTr", folder / "pred", progress=False)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("wanted", [(), ("--classes", "tumour", "A/liver")])
+def test_a_mask_that_is_missing_is_named(tmp_path, write_map, write_dataset_json, capsys, wanted):
+    labels = {"background": 0, "A/liver": [1, 2], "A/tumour": [2, 2], "A/spleen": [3, 3]}
+    sources = {"A": {"classes": list(labels)[1:], "cases": ["a", "b"]}}
+    write_dataset_json(tmp_path, labels, regions_class_order=[1, 2, 3], partial_labels=sources)
+    for case in "ab":
+        write_map(np.ones(SHAPE, dtype=np.uint8), tmp_path / "labelsTr" / f"{case}.nii.gz")
+        for name in ("A/liver", "A/tumour")[: 2 if case == "a" else 1]:
+            write_map(np.ones(SHAPE, dtype=np.uint8), tmp_path / "pred" / case / f"{name}.nii.gz")
+    code = main(["-gt", str(tmp_path / "labelsTr"), "-pred", str(tmp_path / "pred"), "-np", "1", *wanted])
+    said = capsys.readouterr().err
+    assert code == 1
+    assert f"Expected a mask of A/tumour for case 'b', as for others, but {tmp_path / 'pred' / 'b'} has none" in said
+    counts = json.loads((tmp_path / "pred" / "summary.json").read_text(encoding="utf-8"))["counts"]
+    assert {key: values["cases"] for key, values in counts.items()} == {"(1, 2)": 2, "(2, 2)": 1}
+
+
+def _nibabel_file(array, file, shear):
+    import nibabel
+
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[0, 1] = shear
+    nibabel.save(nibabel.Nifti1Image(array.T, affine), file)
+
+
+def _itk_file(array, file):
+    import SimpleITK
+
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(file))
+
+
+def _stack(array, file):
+    import tifffile
+
+    tifffile.imwrite(file, array)
+    file.with_suffix(".json").write_text('{"spacing": [2.0, 1.0, 1.0]}')
+
+
+#: Ending -> how the label map is written.
+FORMATS = {
+    ".nii.gz": lambda array, file: _nibabel_file(array, file, 0.2),
+    ".nii": lambda array, file: _nibabel_file(array, file, 0),
+    ".nrrd": _itk_file,
+    ".mha": _itk_file,
+    ".seg.nrrd": _itk_file,
+    ".png": lambda array, file: _itk_file(array[0], file),
+    ".bmp": lambda array, file: _itk_file(array[0], file),
+    ".tif": _stack,
+    ".tiff": _stack,
+}
+
+
+@pytest.mark.parametrize("layout", ["merged", "per_class"])
+@pytest.mark.parametrize("ending", FORMATS)
+def test_label_maps_of_all_formats_are_read(tmp_path, write_dataset_json, ending, layout):
+    array = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    write_dataset_json(tmp_path, {"background": 0, "liver": 1, "spleen": 2}, file_ending=ending)
+    files = {"labelsTr/a": array, "pred/a": array}
+    if layout == "per_class":
+        files = {"labelsTr/a": array, "pred/a/liver": array == 1, "pred/a/spleen": array == 2}
+    for name, voxels in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        FORMATS[ending](voxels.astype(np.uint8), tmp_path / f"{name}{ending}")
+    (tmp_path / "pred" / "plans.json").write_text("{}")
+    arguments = ["-gt", tmp_path / "labelsTr", "-pred", tmp_path / "pred", "-o", tmp_path / "out", "-np", "1"]
+    assert main([str(argument) for argument in arguments]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert {key: mean["Dice"] for key, mean in summary["mean"].items()} == {"1": 1, "2": 1}
+
+
+def test_what_is_asked_for_is_scored(maps, capsys):
+    folder, _, _ = maps
+    arguments = ["-gt", folder / "labelsTr", "-pred", folder / "pred", "-o", folder / "out", "-np", 1, "--overwrite"]
+    options = ["--classes", "spleen", "--tolerances", "spleen=0.5", "--lesions", "spleen"]
+    assert main([*map(str, arguments), *options]) == 0
+    summary = json.loads((folder / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["class_names"] == {"2": "spleen"}
+    assert list(summary["mean"]) == ["2"]
+    assert summary["mean"]["2"]["SurfaceDice"] < summary["mean"]["2"]["SurfaceDice1mm"]
+    lesions = summary["counts"]["2"]["lesions"]
+    found = [case["metrics"]["2"]["LesionsDetected"] for case in summary["metric_per_case"]]
+    assert lesions["detected"] == sum(found) > 0
+    assert lesions["sensitivity"] == pytest.approx(lesions["detected"] / (lesions["detected"] + lesions["missed"]))
+    for wrong in (["--classes", "lung"], ["--tolerances", "lung=2"], ["--lesions", "lung"], ["--tolerances", "spleen"]):
+        assert main([*map(str, arguments), *wrong]) == 2
+        assert "Expected" in capsys.readouterr().err
+    assert main([*map(str, arguments), "--tolerances", "spleen=-1"]) == 2
+
+
 def test_names_decide_over_integers(maps, write_map, write_dataset_json):
     folder, _, predictions = maps
     plain = evaluate_folder(folder / "labelsTr", folder / "pred", progress=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nnunetv2_ext.inference.cases import find_cases, image_ending
+from nnunetv2_ext.images.files import image_ending
+from nnunetv2_ext.inference.cases import find_cases
 from nnunetv2_ext.utilities.errors import UserError
 
 
