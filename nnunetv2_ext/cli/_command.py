@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from types import FrameType
@@ -103,6 +103,14 @@ def run_command(
         number = signal.Signals(end.args[0] if isinstance(end, _EndedBySignal) else signal.SIGINT)
         print(f"{parser.prog}: ended by {number.name}.", file=sys.stderr)
         return EXIT_SIGNAL + number
+
+
+def print_table(rows: Iterable[tuple[str, str]]) -> None:
+    """Prints rows of a name and what there is to say of it."""
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, description in rows:
+        print(f"{name:<{width}}  {description}".rstrip())
 
 
 @contextmanager

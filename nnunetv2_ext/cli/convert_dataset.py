@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
+from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, print_table, run_command
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.names import printable
 
@@ -61,14 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from nnunetv2_ext.dataset_conversion.converter import ConversionOptions
-    from nnunetv2_ext.dataset_conversion.registry import converters, description, find_converter, summary
+    from nnunetv2_ext.dataset_conversion.registry import datasets, description, find_dataset
 
     if arguments.list:
         if arguments.dataset:
-            print(description(find_converter(arguments.dataset)))
+            print(description(find_dataset(arguments.dataset)))
         else:
-            for name, known in converters().items():
-                print(f"{name:22} {summary(known)}")
+            print_table((name, entry.about) for name, entry in datasets().items())
         return 0
     if not arguments.dataset or not arguments.input:
         raise UserError("Expected the NAME of a dataset and its folder with -i; see --list for the names.")
@@ -84,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
         regions=arguments.regions,
         overlaps=arguments.overlaps,
     )
-    converter = find_converter(arguments.dataset)(arguments.input, options)
+    converter = find_dataset(arguments.dataset).open(arguments.input, options)
     if arguments.dry_run:
         from nnunetv2_ext.dataset_conversion.summary import describe_cases
 
@@ -97,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from nnunetv2_ext.utilities.parallel import default_processes
     from nnunetv2_ext.utilities.paths import nnunet_folder, parse_new_dataset_name
 
-    name = parse_new_dataset_name(arguments.dataset_id, arguments.dataset_name or converter.title)
+    name = parse_new_dataset_name(arguments.dataset_id, arguments.dataset_name or converter.entry.title)
     result = convert_dataset(
         converter,
         nnunet_folder("nnUNet_raw") / name,

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 
 from nnunetv2_ext import __version__
-from nnunetv2_ext.cli._command import make_parser, run_command
+from nnunetv2_ext.cli._command import make_parser, print_table, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
     ):
         topics.add_parser(name, help=description, description=description).set_defaults(run=run)
+    data = "datasets that nnUNetv2_ext_convert_dataset reads; with NAME, all that is known of one"
+    dataset = topics.add_parser("datasets", help=data, description=data)
+    dataset.add_argument("name", nargs="?", metavar="NAME", help="one of them")
+    dataset.set_defaults(run=_datasets)
     tree = topics.add_parser("tree", help="draw a label tree", description="Draw a label tree as text or as SVG.")
     tree.add_argument("name", metavar="NAME", help="a tree that ships with the package, or a JSON or dataset.json file")
     tree.add_argument("--svg", metavar="FILE", help="write an SVG drawing instead of printing text")
@@ -33,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _overview(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.dataset_conversion.registry import datasets
     from nnunetv2_ext.resources import list_resources
     from nnunetv2_ext.training.trainer_listing import list_trainers
 
@@ -40,24 +45,34 @@ def _overview(arguments: argparse.Namespace) -> None:
     print(f"trainers: {', '.join(list_trainers())}")
     print(f"plans: {', '.join(list_resources('plans'))}")
     print(f"label_orders: {', '.join(list_resources('label_orders'))}")
-    print("More: nnUNetv2_ext_info trainers|plans|label_orders; set-up: nnUNetv2_ext_info environment")
+    print(f"datasets: {', '.join(datasets())}")
+    print("More: nnUNetv2_ext_info trainers|plans|label_orders|datasets; set-up: nnUNetv2_ext_info environment")
 
 
 def _trainers(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.training.trainer_listing import list_trainers
 
-    _print_table(list_trainers().items())
+    print_table(list_trainers().items())
 
 
 def _plans(arguments: argparse.Namespace) -> None:
-    _print_table((name, content["description"]) for name, content in _contents("plans"))
+    print_table((name, content["description"]) for name, content in _contents("plans"))
 
 
 def _label_orders(arguments: argparse.Namespace) -> None:
-    _print_table(
+    print_table(
         (name, f"{len(content['labels'])} classes. {content.get('description', '')}")
         for name, content in _contents("label_orders")
     )
+
+
+def _datasets(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.dataset_conversion.registry import datasets, description, find_dataset
+
+    if arguments.name:
+        print(description(find_dataset(arguments.name)))
+    else:
+        print_table((name, entry.about) for name, entry in datasets().items())
 
 
 def _tree(arguments: argparse.Namespace) -> None:
@@ -93,10 +108,3 @@ def _environment(arguments: argparse.Namespace) -> int:
         print(f"{mark}  {finding.subject:<30}  {finding.message}", flush=True)
     print("The set-up works." if not broken else f"{broken} of these have to be mended (marked !!).")
     return int(broken > 0)
-
-
-def _print_table(rows: Iterable[tuple[str, str]]) -> None:
-    rows = list(rows)
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, description in rows:
-        print(f"{name:<{width}}  {description}".rstrip())

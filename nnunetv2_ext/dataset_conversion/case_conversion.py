@@ -228,7 +228,7 @@ class _Conversion:
     @property
     def _masks_exclude(self) -> bool:
         chosen = self.options.overlaps
-        return self.converter.masks_exclude if chosen is None else chosen == "last"
+        return self.converter.entry.masks_exclude if chosen is None else chosen == "last"
 
     def _found(self, kind: str, message: str) -> None:
         self.record.findings.append(Finding(kind, message))
@@ -295,7 +295,7 @@ class _Conversion:
         difference = grid.difference(label.grid)
         if difference is None:
             return Volume(label.array, grid)
-        if self.converter.label_grids_are_wrong:
+        if self.converter.entry.label_grids_are_wrong:
             oriented, image_grid = oriented_lps(label), oriented_lps(Volume(_nothing(grid), grid)).grid
             if oriented.grid.size == image_grid.size:
                 self._once("label_placed", f"The header of {name} was replaced by the image's.")

@@ -1,29 +1,16 @@
-"""The contract of a converter: where a dataset keeps its files and what they mean.
-
-A published dataset is one module in ``datasets/`` with one class that states a name, a label order and file patterns:
-
-    ```python
-    class SegTHOR(DatasetConverter):
-        \"\"\"...what the folder looks like...\"\"\"
-
-        name = "segthor"
-        title = "SegTHOR"
-        label_order = "segthor"
-        patterns = (FilePattern("train/{case}/{case}.nii.gz", "train/{case}/GT.nii.gz"),)
-    ```
-
-Everything else, from reading and checking to writing, is common to all. See docs/extend.md.
-"""
+"""Finds and reads the cases of a dataset; what differs between datasets is data, an entry of the table."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern, find_cases, find_root
+from nnunetv2_ext.dataset_conversion.entry import DatasetEntry
+from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern, annotated_only, find_cases, find_root
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -63,34 +50,19 @@ class ConversionOptions:
 class DatasetConverter:
     """Finds and reads the cases of one dataset. Instances travel to worker processes, so they must pickle.
 
-    Attributes:
-        name: On the command line.
-        title: Ending of the nnU-Net dataset's folder name.
-        label_order: Name of the label order that its label maps are in.
-        channel_names: nnU-Net's channel names; ``CT`` chooses CT normalisation.
-        patterns: Where its files lie.
-        masks_exclude: Whether masks are meant not to overlap, so that stray overlaps need no regions.
-        label_grids_are_wrong: Label maps have the image's voxels but a header that does not say where they lie.
-        rewrite_values: Integers of its label maps that stand for another class, or (0) for none.
-        is_generic: Whether the user says what the files mean.
+    Args:
+        entry: Where the files of the dataset lie and what they mean.
+        source: Its folder.
+        options: What the user chose.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    label_order: ClassVar[str] = ""
-    channel_names: ClassVar[tuple[str, ...]] = ("CT",)
-    patterns: ClassVar[tuple[FilePattern, ...]] = ()
-    masks_exclude: ClassVar[bool] = True
-    label_grids_are_wrong: ClassVar[bool] = False
-    rewrite_values: ClassVar[Mapping[int, int]] = {}
-    is_generic: ClassVar[bool] = False
-
-    def __init__(self, source: Path | str, options: ConversionOptions | None = None) -> None:
+    def __init__(self, entry: DatasetEntry, source: Path | str, options: ConversionOptions | None = None) -> None:
+        self.entry, self.name = entry, entry.name
         self.source = Path(source)
         self.options = options or ConversionOptions()
         foreign = {name: getattr(self.options, name) for name in ("order", "image", "label", "channel_names")}
         given = [f"--{name}" for name, value in foreign.items() if value is not None]
-        if given and not self.is_generic:
+        if given and not entry.is_generic:
             raise UserError(f"Expected {', '.join(given)} with a generic layout, but {self.name} has its own.")
 
     @cached_property
@@ -99,8 +71,8 @@ class DatasetConverter:
         return find_root(self.source, self.file_patterns(), self.name)
 
     def file_patterns(self) -> tuple[FilePattern, ...]:
-        """Where the files of this source lie; `patterns`, unless the user says so."""
-        return self.patterns
+        """Where the files of this source lie; those of the entry, unless the user says so."""
+        return self.entry.patterns
 
     def cases(self) -> list[Case]:
         """All cases, in a fixed order.
@@ -108,12 +80,55 @@ class DatasetConverter:
         Raises:
             UserError: The source does not have this dataset's layout.
         """
-        return find_cases(self.root, self.file_patterns())
+        found = find_cases(self.root, self.file_patterns(), self.channels())
+        if self.entry.is_generic:
+            return found
+        if self.entry.annotated_only:
+            found = annotated_only(found)
+        table, parts = self.entry.split_table.read(self.root) if self.entry.split_table else (None, {})
+        return [
+            self._judged(case, table, parts.get(case.identifier))
+            for case in found
+            if re.fullmatch(self.entry.members, case.identifier)
+            and not (case.problem and case.identifier in self.entry.absent)
+        ]
+
+    def _judged(self, case: Case, table: Path | None, part: str | None) -> Case:
+        """The case with its part of the dataset, and with a reason where it cannot be converted."""
+        if re.search(r" \(\d+\)$", case.identifier):
+            problem = f"Expected each file once, but {case.identifier!r} is a browser's name for a second download."
+            return replace(case, problem=problem)
+        if self.entry.is_test(case.identifier):
+            case = replace(case, split="test")
+        if part is not None and self.entry.split_table is not None:
+            values = self.entry.split_table.values
+            if part not in values:
+                names = ", ".join(values)
+                problem = f"Expected one of {names} as {case.identifier} in {table}, but found {part!r}."
+                return replace(case, problem=problem)
+            value = values[part]
+            case = replace(case, fold=value) if isinstance(value, int) else replace(case, split=value)
+        if case.masks:
+            case = self._with_known_masks(case)
+        # Annotations of test sets are often not published.
+        return replace(case, problem="") if case.split == "test" and case.images else case
+
+    def _with_known_masks(self, case: Case) -> Case:
+        named = {mask: self.order.find(mask) for mask in case.masks}
+        foreign = sorted(mask for mask, name in named.items() if name is None)
+        problem = case.problem
+        if foreign and not self.entry.extra_masks:
+            problem = (
+                f"Expected the classes of {self.order.name}, but found masks of {', '.join(foreign[:4])}; "
+                f"what is known is {self.entry.about}"
+            )
+        masks = {name: case.masks[mask] for mask, name in named.items() if name is not None}
+        return replace(case, masks=masks, problem=problem)
 
     @cached_property
     def order(self) -> LabelOrder:
         """What the integers of the source's label maps mean; for masks, the names of the classes."""
-        return LabelOrder.read(self.label_order)
+        return LabelOrder.read(self.entry.label_order or self.name)
 
     @property
     def target_order(self) -> LabelOrder:
@@ -122,11 +137,11 @@ class DatasetConverter:
 
     def rewritten_values(self) -> Mapping[int, int]:
         """Integers of the label maps that stand for another class, or (0) for none."""
-        return self.rewrite_values
+        return self.entry.rewrite_values
 
     def channels(self) -> tuple[str, ...]:
         """nnU-Net's channel names."""
-        return self.options.channel_names or self.channel_names
+        return self.options.channel_names or self.entry.channels
 
     def read_image(self, case: Case) -> list[Volume]:
         """The channels of a case.

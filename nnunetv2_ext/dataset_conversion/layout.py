@@ -46,9 +46,9 @@ class Case:
 class FilePattern:
     """Where the files of a case lie, relative to the dataset's folder.
 
-    A field in braces stands for a part of one folder or file name and tells cases apart; ``*`` stands for anything.
-    ``{class}`` in ``label`` means one mask file per class; ``{channel}`` in ``image`` one file per channel. ``.nii.gz``
-    also finds ``.nii``.
+    A field in braces stands for a part of one folder or file name and tells cases apart; ``*`` stands for anything,
+    ``**`` for any folders. ``{class}`` in ``label`` means one mask file per class; ``{channel}`` in ``image`` one file
+    per channel. ``.nii.gz`` also finds ``.nii``.
 
     Attributes:
         image: For example ``"RawData/Training/img/img{case}.nii.gz"``. A DICOM folder where it has no file ending.
@@ -92,9 +92,15 @@ def find_root(source: Path, patterns: Sequence[FilePattern], name: str) -> Path:
     )
 
 
-def find_cases(root: Path, patterns: Sequence[FilePattern]) -> list[Case]:
-    """All cases of all patterns, sorted by pattern and identifier; incomplete ones with the reason in ``problem``."""
-    return [case for pattern in patterns for case in _cases_of(root, pattern)]
+def find_cases(root: Path, patterns: Sequence[FilePattern], channels: Sequence[str] = ()) -> list[Case]:
+    """All cases of all patterns, sorted by pattern and identifier; incomplete ones with the reason in ``problem``.
+
+    Args:
+        root: The folder that the patterns are relative to.
+        patterns: Where files lie; a test case needs no label.
+        channels: What ``{channel}`` stands for, in the order of the images; numbers stand for places in that order.
+    """
+    return [case for pattern in patterns for case in _cases_of(root, pattern, channels)]
 
 
 def named_cases(cases: Sequence[Case]) -> list[Case]:
@@ -118,21 +124,28 @@ def annotated_only(cases: Sequence[Case]) -> list[Case]:
     return [*complete.values(), *orphans.values()]
 
 
-def _cases_of(root: Path, pattern: FilePattern) -> Iterator[Case]:
+def _cases_of(root: Path, pattern: FilePattern, channels: Sequence[str]) -> Iterator[Case]:
     images = _files(root, pattern.image)
     labels = _files(root, pattern.label) if pattern.label else {}
     for key in sorted(images):
         fields = dict(key)
         found = labels.get(key, {})
         problem = ""
-        if pattern.label and not found:
+        ordered, found_channels = images[key], ", ".join(sorted(images[key]))
+        if "{channel}" in pattern.image:
+            ordered = _by_channel(images[key], channels)
+            if not ordered:
+                problem = (
+                    f"Expected one file for each of the channels {', '.join(channels)}, but found {found_channels}."
+                )
+        if not problem and pattern.label and not found and pattern.split != "test":
             expected = pattern.label
             for name, value in fields.items():
                 expected = expected.replace(f"{{{name}}}", value)
             problem = f"Expected its label at {expected}, but there is none."
         yield Case(
             pattern.identifier.format_map(fields),
-            tuple(images[key][part] for part in sorted(images[key])),
+            tuple(ordered.values()),
             label=found.get("") if not pattern.has_masks else None,
             masks=found if pattern.has_masks else {},
             split=pattern.split,
@@ -146,6 +159,16 @@ def _cases_of(root: Path, pattern: FilePattern) -> Iterator[Case]:
             split=pattern.split,
             problem=f"Expected an image for the label {first.relative_to(root)}, but there is none.",
         )
+
+
+def _by_channel(files: Mapping[str, Path], channels: Sequence[str]) -> dict[str, Path]:
+    """The files in the order of the channels; empty where they are those of other ones."""
+    if all(name.isdecimal() for name in files):
+        named = dict(zip(channels, sorted(files, key=int), strict=False))
+    else:
+        named = {channel: name for channel in channels for name in files if name.casefold() == channel.casefold()}
+    fits = len(named) == len(channels) == len(files)
+    return {channel: files[named[channel]] for channel in channels} if fits else {}
 
 
 def _files(root: Path, template: str) -> dict[tuple[tuple[str, str], ...], dict[str, Path]]:
@@ -165,9 +188,11 @@ def _files(root: Path, template: str) -> dict[tuple[tuple[str, str], ...], dict[
 def _expression(template: str) -> str:
     parts: list[str] = []
     seen: set[str] = set()
-    for text in re.split(r"(\{\w+\}|\*)", template):
+    for text in re.split(r"(\{\w+\}|\*\*/|\*)", template):
         name = text[1:-1]
-        if text == "*":
+        if text == "**/":
+            parts.append("(?:[^/]+/)*")
+        elif text == "*":
             parts.append("[^/]*")
         elif re.fullmatch(r"\{\w+\}", text):
             parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)")

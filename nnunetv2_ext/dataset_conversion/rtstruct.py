@@ -7,7 +7,8 @@ alone have seen no release for years and bring a second image library along.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,38 @@ _OFF_SLICE = 0.3
 def find_rtstruct(folder: Path) -> Path | None:
     """The structure set below a patient's folder; None where there is none.
 
+    Of several, it is the one that refers to the image series with the most slices, which is the one that is read.
+
     Raises:
-        UserError: There are several.
+        UserError: Several refer to that series, or none of several, or a file is damaged.
     """
-    dicom = _pydicom()
-    # One look per series is enough, and image series have hundreds of files.
-    first_files = {file.parent: file for file in sorted(folder.rglob("*.dcm"), reverse=True)}
-    found = [
-        file
-        for _, file in sorted(first_files.items())
-        if dicom.dcmread(file, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality") == "RTSTRUCT"
-    ]
-    if len(found) > 1:
-        raise UserError(f"Expected one RTSTRUCT below {folder}, but found {', '.join(map(str, found))}.")
-    return found[0] if found else None
+    series: dict[Path, list[Path]] = {}
+    for file in sorted(folder.rglob("*.dcm")):
+        series.setdefault(file.parent, []).append(file)
+    found, images = [], ""
+    # One look per series is enough, and image series have hundreds of files; the largest comes last.
+    for files in sorted(series.values(), key=len):
+        header = _read(files[0], stop_before_pixels=True, specific_tags=["Modality", "SeriesInstanceUID"])
+        if header.get("Modality") == "RTSTRUCT":
+            found += files
+        else:
+            images = str(header.get("SeriesInstanceUID"))
+    fitting = [file for file in found if images in _referenced_series(file)] if len(found) > 1 else found
+    if found and len(fitting) != 1:
+        raise UserError(
+            f"Expected one RTSTRUCT of the image series below {folder}, but found "
+            f"{len(fitting) or 'none'} among {', '.join(map(str, found))}; remove the others."
+        )
+    return fitting[0] if fitting else None
+
+
+def _referenced_series(file: Path) -> set[str]:
+    return {
+        str(series.SeriesInstanceUID)
+        for frame in _read(file).get("ReferencedFrameOfReferenceSequence", ())
+        for study in frame.get("RTReferencedStudySequence", ())
+        for series in study.get("RTReferencedSeriesSequence", ())
+    }
 
 
 def read_rtstruct(path: Path, image: Volume, values: Mapping[str, int]) -> Volume:
@@ -56,16 +75,13 @@ def read_rtstruct(path: Path, image: Volume, values: Mapping[str, int]) -> Volum
         UserError: The file cannot be read, or contours do not lie on slices of the image.
         BadCaseError: A structure is missing.
     """
-    dicom = _pydicom()
-    try:
-        content = dicom.dcmread(path)
+    content = _read(path)
+    with _reading(path):
         names = {
             int(roi.ROINumber): re.sub(r"\s+", "_", str(roi.ROIName).strip().lower())
             for roi in content.StructureSetROISequence
         }
         contours = {names[int(roi.ReferencedROINumber)]: roi for roi in content.ROIContourSequence}
-    except (dicom.errors.InvalidDicomError, AttributeError, KeyError, EOFError) as error:
-        raise UserError(f"Expected a DICOM RTSTRUCT with contours in {path}, but it is damaged ({error}).") from None
     missing = [name for name in values if name not in contours]
     if missing:
         raise BadCaseError(
@@ -85,7 +101,8 @@ def _filled(roi: Any, image: Volume, path: Path, name: str) -> np.ndarray:
     inside = np.zeros(image.array.shape, dtype=bool)
     to_index = np.linalg.inv(image.grid.matrix)
     for contour in roi.get("ContourSequence", ()):
-        points = np.reshape(np.asarray(contour.ContourData, dtype=float), (-1, 3))
+        with _reading(path):
+            points = np.reshape(np.asarray(contour.ContourData, dtype=float), (-1, 3))
         index = points @ to_index[:3, :3].T + to_index[:3, 3]
         z = round(float(index[:, 2].mean()))
         if np.abs(index[:, 2] - z).max() > _OFF_SLICE or not 0 <= z < len(inside):
@@ -97,8 +114,18 @@ def _filled(roi: Any, image: Volume, path: Path, name: str) -> np.ndarray:
     return inside
 
 
-def _pydicom() -> Any:
+def _read(path: Path, **arguments: Any) -> Any:
     require_extra("dicom", "A dataset with contours in DICOM", "pydicom")
     import pydicom
 
-    return pydicom
+    with _reading(path):
+        return pydicom.dcmread(path, **arguments)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What pydicom and damaged contents raise is of many kinds."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"Expected DICOM with contours in {path}, but it is damaged ({error}); replace it.") from None

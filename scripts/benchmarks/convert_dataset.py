@@ -27,7 +27,7 @@ import SimpleITK as sitk
 from nnunetv2_ext.dataset_conversion import raw_dataset
 from nnunetv2_ext.dataset_conversion.converter import ConversionOptions
 from nnunetv2_ext.dataset_conversion.merge import merge_datasets
-from nnunetv2_ext.dataset_conversion.registry import find_converter
+from nnunetv2_ext.dataset_conversion.registry import find_dataset
 
 
 def write_source(folder: Path, cases: int, size: int) -> None:
@@ -75,7 +75,7 @@ def main() -> None:
         source, folder = Path(temporary) / "source", Path(temporary) / "raw" / "Dataset001_Synthetic"
         write_source(source, arguments.cases, arguments.size)
         options = ConversionOptions(order=str(source / "order.json"))
-        converter = find_converter("label_maps")(source, options)
+        converter = find_dataset("label_maps").open(source, options)
         samples: list[tuple[float, int, float]] = []
         running = True
 

@@ -74,7 +74,7 @@ def test_lists_datasets_and_layouts(capsys):
     assert _run("--list") == 0
     assert "totalsegmentator_v2" in capsys.readouterr().out
     assert _run("totalsegmentator_v2", "--list") == 0
-    assert "s0001/segmentations/<class>.nii.gz" in capsys.readouterr().out
+    assert "{case}/segmentations/{class}.nii.gz" in capsys.readouterr().out
 
 
 def test_the_list_needs_no_heavy_imports():

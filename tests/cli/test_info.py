@@ -32,7 +32,18 @@ def test_overview_names_everything(capsys):
         assert name in output
 
 
-@pytest.mark.parametrize("arguments", [[], ["trainers"], ["plans"], ["label_orders"], ["--help"]])
+def test_a_dataset_comes_with_what_is_known_of_it(capsys):
+    assert main(["datasets"]) == 0
+    assert "nih_pancreas_ct" in capsys.readouterr().out
+    assert main(["datasets", "nih_pancreas_ct"]) == 0
+    output = capsys.readouterr().out
+    assert "Pancreas-CT/PANCREAS_{case}   TCIA_pancreas_labels-*/label{case}.nii.gz" in output
+    assert "- licence: CC BY 3.0" in output
+    assert main(["datasets", "nih"]) == 2
+    assert "there is no 'nih'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["trainers"], ["plans"], ["label_orders"], ["datasets"], ["--help"]])
 def test_lists_need_no_heavy_imports(arguments):
     code = (
         "import sys; from nnunetv2_ext.cli.info import main\n"

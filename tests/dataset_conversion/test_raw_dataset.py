@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from nnunetv2_ext.dataset_conversion import raw_dataset
 from nnunetv2_ext.dataset_conversion.converter import ConversionOptions
 from nnunetv2_ext.dataset_conversion.raw_dataset import REPORT, convert_dataset, region_labels
-from nnunetv2_ext.dataset_conversion.registry import converters
+from nnunetv2_ext.dataset_conversion.registry import datasets
 from nnunetv2_ext.labels import LabelOrder
 from nnunetv2_ext.labels.atoms import decode_masks
 from nnunetv2_ext.utilities.errors import UserError
@@ -42,7 +42,7 @@ def convert(miniature, nnunet_folders):
     def run(layout="label_maps", *, overwrite=False, num_processes=1, **options):
         if layout == "label_maps":
             options.setdefault("order", str(miniature.root / "order.json"))
-        converter = converters()[layout](miniature.root, ConversionOptions(**options))
+        converter = datasets()[layout].open(miniature.root, ConversionOptions(**options))
         return convert_dataset(converter, folder, overwrite=overwrite, num_processes=num_processes, progress=False)
 
     return run
@@ -298,7 +298,7 @@ def test_wrong_classes_are_said_before_anything_is_written(source, convert, opti
 
 
 def test_channels_on_different_grids_are_refused(miniature, convert):
-    for channel, origin in (("A", (-20.0, 10.0, 300.0)), ("B", (-20.0, 10.0, 303.0))):
+    for channel, origin in (("T1", (-20.0, 10.0, 300.0)), ("T2", (-20.0, 10.0, 303.0))):
         miniature.save(f"images/a_{channel}.nii.gz", miniature.image(), origin=origin)
     miniature.save("labels/a.nii.gz", miniature.label(ORDER))
     miniature.text("order.json", ORDER.to_json())
@@ -403,7 +403,7 @@ def test_real_overlapping_masks(real_ct_folder, tmp_path, nnunet_folders):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "case").symlink_to(real_ct_folder / "ct_aorta_1p5mm")
     folder = nnunet_folders / "nnUNet_raw" / "Dataset008_Aorta"
-    result = convert_dataset(converters()["masks"](tmp_path / "real"), folder, progress=False)
+    result = convert_dataset(datasets()["masks"].open(tmp_path / "real"), folder, progress=False)
     (record,) = result.converted
     for name, mask in _masks_of(folder, record).items():
         published = sitk.ReadImage(str(real_ct_folder / f"ct_aorta_1p5mm/segmentations/{name}.nii.gz"))
@@ -416,7 +416,7 @@ def test_real_overlapping_masks(real_ct_folder, tmp_path, nnunet_folders):
 
 
 def test_the_real_totalsegmentator_layout(real_ct_folder, nnunet_folders, verify_integrity):
-    converter = converters()["totalsegmentator_v2"](real_ct_folder / "totalsegmentator_v2_layout")
+    converter = datasets()["totalsegmentator_v2"].open(real_ct_folder / "totalsegmentator_v2_layout")
     folder = nnunet_folders / "nnUNet_raw" / "Dataset009_TotalSegmentator"
     result = convert_dataset(converter, folder, progress=False)
     (record,) = result.converted
@@ -453,7 +453,7 @@ def test_regions_are_nested_and_painted_visibly(name):
 def test_regions_are_written_when_asked(miniature, nnunet_folders, verify_integrity):
     miniature.case("data/case_00000/imaging.nii.gz", "data/case_00000/aggregated_MAJ_seg.nii.gz", "kits21")
     folder = nnunet_folders / "nnUNet_raw" / "Dataset010_KiTS21"
-    converter = converters()["kits21"](miniature.root, ConversionOptions(regions=True))
+    converter = datasets()["kits21"].open(miniature.root, ConversionOptions(regions=True))
     convert_dataset(converter, folder, progress=False)
     verify_integrity(folder)
     content = json.loads((folder / "dataset.json").read_text())

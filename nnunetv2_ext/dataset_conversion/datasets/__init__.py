@@ -1,1 +1,1 @@
-"""One module per published dataset (or per family of them), and one per generic layout."""
+"""One module per dataset that the table alone cannot describe, each with a class ``Converter``."""

@@ -10,27 +10,13 @@ from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
 
-class LabelMaps(DatasetConverter):
-    """Any folder of images and label maps.
-
-    Expects, unless ``--image`` and ``--label`` say otherwise, where ``{case}`` stands for the name of a case and
-    ``{channel}`` for that of a channel::
-
-        images/{case}.nii.gz
-        labels/{case}.nii.gz
-
-    ``--order`` says what the integers mean: the name of a label order, a JSON file like those in ``label_orders/``, or
-    a dataset.json. Without it, the first label map must carry its names in its header.
-    """
-
-    name = "label_maps"
-    title = "LabelMaps"
-    is_generic = True
+class Converter(DatasetConverter):
+    """Any folder of images and label maps."""
 
     def file_patterns(self) -> tuple[FilePattern, ...]:
         """The user's patterns."""
-        image = self.options.image or "images/{case}.nii.gz"
-        label = self.options.label or "labels/{case}.nii.gz"
+        (usual,) = self.entry.patterns
+        image, label = self.options.image or usual.image, self.options.label or usual.label or ""
         if "{case}" not in image or "{case}" not in label or "{class}" in label:
             raise UserError(
                 f"Expected {{case}} in --image and --label, and no {{class}}, but got {image!r} and {label!r}; one "

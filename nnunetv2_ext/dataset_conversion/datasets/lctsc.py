@@ -8,28 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
-from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern
+from nnunetv2_ext.dataset_conversion.layout import Case
 from nnunetv2_ext.dataset_conversion.rtstruct import find_rtstruct, read_rtstruct
+from nnunetv2_ext.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from nnunetv2_ext.images.volumes import Volume
 
 
-class LCTSC(DatasetConverter):
-    """LCTSC, Lung CT Segmentation Challenge 2017, from The Cancer Imaging Archive (DICOM and RTSTRUCT).
+class Converter(DatasetConverter):
+    """LCTSC, whose annotation is contours."""
 
-    Needs ``nnunetv2-ext[dicom]``. Expects the folder of the NBIA data retriever. Each patient has one CT series and one
-    RTSTRUCT with the contours ``SpinalCord``, ``Lung_R``, ``Lung_L``, ``Heart`` and ``Esophagus``; where contours
-    overlap, the later of these wins. Patients with ``Test`` in their name are the test set::
-
-        LCTSC/LCTSC-Train-S1-001/<study>/<CT series>/*.dcm
-        LCTSC/LCTSC-Train-S1-001/<study>/<RTSTRUCT series>/*.dcm
-    """
-
-    name = "lctsc"
-    title = "LCTSC"
-    label_order = "lctsc"
-    patterns = (FilePattern("LCTSC/{case}", identifier="{case}"),)
     contours: ClassVar[Mapping[str, str]] = {
         "spinalcord": "spinal_cord",
         "lung_r": "lung_right",
@@ -43,13 +32,12 @@ class LCTSC(DatasetConverter):
         return [self._with_contours(case) for case in super().cases() if case.images[0].is_dir()]
 
     def _with_contours(self, case: Case) -> Case:
-        structures: Path | None = find_rtstruct(case.images[0])
-        return replace(
-            case,
-            label=structures,
-            split="test" if "test" in case.identifier.lower() else "train",
-            problem="" if structures else f"Expected an RTSTRUCT below {case.images[0]}, but there is none.",
-        )
+        try:
+            structures: Path | None = find_rtstruct(case.images[0])
+        except UserError as error:
+            return replace(case, problem=str(error))
+        problem = "" if structures else f"Expected an RTSTRUCT below {case.images[0]}, but there is none."
+        return replace(case, label=structures, problem=problem)
 
     def read_label(self, case: Case, image: Volume) -> Volume:
         """Fills the contours on the image's grid."""

@@ -10,29 +10,13 @@ from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
 
-class Masks(DatasetConverter):
-    """Any folder of images and one mask per class, overlapping or not.
-
-    Expects, unless ``--image`` and ``--label`` say otherwise, where ``{case}`` stands for the name of a case and
-    ``{class}`` for that of a class::
-
-        {case}/ct.nii.gz
-        {case}/segmentations/{class}.nii.gz
-
-    The classes are those that have a mask in any case, sorted by name, or those of ``--order`` in its order.
-    Where masks overlap, every class becomes a region of the integers that it covers, so that nothing is lost
-    (``--overlaps last`` lets the later class win instead).
-    """
-
-    name = "masks"
-    title = "Masks"
-    masks_exclude = False
-    is_generic = True
+class Converter(DatasetConverter):
+    """Any folder of images and one mask per class, overlapping or not."""
 
     def file_patterns(self) -> tuple[FilePattern, ...]:
         """The user's patterns."""
-        image = self.options.image or "{case}/ct.nii.gz"
-        label = self.options.label or "{case}/segmentations/{class}.nii.gz"
+        (usual,) = self.entry.patterns
+        image, label = self.options.image or usual.image, self.options.label or usual.label or ""
         if "{case}" not in image or "{case}" not in label or "{class}" not in label:
             raise UserError(
                 f"Expected {{case}} in --image and {{case}} and {{class}} in --label, but got {image!r} and {label!r}; "

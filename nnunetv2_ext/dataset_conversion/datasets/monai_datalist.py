@@ -17,7 +17,7 @@ from nnunetv2_ext.utilities.validation import either, entries, integer, list_of,
 
 _SECTIONS: dict[str, Split] = {"training": "train", "validation": "val", "test": "test", "testing": "test"}
 _IMAGE = either(text(), list_of(text(), at_least=1))
-_CASE = entries({"image": _IMAGE, "label": nullable(text()), "fold": integer(0, 1000)}, needed=("image",))
+_CASE = entries({"image": _IMAGE, "label": nullable(text()), "fold": nullable(integer(0, 1000))}, needed=("image",))
 _ENTRIES = {
     "labels": mapping_of(text(), text(r"\d{1,5}", "a label value")),
     **dict.fromkeys(("description", "licence"), text()),
@@ -27,23 +27,8 @@ DECATHLON = entries(_ENTRIES, needed=("labels",))
 _DATALIST = entries({**_ENTRIES, **dict.fromkeys(_SECTIONS, list_of(either(_IMAGE, _CASE)))})
 
 
-class MonaiDatalist(DatasetConverter):
-    """Any MONAI datalist, the JSON form of the Decathlon that MONAI's loaders, Auto3DSeg and bundles read.
-
-    Expects the JSON file, or a folder with a ``dataset.json`` or one other JSON file; its paths are relative to it::
-
-        {"labels": {"0": "background", "1": "spleen"},
-         "training": [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "fold": 0}],
-         "validation": [{"image": "imagesTr/b.nii.gz", "label": "labelsTr/b.nii.gz"}],
-         "test": ["imagesTs/c.nii.gz"]}
-
-    ``image`` may be a list with one file per channel. Class names come from ``--order`` or from ``labels``. ``fold``
-    numbers become the folds of the splits; ``validation`` becomes the validation set of the one fold that is written.
-    """
-
-    name = "monai_datalist"
-    title = "MonaiDatalist"
-    is_generic = True
+class Converter(DatasetConverter):
+    """Any MONAI datalist."""
 
     @cached_property
     def file(self) -> Path:

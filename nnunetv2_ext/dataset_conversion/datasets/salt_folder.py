@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
-from nnunetv2_ext.dataset_conversion.layout import FilePattern
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.labels.label_tree import BACKGROUND, SECTION, LabelTree
 from nnunetv2_ext.labels.partial_labels import SECTION as PARTIAL_LABELS
@@ -18,31 +17,8 @@ from nnunetv2_ext.labels.tree_annotation import unlabelled_is_possible
 _IGNORE = 255
 
 
-class SaltFolder(DatasetConverter):
-    """Any dataset in the layout of SALT, with its label tree.
-
-    Expects the folder of one dataset; any of the three splits may be missing. The validation cases become the
-    validation set of the one fold that is written::
-
-        labels.txt           name of each label value, one per line from 0 on, "-" for none
-        tree-labels.txt      path of each label value in the label tree
-        train/images/{case}.nii.gz   train/labels/{case}.nii.gz
-        val/images/{case}.nii.gz     val/labels/{case}.nii.gz
-        test/images/{case}.nii.gz    test/labels/{case}.nii.gz
-
-    Label maps get the integers of the tree's nodes, and the dataset.json a ``label_tree`` and, as ``partial_labels``,
-    the nodes that the dataset annotates. Label values without a path become 0, which in a label tree means "none of the
-    annotated nodes"; where the dataset annotates the background, or leaves no leaf for such voxels, they are ignored.
-    255 means ignored too; in the result that is the label ``ignore``, one above the highest node.
-    """
-
-    name = "salt"
-    title = "SALT"
-    patterns = (
-        FilePattern("train/images/{case}.nii.gz", "train/labels/{case}.nii.gz"),
-        FilePattern("val/images/{case}.nii.gz", "val/labels/{case}.nii.gz", "val"),
-        FilePattern("test/images/{case}.nii.gz", "test/labels/{case}.nii.gz", "test"),
-    )
+class Converter(DatasetConverter):
+    """Any dataset in the layout of SALT, with its label tree."""
 
     @cached_property
     def salt_labels(self) -> SaltLabels:

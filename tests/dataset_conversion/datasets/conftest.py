@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from nnunetv2_ext.dataset_conversion.converter import ConversionOptions
 from nnunetv2_ext.dataset_conversion.raw_dataset import convert_dataset
-from nnunetv2_ext.dataset_conversion.registry import converters
+from nnunetv2_ext.dataset_conversion.registry import datasets
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def convert(miniature, raw_folder):
     """``convert("word")`` converts the miniature and returns the result; further arguments are conversion options."""
 
     def run(name, **options):
-        converter = converters()[name](miniature.root, ConversionOptions(**options))
+        converter = datasets()[name].open(miniature.root, ConversionOptions(**options))
         return convert_dataset(converter, raw_folder, progress=False)
 
     return run
@@ -52,7 +52,7 @@ def assert_converts(miniature, convert, raw_folder, nnunet_folders, verify_integ
         assert not (raw_folder / ".conversion").exists()
         _assert_folds(folds, raw_folder, nnunet_folders / "nnUNet_preprocessed" / raw_folder.name)
 
-        source = drawn or converters()[name](miniature.root, ConversionOptions(**options)).order
+        source = drawn or datasets()[name].open(miniature.root, ConversionOptions(**options)).order
         phantom = miniature.label(source)
         if annotated is not None:
             phantom[[z for z in range(len(phantom)) if not annotated(z)]] = 0

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nnunetv2_ext.dataset_conversion.registry import converters
+from nnunetv2_ext.dataset_conversion.registry import datasets
 from nnunetv2_ext.labels import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -35,7 +35,7 @@ def test_the_file_itself_may_be_named_where_there_are_several(datalist, miniatur
     miniature.text("other.json", {})
     with pytest.raises(UserError, match=r"one JSON file in .*, but found datalist\.json, other\.json; name the file"):
         convert("monai_datalist")
-    assert len(converters()["monai_datalist"](datalist).cases()) == 3
+    assert len(datasets()["monai_datalist"].open(datalist).cases()) == 3
 
 
 def test_an_order_outranks_the_names_in_the_file(datalist, convert, raw_folder, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunetv2_ext.dataset_conversion.registry import converters
+from nnunetv2_ext.dataset_conversion.registry import datasets
 from nnunetv2_ext.labels import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -41,4 +41,4 @@ def test_converts_the_published_layout(name, miniature, assert_converts):
 def test_the_tasks_are_told_apart(miniature):
     _write(miniature, "msd_liver")
     with pytest.raises(UserError, match="this is another task"):
-        converters()["msd_spleen"](miniature.root).cases()
+        datasets()["msd_spleen"].open(miniature.root).cases()
