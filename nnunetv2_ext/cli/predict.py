@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="INPUT",
         help="folder in nnU-Net's naming (case_0000.nii.gz), any folder of NIfTI, NRRD or MHA images, one image, or a "
-        "folder of DICOM series",
+        "folder with DICOM series in it or below",
     )
     parser.add_argument(
         "-o", required=True, type=Path, metavar="OUTPUT", help="output folder; or output file, for one image"
@@ -134,6 +134,12 @@ def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"threads that {work}; nnUNet_{flag} in the environment sets another default",
         )
+    run.add_argument(
+        "--pseudonyms",
+        type=Path,
+        metavar="FILE",
+        help="number the cases; FILE, a CSV table outside OUTPUT that is kept from run to run, says who is who",
+    )
     run.add_argument("-num_parts", type=int, default=1, metavar="N", help="how many runs share the cases")
     run.add_argument("-part_id", type=int, default=0, metavar="N", help="which of these runs this is, from 0")
     run.add_argument("--disable_progress_bar", action="store_true", help="no progress bar")
@@ -161,6 +167,8 @@ def _require_inputs(model_folder: Path, images: Path) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     folder = _model_folder(arguments)
     _require_inputs(folder, arguments.i)
+    if arguments.pseudonyms is not None and arguments.o.resolve() in arguments.pseudonyms.resolve().parents:
+        raise UserError(f"Expected the table of --pseudonyms outside the results, but got {arguments.pseudonyms}.")
     from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
     from nnunetv2_ext.inference.predictor import Predictor
 
@@ -188,6 +196,7 @@ def _run(arguments: argparse.Namespace) -> int:
         save_probabilities=arguments.save_probabilities,
         continue_prediction=arguments.continue_prediction,
         overwrite=arguments.overwrite,
+        pseudonyms=arguments.pseudonyms,
         previous_stage=arguments.prev_stage_predictions,
         preparing_workers=arguments.npp,
         finishing_workers=arguments.nps,

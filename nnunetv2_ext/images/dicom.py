@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import csv
+import logging
+import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from nnunetv2_ext.images.files import opened, refuse_too_large
+from nnunetv2_ext.images.geometry import listed
 from nnunetv2_ext.utilities.errors import UserError
+from nnunetv2_ext.utilities.executors import in_a_worker
+from nnunetv2_ext.utilities.files import atomic_path
+from nnunetv2_ext.utilities.locks import output_lock
+from nnunetv2_ext.utilities.names import file_name
 
 if TYPE_CHECKING:
     import SimpleITK
 
-# Slices may lie this far (mm) from equal distances before one is taken to be missing.
+_logger = logging.getLogger(__name__)
+
+# Slices may lie this far (mm) from equal distances before one is taken to be missing, and from the line through the
+# first one; over long series, a thousandth of their length, which directions of few decimals explain.
 _SLICE_TOLERANCE = 0.1
 # How far directions may be from unit vectors.
 _ROUNDING = 1e-2
@@ -23,41 +37,190 @@ _POSITION, _ORIENTATION, _SPACING = "0020|0032", "0020|0037", "0028|0030"
 _INTERCEPT, _SLOPE = "0028|1052", "0028|1053"
 # Samples per pixel, frames, rows, columns, bits of a pixel.
 _SIZES = ("0028|0002", "0028|0008", "0028|0010", "0028|0011", "0028|0100")
-# The element Pixel Data with the number of its bytes, with and without its type; and the element Transfer Syntax.
+_SERIES, _INSTANCE, _IMAGE_TYPE = "0020|000e", "0020|0013", "0008|0008"
+# Patient ID, study date, series description: what series are called by; and what never appears in a name: the
+# patient's name and date of birth, and the accession number.
+_NAMED_BY = ("0010|0020", "0008|0020", _DESCRIPTION := "0008|103e")
+_SECRET = ("0010|0010", "0010|0030", "0008|0050")
+_SCOUT = re.compile(r"locali[sz]er|scout|topogram|surview", re.I)
+# The element Pixel Data with the number of its bytes, with and without its type; and the elements Transfer Syntax and
+# Media Storage SOP Class.
 _PIXEL_DATA = re.compile(rb"\xe0\x7f\x10\x00(?:O[BW]\x00\x00)?(.{4})", re.S)
 _SYNTAX = re.compile(rb"\x02\x00\x10\x00UI..([0-9.]*)", re.S)
+# Presentation states, segmentations, reports, and what radiotherapy adds: no slices of an image.
+_NO_SLICES = re.compile(rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:11|66|88|481)\.", re.S)
 # Pixels are stored as they are, with the smallest byte first.
 _PLAIN = (b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1")
 
 
-def find_series(folder: Path) -> list[tuple[Path, ...]]:
-    """The slices of every series in a folder, in the order in which they lie.
+@dataclass(frozen=True)
+class Series:
+    """The slices of a series.
 
-    GDCM leaves out files that are cut short. They are given with every series, which is then refused as damaged.
+    Attributes:
+        name: Made of patient ID, study date and series description; unique among those found together.
+        files: In the order in which they lie.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+
+
+def find_series(folder: Path) -> list[Series]:
+    """Every series in a folder and the folders below it; scouts and objects that hold no slices are passed over.
+
+    GDCM cannot read files that are cut short. They are given with every series beside them, which is then refused as
+    damaged.
 
     Raises:
-        UserError: The folder cannot be read, or holds something that is neither file nor folder.
+        UserError: A folder cannot be read, or holds something that is neither file nor folder.
     """
+    found, passed_over = in_a_worker(_find, folder, folder)
+    if passed_over:
+        _logger.info("Passed over %d DICOM files: scouts, and objects that hold no slices.", passed_over)
+    taken: set[str] = set()
+    return [Series(_own_name(header, number, taken), files) for number, (header, files) in enumerate(found, start=1)]
+
+
+def _find(folder: Path) -> tuple[list[tuple[dict[str, str], tuple[Path, ...]]], int]:
+    """The header of the first slice, and the slices, of every series; and how many files were passed over."""
     import SimpleITK
 
-    with opened(folder, folder=True):
-        entries = sorted(folder.iterdir())
-        special = [entry for entry in entries if entry.exists() and not entry.is_file() and not entry.is_dir()]
-        if special:
-            raise UserError(f"Expected files in {folder}, but {special[0].name} is none to read from; remove it.")
-        quiet = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
-        # GDCM warns about every file that is not DICOM; such files are expected here.
-        SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    quiet = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    # GDCM warns about every file that is not DICOM; such files are expected here.
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    found, passed_over = [], 0
+    try:
+        with opened(folder, folder=True):
+            for place, below, names in os.walk(folder, onerror=_raise):
+                below[:] = sorted(name for name in below if not name.startswith("."))
+                series, count = _series_among([Path(place, name) for name in sorted(names)])
+                found += series
+                passed_over += count
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(quiet)
+    return found, passed_over
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _series_among(files: Sequence[Path]) -> tuple[list[tuple[dict[str, str], tuple[Path, ...]]], int]:
+    """The same for the files of one folder."""
+    series: dict[str, list[tuple[dict[str, str], Path]]] = {}
+    lost: list[Path] = []
+    passed_over = 0
+    for file in files:
+        if file.name.startswith(".") or file.name == "DICOMDIR" or not file.exists():
+            continue
+        if not file.is_file():
+            raise UserError(f"Expected files in {file.parent}, but {file.name} is none to read from; remove it.")
+        with open(file, "rb") as stream:
+            beginning = stream.read(1024)
+        header = _header(file)
+        if _NO_SLICES.search(beginning) or _is_scout(header):
+            passed_over += 1
+        elif header:
+            series.setdefault(header.get(_SERIES, ""), []).append((header, file))
+        elif file.suffix.lower() == ".dcm" or beginning[128:132] == b"DICM":
+            lost.append(file)
+    for slices in series.values():
+        slices.sort(key=lambda one: _order(one[0]))
+    found = [(slices[0][0], (*(file for _, file in slices), *lost)) for slices in series.values()]
+    return found or ([({}, tuple(lost))] if lost else []), passed_over
+
+
+def _header(file: Path) -> dict[str, str]:
+    """What GDCM reads of a header; nothing where it cannot."""
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return {}
+    return {key: reader.GetMetaData(key).strip(" \0") for key in reader.GetMetaDataKeys()}
+
+
+def _is_scout(header: Mapping[str, str]) -> bool:
+    return "LOCALIZER" in header.get(_IMAGE_TYPE, "").upper() or bool(_SCOUT.search(header.get(_DESCRIPTION, "")))
+
+
+def _order(header: Mapping[str, str]) -> tuple[float, float]:
+    """Where a slice comes: along the normal of the slices, or by its number."""
+    position, orientation = _numbers(header, _POSITION), _numbers(header, _ORIENTATION)
+    along = float(_normal(orientation) @ position) if (len(position), len(orientation)) == (3, 6) else 0.0
+    number = (*_numbers(header, _INSTANCE), 0.0)[0]
+    return (0.0 if math.isnan(along) else along, 0.0 if math.isnan(number) else number)
+
+
+def _normal(orientation: Sequence[float]) -> npt.NDArray[np.float64]:
+    return np.cross(orientation[:3], orientation[3:])
+
+
+def _numbers(header: Mapping[str, str], key: str) -> list[float]:
+    """The numbers of an element; NaN for what is none."""
+    text = header.get(key, "")
+    numbers = []
+    for part in text.split("\\") if text else ():
         try:
-            found = [
-                tuple(map(Path, SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)))
-                for uid in SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-            ]
-        finally:
-            SimpleITK.ProcessObject.SetGlobalWarningDisplay(quiet)
-        known = {file.name for files in found for file in files}
-        lost = tuple(entry for entry in entries if entry.name not in known and _seems_dicom(entry))
-    return [files + lost for files in found] or ([lost] if lost else [])
+            numbers.append(float(part))
+        except ValueError:
+            numbers.append(math.nan)
+    return numbers
+
+
+def _own_name(header: Mapping[str, str], number: int, taken: set[str]) -> str:
+    """A name that says nothing of the patient but the ID; the number of the series stands for what is empty."""
+    secrets = {word for key in _SECRET for word in re.split(r"[\W_]+", header.get(key, "").casefold())} - {""}
+    parts = []
+    for key in _NAMED_BY:
+        text = header.get(key, "")
+        words = re.split(r"[\W_]+", text.casefold())
+        tells = any(word in words or (len(word) > 2 and word in text.casefold()) for word in secrets)
+        parts.append(file_name(text) if text and not tells else f"{number:03d}")
+    wanted = name = "_".join(dict.fromkeys(parts))
+    again = 1
+    while name in taken:
+        again += 1
+        name = f"{wanted}_{again}"
+    taken.add(name)
+    return name
+
+
+def pseudonyms(cases: Mapping[str, Path], table: Path) -> dict[str, str]:
+    """Numbers for names, the same in every run with the same table, which says who is who.
+
+    Args:
+        cases: Name -> where the images are.
+        table: A CSV file of number, name and place, made or added to; nobody else may read it.
+
+    Returns:
+        Name -> number.
+
+    Raises:
+        UserError: The table cannot be written or is another file.
+    """
+    columns = ["pseudonym", "name", "images"]
+    with output_lock(table):
+        rows: list[list[str]] = []
+        if table.exists():
+            with opened(table), open(table, newline="", encoding="utf-8") as file:
+                rows = list(csv.reader(file))
+            if not rows or rows[0] != columns or any(len(row) != len(columns) for row in rows):
+                raise UserError(f"Expected a table of pseudonyms or nothing at {table}, but it is another file.")
+        known = {(name, images): number for number, name, images in rows[1:]}
+        numbers = {}
+        for name, images in cases.items():
+            key = (name, str(images.resolve()))
+            numbers[name] = known.setdefault(key, f"case{len(known) + 1:05d}")
+        with atomic_path(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            temporary.chmod(0o600)
+            csv.writer(file).writerows([columns, *([number, *key] for key, number in known.items())])
+    return numbers
 
 
 def read_series(files: Sequence[Path]) -> SimpleITK.Image:
@@ -78,33 +241,55 @@ def read_series(files: Sequence[Path]) -> SimpleITK.Image:
     reader.SetFileNames([str(file) for file in files])
     reader.MetaDataDictionaryArrayUpdateOn()
     image = reader.Execute()
-    positions = [_check_slice(reader, number, file) for number, file in enumerate(files)]
-    # ITK notes uneven distances in a form that Python cannot read, so they are worked out here.
-    if len(files) > 2 and all(positions):
-        distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-        if np.abs(distances - distances.mean()).max() > _SLICE_TOLERANCE:
-            raise UserError(
-                f"Expected slices at equal distances in {files[0].parent}, but they are {distances.min():.2f} to "
-                f"{distances.max():.2f} mm apart; a slice is probably missing, get the series again."
-            )
+    headers = [
+        {key: reader.GetMetaData(number, key).strip(" \0") for key in reader.GetMetaDataKeys(number)}
+        for number in range(len(files))
+    ]
+    for header, file in zip(headers, files, strict=True):
+        _check_slice(header, file)
+    if len(files) > 1:
+        _check_stack(headers, files[0].parent)
     return image
 
 
-def _seems_dicom(entry: Path) -> bool:
-    if entry.name.startswith(".") or entry.name == "DICOMDIR" or not entry.is_file():
-        return False
-    with open(entry, "rb") as stream:
-        return entry.suffix.lower() == ".dcm" or stream.read(132)[128:] == b"DICM"
+def _check_stack(headers: Sequence[Mapping[str, str]], folder: Path) -> None:
+    """Refuses slices that are no straight, complete stack; ITK takes the first step for all of them."""
+    for key, what in ((_POSITION, "position"), (_ORIENTATION, "orientation"), (_SPACING, "pixel spacing")):
+        values = [_numbers(header, key) for header in headers]
+        if not all(values):
+            raise UserError(
+                f"Expected the {what} of every slice in {folder}, but {values.count([])} of {len(values)} headers have "
+                "none; pictures of a screen are no volume."
+            )
+        if key != _POSITION and not np.allclose(values, values[0], atol=_ROUNDING):
+            raise UserError(f"Expected slices of one {what} in {folder}, but they have several; part the series.")
+    positions = np.array([_numbers(header, _POSITION) for header in headers])
+    normal = _normal(_numbers(headers[0], _ORIENTATION))
+    along = (positions - positions[0]) @ normal
+    gaps = np.abs(np.diff(along))
+    if gaps.min() < _SLICE_TOLERANCE / 10:
+        raise UserError(
+            f"Expected one image per position in {folder}, but several lie at {listed(positions[gaps.argmin()])} mm; "
+            "part the series into one folder per point in time, echo or kernel."
+        )
+    # ITK notes uneven distances in a form that Python cannot read, so they are worked out here.
+    if np.abs(gaps - gaps.mean()).max() > _SLICE_TOLERANCE:
+        raise UserError(
+            f"Expected slices at equal distances in {folder}, but they are {gaps.min():.2f} to {gaps.max():.2f} mm "
+            "apart; a slice is probably missing, get the series again."
+        )
+    aside = np.linalg.norm(positions - positions[0] - np.outer(along, normal), axis=1).max()
+    if aside > max(_SLICE_TOLERANCE, np.abs(along).max() / 1000):
+        degrees = math.degrees(math.atan2(aside, np.abs(along).max()))
+        raise UserError(
+            f"Expected slices straight above each other in {folder}, but they are shifted by up to {aside:.1f} mm "
+            f"(a gantry tilt of {degrees:.1f} degrees); resample the series to straight slices before."
+        )
 
 
-def _check_slice(reader: SimpleITK.ImageSeriesReader, number: int, file: Path) -> list[float]:
-    """The position of a slice; GDCM replaces what it cannot read by defaults, and missing voxels by what comes."""
-
-    def numbers(key: str) -> list[float]:
-        text = reader.GetMetaData(number, key).strip(" \0") if reader.HasMetaDataKey(number, key) else ""
-        return [float(part) for part in text.split("\\")] if text else []
-
-    values = {key: numbers(key) for key in (_POSITION, _ORIENTATION, _SPACING, _SLOPE, _INTERCEPT)}
+def _check_slice(header: Mapping[str, str], file: Path) -> None:
+    """Refuses what GDCM would replace: what it cannot read by defaults, and missing voxels by what comes."""
+    values = {key: _numbers(header, key) for key in (_POSITION, _ORIENTATION, _SPACING, _SLOPE, _INTERCEPT)}
     lengths = np.linalg.norm(np.reshape(values[_ORIENTATION], (-1, 3)), axis=1)
     if (
         not all(np.isfinite(given).all() for given in values.values())
@@ -118,10 +303,9 @@ def _check_slice(reader: SimpleITK.ImageSeriesReader, number: int, file: Path) -
         )
     content = file.read_bytes()
     syntax = _SYNTAX.search(content)
-    samples, frames, rows, columns, bits = (int(*numbers(key) or [1]) for key in _SIZES)
+    samples, frames, rows, columns, bits = (int(*_numbers(header, key) or [1]) for key in _SIZES)
     row = samples * columns * bits // 8
     if (syntax is None or syntax[1] in _PLAIN) and not any(
         0 <= int.from_bytes(found[1], "little") - frames * rows * row < row for found in _PIXEL_DATA.finditer(content)
     ):
         raise UserError(f"Expected {rows} x {columns} pixels in {file}, but it holds others; get the series again.")
-    return values[_POSITION]

@@ -183,6 +183,9 @@ def write_nifti(
         # Rescaling and display range of the intensities mean nothing to labels.
         header.set_slope_inter(1, 0)
         header["cal_min"], header["cal_max"] = 0, 0
+        # Where some programs note the patient.
+        for field in {"descrip", "db_name", "aux_file"} & set(header.keys()):
+            header[field] = b""
         kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
         # Without an affine of its own the image keeps both transforms of the header and their codes.
         image = kind(array, None, header)

@@ -101,8 +101,7 @@ def read_dicom_series(folder: Path) -> Volume:
     Raises:
         UserError: There is no image series, it is damaged, or its slices are not equally spaced.
     """
-    folders = sorted({file.parent for file in folder.rglob("*.dcm")})
-    best = max((files for below in folders for files in in_a_worker(find_series, below, below)), key=len, default=())
+    best = max((series.files for series in find_series(folder)), key=len, default=())
     if len(best) < 2:
         raise UserError(f"Expected a DICOM image series of several slices below {folder}, but found none.")
     array, grid = _read_slices(best)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from nnunetv2_ext.images.dicom import find_series
+from nnunetv2_ext.images.dicom import find_series, pseudonyms
 from nnunetv2_ext.images.files import IMAGE_ENDINGS, image_ending
 from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.executors import in_a_worker
 from nnunetv2_ext.utilities.files import input_files
 from nnunetv2_ext.utilities.names import refuse_equal_names
 
@@ -20,14 +20,15 @@ _logger = logging.getLogger(__name__)
 _CHANNEL_NUMBER = re.compile(r"(?P<identifier>.+)_(?P<channel>\d{4})")
 
 
-def find_cases(source: Path | str, channels: int, file_ending: str) -> list[Case]:
+def find_cases(source: Path | str, channels: int, file_ending: str, table: Path | None = None) -> list[Case]:
     """Lists the cases of an input, sorted by name.
 
     Args:
         source: A folder in nnU-Net's naming (``case_0000.nii.gz``), any other folder of images, one image file, a
-            folder that holds DICOM series, or a folder of such folders.
+            folder with DICOM series in it or anywhere below.
         channels: How many channels the model reads.
         file_ending: The ending of the model's own dataset.
+        table: See `pseudonyms`, which the cases get as identifiers.
 
     Raises:
         UserError: The input does not exist or holds no images.
@@ -35,11 +36,22 @@ def find_cases(source: Path | str, channels: int, file_ending: str) -> list[Case
     source = Path(source)
     if not source.exists():
         raise UserError(f"Expected images in {source}, but it does not exist.")
-    if source.is_file():
-        return [_case_of_file(source, channels, file_ending)]
+    cases = (
+        [_case_of_file(source, channels, file_ending)] if source.is_file() else _cases_in(source, channels, file_ending)
+    )
+    if table is None:
+        return cases
+    places = {case.identifier: case.files[0].parent if case.dicom else case.files[0] for case in cases}
+    numbers = pseudonyms(places, table)
+    return [replace(case, identifier=numbers[case.identifier]) for case in cases]
+
+
+def _cases_in(source: Path, channels: int, file_ending: str) -> list[Case]:
     files = input_files(source)
     images = [file for file in files if image_ending(file, [file_ending])]
-    cases = _group_channels(images, channels, file_ending) if images else _dicom_cases(source)
+    cases = _group_channels(images, channels, file_ending) if images else []
+    if not images:
+        cases = [Case(series.name, series.files, dicom=True) for series in find_series(source)]
     if not cases:
         endings = ", ".join(dict.fromkeys([file_ending, *IMAGE_ENDINGS]))
         found = ", ".join(file.name for file in files[:5]) or "no files"
@@ -83,22 +95,3 @@ def _group_channels(images: Sequence[Path], channels: int, file_ending: str) -> 
             grouped.update(members.values())
     cases += [Case(names[image], (image,)) for image in images if image not in grouped]
     return sorted(cases, key=lambda case: case.identifier)
-
-
-def _dicom_cases(folder: Path) -> list[Case]:
-    """The DICOM series of a folder; where it has none, those of its sub-folders."""
-    cases = _series_of(folder)
-    if not cases:
-        cases = [case for below in sorted(folder.iterdir()) if below.is_dir() for case in _series_of(below)]
-    return cases
-
-
-def _series_of(folder: Path) -> list[Case]:
-    series = in_a_worker(find_series, folder, folder)
-    name = folder.resolve().name
-    if len(series) > 1:
-        _logger.info("%s holds %d DICOM series; each becomes a case.", folder, len(series))
-    return [
-        Case(name if len(series) == 1 else f"{name}_series{number:03d}", files, dicom=True)
-        for number, files in enumerate(series, start=1)
-    ]

@@ -51,6 +51,7 @@ class PredictionOptions:
         save_probabilities: Write probabilities beside the label maps, as nnU-Net's ensembling reads them.
         continue_prediction: Keep complete files of an earlier run.
         overwrite: Replace files of an earlier run.
+        pseudonyms: Table of the numbers that cases are called by instead of their names; see `pseudonyms`.
         previous_stage: Folder with the label maps that a cascade's second stage reads.
         preparing_workers: Threads that read and resample images; 0 for none beside the main thread.
         finishing_workers: Threads that write results; 0 for none beside the main thread.
@@ -66,6 +67,7 @@ class PredictionOptions:
     save_probabilities: bool = False
     continue_prediction: bool = False
     overwrite: bool = False
+    pseudonyms: Path | None = None
     previous_stage: Path | None = None
     preparing_workers: int = 3
     finishing_workers: int = 3
@@ -122,7 +124,7 @@ class PredictionRun:
                 f"{self.options.part_id}."
             )
         model = predictor.model
-        self.all_cases = find_cases(source, model.image_channels, model.file_ending)
+        self.all_cases = find_cases(source, model.image_channels, model.file_ending, self.options.pseudonyms)
         self.cases = self.all_cases[self.options.part_id :: self.options.num_parts]
         self.folder, self._file = _folder_and_file(Path(target), self.all_cases, predictor.plan.kind)
         self.ending = "." + (self.options.output_type or model.file_ending.lstrip("."))
@@ -353,7 +355,8 @@ class PredictionRun:
         predictor, model, options = self.predictor, self.predictor.model, self.options
         cases = {
             case.identifier: {
-                "inputs": [str(file) for file in (case.files[:1] if case.dicom else case.files)],
+                # Folders of series, and files that have numbers instead, are often called by the patient.
+                "inputs": len(case.files) if case.dicom or options.pseudonyms else list(map(str, case.files)),
                 "outputs": [str(file) for _, file in self.files_of(case)],
                 "seconds": self._clock.seconds(case.identifier),
             }

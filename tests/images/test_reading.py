@@ -143,12 +143,12 @@ def test_a_dicom_series_is_one_case_with_the_volume_in_hu(tmp_path, make_ct):
     _write_dicom(image, tmp_path / "study")
     (tmp_path / "study" / "notes.txt").write_text("not DICOM")
     cases = find_cases(tmp_path / "study", 1, ".nii.gz")
-    assert [(case.identifier, len(case.files), case.dicom) for case in cases] == [("study", 6, True)]
+    assert [(case.identifier, len(case.files), case.dicom) for case in cases] == [("001_20200102", 6, True)]
     scan = read_scan(cases[0], 1, admit_2d=False)
     np.testing.assert_array_equal(scan.channels[0], SimpleITK.GetArrayFromImage(image))
     np.testing.assert_allclose(scan.grid.spacing, image.GetSpacing(), atol=1e-4)
     np.testing.assert_allclose(scan.grid.origin, image.GetOrigin(), atol=1e-4)
-    assert [case.identifier for case in find_cases(tmp_path, 1, ".nii.gz")] == ["study"]
+    assert [len(case.files) for case in find_cases(tmp_path, 1, ".nii.gz")] == [6]
 
 
 def test_a_dicom_series_with_a_missing_slice_is_refused(tmp_path, make_ct):
@@ -189,6 +189,7 @@ def _write_dicom(image, folder):
     for number in range(image.GetDepth()):
         plane = image[:, :, number]
         tags = {
+            "0008|0020": "20200102",
             "0008|0060": "CT",
             "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
             "0008|0018": f"1.2.3.4.5.{number + 1}",

@@ -156,5 +156,5 @@ def test_dicom_series_are_read_and_gaps_noticed(miniature):
     (miniature.root / "patient/study/series/1-005.dcm").unlink()
     with pytest.raises(UserError, match="slice is probably missing"):
         read_dicom_series(miniature.root / "patient")
-    with pytest.raises(UserError, match="found none"):
+    with pytest.raises(UserError, match="does not exist"):
         read_dicom_series(miniature.root / "patient" / "nobody")
