@@ -11,6 +11,9 @@ from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 
+# nnU-Net's default.
+_FOLDS = ("0", "1", "2", "3", "4")
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
@@ -43,7 +46,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("-tr", default="nnUNetTrainer", metavar="TRAINER", help="trainer")
     model.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier")
     model.add_argument("-c", metavar="CONFIGURATION", help="configuration, such as 3d_fullres")
-    model.add_argument("-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds to average")
+    model.add_argument(
+        "-f", nargs="+", metavar="FOLD", help="folds to average; 0 to 4 if not given with -d, those that exist with -m"
+    )
     model.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="name of the checkpoint")
 
 
@@ -65,7 +70,15 @@ def _add_mode_arguments(parser: argparse.ArgumentParser) -> None:
         "accurate; float32 is more exact",
     )
     how.add_argument(
-        "-device", choices=("cuda", "cpu", "mps"), help="cuda where there is such a device, else cpu, if not given"
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="what the network computes in; auto is what nnUNetv2_predict does, float16 on CUDA and float32 elsewhere",
+    )
+    how.add_argument(
+        "-device",
+        metavar="DEVICE",
+        help="cuda, cuda:1, cpu or mps; cuda where there is such a device, else cpu, if not given",
     )
     how.add_argument(
         "--backend",
@@ -169,17 +182,19 @@ def _run(arguments: argparse.Namespace) -> int:
     _require_inputs(folder, arguments.i)
     if arguments.pseudonyms is not None and arguments.o.resolve() in arguments.pseudonyms.resolve().parents:
         raise UserError(f"Expected the table of --pseudonyms outside the results, but got {arguments.pseudonyms}.")
-    from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
+    from nnunetv2_ext.inference.prediction_run import PredictionOptions
     from nnunetv2_ext.inference.predictor import Predictor
 
     predictor = Predictor.from_model_folder(
         folder,
-        folds=arguments.f,
+        # As the two commands of nnU-Net: one has five folds, the other takes those that there are.
+        folds=arguments.f or (_FOLDS if arguments.m is None else None),
         checkpoint_name=arguments.chk,
         mode=arguments.mode,
         step_size=arguments.step_size,
         mirroring=False if arguments.disable_tta else None,
         sums=arguments.sums,
+        precision=arguments.precision,
         device=arguments.device,
         backend=arguments.backend,
         outputs=arguments.outputs,
@@ -204,7 +219,7 @@ def _run(arguments: argparse.Namespace) -> int:
         part_id=arguments.part_id,
         progress_bar=not (arguments.quiet or arguments.disable_progress_bar),
     )
-    outcome = PredictionRun(predictor, arguments.i, arguments.o, options).run()
+    outcome = predictor.predict_folder(arguments.i, arguments.o, options)
     return EXIT_BATCH_HAD_FAILURES if outcome.failures else 0
 
 

@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,9 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tqdm import tqdm
 
 from nnunetv2_ext.inference.deciding.outputs import plan_outputs
-from nnunetv2_ext.inference.deciding.rules import background_logits, rule_of_cases
-from nnunetv2_ext.inference.model.folder import Model, WindowNetwork
-from nnunetv2_ext.inference.modes import MODES, SUMS, Mode
-from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing, Prepared
+from nnunetv2_ext.inference.model.folder import Model
+from nnunetv2_ext.inference.modes import MODES, Mode
+from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing
 from nnunetv2_ext.inference.segmentation import Segmenter
 from nnunetv2_ext.utilities.files import atomic_path
 
@@ -91,59 +91,50 @@ def _model_of(predictor: Any, networks: list[torch.nn.Module]) -> Model:
         dataset_json=predictor.dataset_json,
         labels=predictor.label_manager,
         networks=networks,
-        mirror_axes=predictor.allowed_mirroring_axes if predictor.use_mirroring else None,
+        mirror_axes=predictor.allowed_mirroring_axes,
     )
 
 
-def _preprocessing_of(predictor: Any) -> NnunetPreprocessing:
+def _mode_of(predictor: Any) -> Mode:
+    """The mode; what the caller set of it holds."""
     mode: Mode = predictor.nnunetv2_ext_mode
-    return NnunetPreprocessing(_model_of(predictor, []), linear=mode.linear_image, find_content=mode.skip_air)
+    return replace(mode, step_size=predictor.tile_step_size, mirroring=predictor.use_mirroring)
 
 
 class _Segmentation:
     """From preprocessed images to label maps, with the networks of a predictor."""
 
     def __init__(self, predictor: Any) -> None:
-        mode: Mode = predictor.nnunetv2_ext_mode
-        model = _model_of(predictor, _networks(predictor))
+        model, mode = _model_of(predictor, _networks(predictor)), _mode_of(predictor)
         labels = model.labels
         plan = plan_outputs(model.dataset_json, model.class_names, model.painted_values, has_regions=labels.has_regions)
-        channels = labels.num_segmentation_heads
-        # As in `Predictor`: stock averages the finished logits of folds.
-        folds = [[network] for network in model.networks] if mode.sums == "float16" else [model.networks]
-        self._preprocessing = _preprocessing_of(predictor)
+        self._preprocessing = NnunetPreprocessing(model, mode)
         self._output = plan.maps[0]
         self._dtype = np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
         self._segmenter = Segmenter(
-            model,
-            rule_of_cases(plan, channels, has_regions=labels.has_regions),
-            background_logits(channels, has_regions=labels.has_regions),
-            [WindowNetwork(fold, model.mirror_axes) for fold in folds],
-            predictor.tile_step_size,
-            predictor.device,
-            on_device=predictor.perform_everything_on_device,
-            nearest_label_map=mode.nearest_label_map,
-            sums=SUMS[mode.sums],
+            model, mode, plan, predictor.device, on_device=predictor.perform_everything_on_device
         )
 
     def label_map(self, data: torch.Tensor, properties: Mapping[str, Any], show_progress: bool) -> np.ndarray:
         """The label map ``(z, y, x)`` of a preprocessed image, in the axis order of its file, of stock's type."""
-        prepared: Prepared = self._preprocessing.of_preprocessed(data, properties)
-        windows = self._segmenter.count_windows(prepared)
+        prepared = self._preprocessing.of_preprocessed(data, properties)
+        windows = self._segmenter.windows.plan(prepared.shape).num_windows
         with tqdm(total=windows, unit="window", leave=False, disable=not show_progress) as bar:
             decisions = self._segmenter(prepared, bar.update)
         return self._preprocessing.restore(decisions.paint(self._output), prepared).astype(self._dtype, copy=False)
 
 
 def _networks(predictor: Any) -> list[torch.nn.Module]:
-    """One network per set of weights; the predictor's own for the first."""
+    """One network per set of weights, which it shares with the predictor."""
     network = predictor.network
     network = getattr(network, "module", network)  # of DistributedDataParallel
     network = getattr(network, "_orig_mod", network)  # `WindowNetwork` compiles where nnUNet_compile asks for it
-    networks = [network, *(copy.deepcopy(network) for _ in (predictor.list_of_parameters or [None])[1:])]
-    for of_fold, parameters in zip(networks, predictor.list_of_parameters or (), strict=True):
-        of_fold.load_state_dict(parameters)
-    return [of_fold.eval() for of_fold in networks]
+    networks = []
+    for parameters in predictor.list_of_parameters or [network.state_dict()]:
+        of_fold = copy.deepcopy(network)
+        of_fold.load_state_dict(parameters, assign=True)
+        networks.append(of_fold.eval())
+    return networks
 
 
 def _what_ours_lacks(predictor: Any, save_probabilities: bool) -> str | None:
@@ -293,7 +284,7 @@ def get_data_iterator_from_raw_npy_data(
 
 
 def _items(predictor: Any, method: str, jobs: Iterable[tuple[Any, ...]], threads: int) -> Iterator[Item]:
-    preprocessing = _preprocessing_of(predictor)
+    preprocessing = NnunetPreprocessing(_model_of(predictor, []), _mode_of(predictor))
 
     def prepare(target: str | None, *case: Any) -> Item:
         data, properties = preprocessing.run(method, *case)

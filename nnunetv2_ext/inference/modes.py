@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+
+from nnunetv2_ext.utilities.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Mode:
 #: Types in which overlapping windows can be added up: float16 as stock does, with its rounding; float32 more exactly.
 SUMS = {"float16": torch.float16, "float32": torch.float32}
 
+#: Types that networks can compute in; auto is what stock does: float16 on CUDA, float32 elsewhere.
+PRECISIONS = {"auto": None, **SUMS, "bfloat16": torch.bfloat16}
+
 MODES = {
     # The result of nnUNetv2_predict.
     "accurate": Mode(
@@ -41,3 +46,20 @@ MODES = {
     "fast": Mode(mirroring=False, step_size=0.5, linear_image=True, skip_air=True, nearest_label_map=False),
     "fastest": Mode(mirroring=False, step_size=0.8, linear_image=True, skip_air=True, nearest_label_map=True),
 }
+
+
+def chosen_mode(mode: str | Mode, *, step_size: float | None, mirroring: bool | None, sums: str | None) -> Mode:
+    """A mode, with what was asked for beside it in place of its own.
+
+    Raises:
+        UserError: There is no such mode or type of sums, or the step size is none.
+    """
+    for given, admitted, noun in ((mode, MODES, "mode"), (sums, SUMS, "type of sums")):
+        if isinstance(given, str) and given not in admitted:
+            raise UserError(f"Expected one of {', '.join(admitted)} as the {noun}, but got {given!r}.")
+    own = MODES[mode] if isinstance(mode, str) else mode
+    step_size = own.step_size if step_size is None else step_size
+    if not 0 < step_size <= 1:
+        raise UserError(f"Expected a step size above 0 and up to 1, but got {step_size}.")
+    mirroring = own.mirroring if mirroring is None else mirroring
+    return replace(own, step_size=step_size, mirroring=mirroring, sums=sums or own.sums)

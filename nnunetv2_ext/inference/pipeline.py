@@ -24,27 +24,19 @@ Prepared = TypeVar("Prepared")
 Computed = TypeVar("Computed")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Failure(Generic[Case]):
     """A case that could not be predicted.
 
     Attributes:
         case: The case.
         stage: ``"preparing"``, ``"computing"`` or ``"finishing"``.
-        error: What was raised.
+        reason: What went wrong, as one line. (The error itself would keep all arrays of its traceback alive.)
     """
 
     case: Case
     stage: str
-    error: BaseException
-
-    @property
-    def reason(self) -> str:
-        """The error as one line: a user error speaks for itself, others are named by their type."""
-        if isinstance(self.error, OSError) and (sentence := disk_error(self.error)):
-            return sentence
-        text = " ".join(str(self.error).split())
-        return text if isinstance(self.error, UserError) else f"{type(self.error).__name__}: {text}"
+    reason: str
 
 
 @dataclass
@@ -150,12 +142,19 @@ class _Run(Generic[Case, Prepared, Computed]):
                 self._progress()
 
     def failed(self, case: Case, stage: str, error: BaseException) -> None:
-        failure = Failure(case, stage, error)
         _logger.debug("Traceback of a failed case:", exc_info=error)
         with self._lock:
-            self.outcome.failures.append(failure)
+            self.outcome.failures.append(Failure(case, stage, _reason(error)))
             if self._progress:
                 self._progress()
+
+
+def _reason(error: BaseException) -> str:
+    """An error as one line: a user error speaks for itself, others are named by their type."""
+    if isinstance(error, OSError) and (sentence := disk_error(error)):
+        return sentence
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def _submit(pool: ThreadPoolExecutor | None, function: Callable, *arguments: object) -> Future:

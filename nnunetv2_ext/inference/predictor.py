@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 
-from nnunetv2_ext.images.reading import Scan, check_scan, read_scan, scan_of_array, scan_of_image
-from nnunetv2_ext.inference.bundles.preparing import BundlePreprocessing
-from nnunetv2_ext.inference.bundles.profile import read_profile
-from nnunetv2_ext.inference.bundles.segmenter import BundleSegmenter
-from nnunetv2_ext.inference.cases import Case, find_cases
-from nnunetv2_ext.inference.deciding.outputs import OutputMap, OutputPlan, plan_outputs
-from nnunetv2_ext.inference.deciding.rules import Decisions, background_logits, rule_of_cases
-from nnunetv2_ext.inference.deciding.tree_outputs import (
-    check_tree_choice,
-    has_label_tree,
-    plan_node_masks,
-    plan_tree_outputs,
-)
-from nnunetv2_ext.inference.model.folder import Model, WindowNetwork, read_model, select_heads
-from nnunetv2_ext.inference.model.openvino import OpenVinoNetwork, cache_folder, openvino_is_installed
-from nnunetv2_ext.inference.modes import MODES, SUMS, Mode
-from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing, Prepared, Preprocessing
-from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, Segmenter
+from nnunetv2_ext.images.reading import Case, Scan, check_scan, read_scan, scan_of_array, scan_of_image
+from nnunetv2_ext.inference.cases import find_cases
+from nnunetv2_ext.inference.deciding.outputs import OutputMap, plan_outputs
+from nnunetv2_ext.inference.deciding.rules import Decisions
+from nnunetv2_ext.inference.model.folder import Model, read_model
+from nnunetv2_ext.inference.modes import Mode
+from nnunetv2_ext.inference.parts import assemble, find_device
+from nnunetv2_ext.inference.preparing.protocol import Prepared
+from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress
 from nnunetv2_ext.utilities.errors import UserError
 
 if TYPE_CHECKING:
     import SimpleITK
 
-_logger = logging.getLogger(__name__)
-
-#: What ``--backend`` admits.
-BACKENDS = ("torch", "openvino", "auto")
-
-#: What ``-device`` admits.
-DEVICES = ("cuda", "cpu", "mps")
+    from nnunetv2_ext.inference.pipeline import Outcome
+    from nnunetv2_ext.inference.prediction_run import PredictionOptions
 
 
 class Predictor:
@@ -53,6 +37,7 @@ class Predictor:
         predictor = Predictor.from_model_folder("Dataset001_Organs/nnUNetTrainer__nnUNetPlans__3d_fullres")
         label_map = predictor.predict("ct.nii.gz")  # a SimpleITK image on the grid of ct.nii.gz
         labels = predictor.predict(array, spacing=(3.0, 0.8, 0.8))  # arrays are (z, y, x), spacings too
+        predictor.predict_folder("images", "label_maps")
         ```
 
     Args:
@@ -61,6 +46,8 @@ class Predictor:
         step_size: Instead of the mode's.
         mirroring: Instead of the mode's.
         sums: Type in which overlapping windows are added up, ``"float16"`` or ``"float32"``, instead of the mode's.
+        precision: What the network computes in, ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is what
+            nnU-Net does, float16 on CUDA and float32 elsewhere.
         device: ``"cuda"``, ``"cpu"``, ``"mps"``, or with a number; by default CUDA where there is a device.
         backend: ``"torch"``, ``"openvino"`` (CPU only), or ``"auto"``: OpenVINO where it is installed and the device is
             the CPU.
@@ -71,8 +58,8 @@ class Predictor:
         nodes: For models with a label tree: write these nodes.
 
     Raises:
-        UserError: A class, mode, device or type of sums does not exist or does not suit the model, or OpenVINO is asked
-            for and not installed.
+        UserError: A class, mode, device or type does not exist or does not suit the model, or OpenVINO is asked for and
+            not installed.
     """
 
     def __init__(
@@ -83,6 +70,7 @@ class Predictor:
         step_size: float | None = None,
         mirroring: bool | None = None,
         sums: str | None = None,
+        precision: str = "auto",
         device: str | torch.device | None = None,
         backend: str = "torch",
         outputs: str = "merged",
@@ -91,87 +79,33 @@ class Predictor:
         level: int | None = None,
         nodes: Collection[str] | None = None,
     ) -> None:
-        if isinstance(mode, str) and mode not in MODES:
-            raise UserError(f"Expected one of {', '.join(MODES)} as the mode, but got {mode!r}.")
         self.model = model
-        self.mode = MODES[mode] if isinstance(mode, str) else mode
-        self.device = _device(device)
+        self.device = find_device(device)
         self.classes = None if classes is None else frozenset(classes)
-        self.plan: OutputPlan = self._plan_outputs(outputs, level, nodes)
-        if self.plan.channels is not None:
-            # The model given keeps all its heads: it may serve other predictors.
-            networks = [select_heads(network, self.plan.channels) for network in model.networks]
-            self.model = model = replace(model, networks=networks)
-        self.step_size = self.mode.step_size if step_size is None else step_size
-        if not 0 < self.step_size <= 1:
-            raise UserError(f"Expected a step size above 0 and up to 1, but got {self.step_size}.")
-        mirroring = self.mode.mirroring if mirroring is None else mirroring
-        profile = read_profile(model.folder)
-        self.sums = self._choose_sums(sums, is_bundle=profile is not None)
-        networks, self.backend = self._run_by(backend)
-        # Stock averages the finished logits of folds. In float16 that is rounded otherwise than the mean of windows.
-        folds = [[network] for network in networks] if self.sums == "float16" else [networks]
-        mirror_axes = model.mirror_axes if mirroring else None
-        window_networks = [WindowNetwork(fold, mirror_axes) for fold in folds]
-        has_regions = model.labels.has_regions
-        channels = len(self.plan.channels) if self.plan.channels else model.labels.num_segmentation_heads
-        rule = rule_of_cases(self.plan, channels, has_regions=has_regions)
-        fill = background_logits(channels, has_regions=has_regions)
-        self.preprocessing: Preprocessing
-        self.segmenter: Segmenter | BundleSegmenter
-        if profile is None:
-            self.preprocessing = NnunetPreprocessing(
-                model, linear=self.mode.linear_image, find_content=self.mode.skip_air
-            )
-            self.segmenter = Segmenter(
-                model,
-                rule,
-                fill,
-                window_networks,
-                self.step_size,
-                self.device,
-                on_device=on_device,
-                nearest_label_map=self.mode.nearest_label_map,
-                sums=SUMS[self.sums],
-            )
-        else:
-            # A bundle brings its own inference, which the modes do not vary.
-            (network,) = window_networks
-            self.preprocessing = preprocessing = BundlePreprocessing(profile)
-            self.segmenter = BundleSegmenter(profile, preprocessing, network, fill, self.device, on_device=on_device)
-
-    def _choose_sums(self, sums: str | None, *, is_bundle: bool) -> str:
-        if sums is not None and sums not in SUMS:
-            raise UserError(f"Expected one of {', '.join(SUMS)} as the type of sums, but got {sums!r}.")
-        if is_bundle:
-            if sums == "float16":
-                raise UserError(
-                    "Expected --sums float32 for a MONAI bundle, which adds windows up in float32 itself, but got "
-                    "float16; leave --sums out."
-                )
-            return "float32"
-        return self.mode.sums if sums is None else sums
-
-    def _plan_outputs(self, outputs: str, level: int | None, nodes: Collection[str] | None) -> OutputPlan:
-        model = self.model
-        if level is not None or nodes is not None:
-            if outputs != "merged" or self.classes is not None:
-                raise UserError("Expected --level or --nodes without --outputs and --classes, but got both.")
-            return plan_tree_outputs(model.dataset_json, level, nodes)
-        if has_label_tree(model.dataset_json):
-            check_tree_choice(model.dataset_json, outputs, self.classes)
-            if outputs == "merged" and self.classes is None:
-                return plan_tree_outputs(model.dataset_json)
-            if outputs == "per_class":
-                return plan_node_masks(model.dataset_json, self.classes)
-        return plan_outputs(
+        self.plan = plan_outputs(
             model.dataset_json,
             model.class_names,
             model.painted_values,
             has_regions=model.labels.has_regions,
             kind=outputs,
             classes=self.classes,
+            level=level,
+            nodes=nodes,
         )
+        parts = assemble(
+            model,
+            self.plan,
+            self.device,
+            mode=mode,
+            step_size=step_size,
+            mirroring=mirroring,
+            sums=sums,
+            precision=precision,
+            backend=backend,
+            on_device=on_device,
+        )
+        self.precision, self.backend, self.mode = precision, parts.backend, parts.mode
+        self.preprocessing, self.segmenter = parts.preprocessing, parts.segmenter
 
     @classmethod
     def from_model_folder(
@@ -180,7 +114,18 @@ class Predictor:
         *,
         folds: Sequence[str | int] | None = None,
         checkpoint_name: str = "checkpoint_final.pth",
-        **options: Any,
+        mode: str | Mode = "accurate",
+        step_size: float | None = None,
+        mirroring: bool | None = None,
+        sums: str | None = None,
+        precision: str = "auto",
+        device: str | torch.device | None = None,
+        backend: str = "torch",
+        outputs: str = "merged",
+        classes: Iterable[str] | None = None,
+        on_device: bool = True,
+        level: int | None = None,
+        nodes: Collection[str] | None = None,
     ) -> Predictor:
         """Reads a model folder of this package or of stock nnU-Net.
 
@@ -188,21 +133,51 @@ class Predictor:
             folder: Holds plans.json, dataset.json and ``fold_*/<checkpoint_name>``.
             folds: Which folds to average; all that are there by default.
             checkpoint_name: For example ``checkpoint_best.pth``.
-            **options: What `Predictor` takes.
+            mode: As for `Predictor`, and so the others.
+            step_size: See there.
+            mirroring: See there.
+            sums: See there.
+            precision: See there.
+            device: See there.
+            backend: See there.
+            outputs: See there.
+            classes: See there.
+            on_device: See there.
+            level: See there.
+            nodes: See there.
 
         Raises:
             UserError: See `read_model` and `Predictor`.
         """
-        return cls(read_model(folder, folds, checkpoint_name), **options)
+        return cls(
+            read_model(folder, folds, checkpoint_name),
+            mode=mode,
+            step_size=step_size,
+            mirroring=mirroring,
+            sums=sums,
+            precision=precision,
+            device=device,
+            backend=backend,
+            outputs=outputs,
+            classes=classes,
+            on_device=on_device,
+            level=level,
+            nodes=nodes,
+        )
 
     @overload
-    def predict(self, image: Path | str, spacing: None = None) -> Any: ...
+    def predict(
+        self, image: np.ndarray, spacing: Sequence[float], *, previous_stage: np.ndarray | None = None
+    ) -> np.ndarray | dict[str, np.ndarray]: ...
 
     @overload
-    def predict(self, image: SimpleITK.Image, spacing: None = None) -> Any: ...
-
-    @overload
-    def predict(self, image: np.ndarray, spacing: Sequence[float]) -> Any: ...
+    def predict(
+        self,
+        image: Path | str | SimpleITK.Image,
+        spacing: None = None,
+        *,
+        previous_stage: Path | str | SimpleITK.Image | None = None,
+    ) -> SimpleITK.Image | dict[str, SimpleITK.Image]: ...
 
     def predict(self, image: Any, spacing: Sequence[float] | None = None, *, previous_stage: Any = None) -> Any:
         """Predicts one image.
@@ -232,11 +207,31 @@ class Predictor:
         }
         return results[""] if self.plan.kind == "merged" else results
 
+    def predict_folder(
+        self, source: Path | str, target: Path | str, options: PredictionOptions | None = None
+    ) -> Outcome[Case]:
+        """Predicts many images from files to files, as ``nnUNetv2_ext_predict`` does.
+
+        Args:
+            source: See `find_cases`.
+            target: The output folder; or the output file, for one image and merged outputs.
+            options: How to run.
+
+        Returns:
+            Which cases succeeded and which failed.
+
+        Raises:
+            UserError: See `PredictionRun`.
+        """
+        from nnunetv2_ext.inference.prediction_run import PredictionRun
+
+        return PredictionRun(self, source, target, options).run()
+
     def prepare(self, scan: Scan, previous_stage: Scan | None = None) -> Prepared:
         """First stage: what the network sees.
 
         Raises:
-            UserError: A cascade's second stage lacks the previous stage's label map, or its shape differs.
+            UserError: A cascade's second stage lacks the previous stage's label map, or it lies on another grid.
         """
         needed = self.model.configuration.previous_stage_name
         if needed is not None and previous_stage is None:
@@ -249,7 +244,7 @@ class Predictor:
     def segment(
         self, prepared: Prepared, progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
     ) -> Decisions:
-        """Second stage: the network, and what it decides for every voxel; arguments as `Segmenter`'s."""
+        """Second stage: the network, and what it decides for every voxel; arguments as `Segmenting`'s."""
         return self.segmenter(prepared, progress, visit_logits)
 
     def paint(self, decisions: Decisions, output: OutputMap, prepared: Prepared) -> np.ndarray:
@@ -261,49 +256,9 @@ class Predictor:
             if spacing is None:
                 raise UserError("Expected the spacing of the array along (z, y, x) in mm, but got none.")
             return scan_of_array(image, spacing)
-        if isinstance(image, str | Path):
-            return read_scan(self._only_case(Path(image), channels), channels, admit_2d=self.model.is_2d)
-        return scan_of_image(image)
-
-    def _only_case(self, path: Path, channels: int) -> Case:
-        cases = find_cases(path, channels, self.model.file_ending)
+        if not isinstance(image, str | Path):
+            return scan_of_image(image)
+        cases = find_cases(image, channels, self.model.file_ending)
         if len(cases) != 1:
-            raise UserError(f"Expected one image in {path}, but found {len(cases)}; predict them one by one.")
-        return cases[0]
-
-    def _run_by(self, backend: str) -> tuple[list[torch.nn.Module], str]:
-        """The networks behind the backend that was asked for, and which one that is."""
-        if backend not in BACKENDS:
-            raise UserError(f"Expected one of {', '.join(BACKENDS)} as the backend, but got {backend!r}.")
-        on_cpu = self.device.type == "cpu"
-        if backend == "openvino" and not on_cpu:
-            raise UserError(f"Expected -device cpu with --backend openvino, but got {self.device.type}.")
-        if backend == "torch" or (backend == "auto" and not (on_cpu and openvino_is_installed())):
-            return self.model.networks, "torch"
-        if backend == "auto":
-            _logger.info("Running the network with OpenVINO, which is installed (--backend torch does without).")
-        shape = (self._input_channels(), *self.model.configuration.patch_size)
-        cache = cache_folder(self.model.folder)
-        keys = self.model.sha256().values()
-        return [
-            OpenVinoNetwork(network, shape, cache, key) for network, key in zip(self.model.networks, keys, strict=True)
-        ], "openvino"
-
-    def _input_channels(self) -> int:
-        from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-
-        model = self.model
-        return int(determine_num_input_channels(model.plans, model.configuration, model.dataset_json))
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
-    if chosen.type not in DEVICES:
-        raise UserError(f"Expected one of {', '.join(DEVICES)} as the device, but got {chosen.type}.")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("Expected a CUDA device, but torch finds none; pass -device cpu.")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("Expected an Apple GPU for -device mps, but torch finds none; pass -device cpu.")
-    return chosen
+            raise UserError(f"Expected one image in {image}, but found {len(cases)}; predict them one by one.")
+        return read_scan(cases[0], channels, admit_2d=self.model.is_2d)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from nnunetv2_ext.inference.deciding.resampled_axis import separate_axis
-from nnunetv2_ext.inference.deciding.rules import Decisions, Enlarged, RuleOfCase, Shape
+from nnunetv2_ext.inference.deciding.axes import separate_axis
+from nnunetv2_ext.inference.deciding.outputs import OutputPlan
+from nnunetv2_ext.inference.deciding.rules import Decisions, Enlarged, background_logits, rule_of_cases
 from nnunetv2_ext.inference.model.folder import Model
-from nnunetv2_ext.inference.preparing.nnunet import Prepared
-from nnunetv2_ext.inference.windows.sliding_window import LogitSlab, StreamingSlidingWindow
+from nnunetv2_ext.inference.modes import SUMS, Mode
+from nnunetv2_ext.inference.preparing.protocol import Prepared
+from nnunetv2_ext.inference.windows.ring import LogitSlab
+from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
+from nnunetv2_ext.inference.windows.window_network import WindowNetwork
 
 _logger = logging.getLogger(__name__)
 
@@ -26,53 +31,10 @@ Progress = Callable[[int], object]
 LogitsVisitor = Callable[[Float[Tensor, "classes z y x"]], None]
 
 
-class Segmenter:
-    """Runs windows over a case, adds them up and decides.
+class Segmenting(Protocol):
+    """Runs windows over a case, adds them up and decides."""
 
-    Args:
-        model: The model.
-        rule: How logits become decisions.
-        fill: Logits ``(classes,)`` that stand for background, where no window is predicted.
-        networks: Each predicts one window, see `WindowNetwork`; several are folds with sums of their own.
-        step_size: Distance of neighbouring windows as a share of the patch size.
-        device: Where the network runs.
-        on_device: Add windows up there too; on the CPU otherwise. Where the device has too little memory for it, the
-            CPU takes over.
-        nearest_label_map: Decide at the network's spacing and enlarge the label map by nearest neighbour.
-        sums: Type in which windows are added up, float32 or float16.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        rule: RuleOfCase,
-        fill: Float[Tensor, " classes"],
-        networks: Sequence[nn.Module],
-        step_size: float,
-        device: torch.device,
-        *,
-        on_device: bool = True,
-        nearest_label_map: bool = False,
-        sums: torch.dtype = torch.float32,
-    ) -> None:
-        self._rule = rule
-        self._resampling = model.configuration.configuration["resampling_fn_probabilities"]
-        self._resampling_options = model.configuration.configuration["resampling_fn_probabilities_kwargs"]
-        self._resample = model.configuration.resampling_fn_probabilities
-        self._nearest_label_map = nearest_label_map
-        if device.type == "cuda":
-            # As nnU-Net: all windows have one shape, so the fastest algorithms are found once.
-            torch.backends.cudnn.benchmark = True
-        self.windows = StreamingSlidingWindow(
-            [network.to(device) for network in networks],
-            len(fill),
-            model.configuration.patch_size,
-            step_size,
-            device=device,
-            accumulate_on=device if on_device else "cpu",
-            fill=fill,
-            dtype=sums,
-        )
+    windows: StreamingSlidingWindow
 
     def __call__(
         self, prepared: Prepared, progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
@@ -84,15 +46,65 @@ class Segmenter:
             progress: Called with the number of windows that were just dealt with.
             visit_logits: Called with all logits, for those who need more than decisions; then (and only then) they
                 are held at the network's spacing as a whole.
-
-        Returns:
-            Decisions of shape ``prepared.image_shape``.
         """
-        return with_sums_that_fit([self.windows], lambda: self._decide(prepared, progress, visit_logits))
 
-    def count_windows(self, prepared: Prepared) -> int:
-        """How many windows a case takes."""
-        return self.windows.plan(prepared.data.shape[1:]).num_windows
+
+class Segmenter:
+    """Runs a model's windows over a case, adds them up and decides as its plans say.
+
+    Args:
+        model: The model; its networks may be wherever they are.
+        mode: Step size, mirroring, type of the sums, and where labels are decided.
+        plan: Which label maps are wanted.
+        device: Where the network runs.
+        on_device: Add windows up there too; on the CPU otherwise. Where the device has too little memory for it, the
+            CPU takes over.
+        precision: Type that the network computes in, see `StreamingSlidingWindow`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        mode: Mode,
+        plan: OutputPlan,
+        device: torch.device,
+        *,
+        on_device: bool = True,
+        precision: torch.dtype | None = None,
+    ) -> None:
+        settings = model.configuration.configuration
+        self._resampling = settings["resampling_fn_probabilities"]
+        self._resampling_options = settings["resampling_fn_probabilities_kwargs"]
+        self._resample = model.configuration.resampling_fn_probabilities
+        self._nearest_label_map = mode.nearest_label_map
+        has_regions = model.labels.has_regions
+        channels = len(plan.channels) if plan.channels else model.labels.num_segmentation_heads
+        self._rule = rule_of_cases(plan, channels, has_regions=has_regions)
+        if device.type == "cuda":
+            # As nnU-Net: all windows have one shape, so the fastest algorithms are found once.
+            torch.backends.cudnn.benchmark = True
+        axes = model.mirror_axes if mode.mirroring else None
+        # Stock averages the finished logits of folds. In float16 that is rounded otherwise than the mean of windows.
+        networks = [WindowNetwork([network], axes) for network in model.networks]
+        if mode.sums == "float32":
+            networks = [WindowNetwork(model.networks, axes, torch.float32)]
+        self.windows = StreamingSlidingWindow(
+            networks,
+            channels,
+            model.configuration.patch_size,
+            mode.step_size,
+            device=device,
+            accumulate_on=device if on_device else "cpu",
+            fill=background_logits(channels, has_regions=has_regions),
+            dtype=SUMS[mode.sums],
+            precision=precision,
+        )
+
+    def __call__(
+        self, prepared: Prepared, progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
+    ) -> Decisions:
+        """See `Segmenting`; the decisions have the shape ``prepared.image_shape``."""
+        return with_sums_that_fit([self.windows], lambda: self._decide(prepared, progress, visit_logits))
 
     def resample_channels(
         self, logits: Float[Tensor, "classes z y x"], prepared: Prepared
@@ -123,9 +135,8 @@ class Segmenter:
         return False
 
     def _decide(self, prepared: Prepared, progress: Progress | None, visit_logits: LogitsVisitor | None) -> Decisions:
-        data, content = prepared.data, prepared.content
-        shape: Shape = (data.shape[1], data.shape[2], data.shape[3])
-        slabs: Iterator[LogitSlab] | list[LogitSlab]
+        data, content, shape = prepared.data, prepared.content, prepared.shape
+        slabs: Iterable[LogitSlab]
         streams = self.resamples_linearly or self._nearest_label_map or shape == prepared.image_shape
         # What is resampled has the type of the sums, as with nnU-Net's default; its other function returns float32.
         dtype = torch.float32 if self._resampling == "resample_torch_fornnunet" else self.windows.dtype
@@ -139,9 +150,7 @@ class Segmenter:
                 visit_logits(logits)
             if not streams:
                 rule = self._rule(shape, prepared.image_shape, None)
-                for channel in self.resample_channels(logits, prepared):
-                    rule.feed_channel(channel)
-                return rule.result()
+                return rule.of_channels(self.resample_channels(logits, prepared))
             slabs = [LogitSlab(0, 0, shape[0], logits)]
         if self._nearest_label_map:
             return Enlarged(self._rule(shape, shape, None).of(slabs), prepared.image_shape)

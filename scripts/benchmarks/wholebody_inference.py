@@ -31,7 +31,6 @@ from nnunetv2_ext.architectures.monai_networks import SegResNet
 from nnunetv2_ext.inference.bundles.preparing import BundlePreprocessing
 from nnunetv2_ext.inference.bundles.profile import BundleProfile
 from nnunetv2_ext.inference.bundles.segmenter import BundleSegmenter
-from nnunetv2_ext.inference.deciding.rules import background_logits
 
 CLASSES = 105
 WINDOW = (96, 96, 96)
@@ -65,8 +64,7 @@ def ours(network: torch.nn.Module, image: Tensor) -> Tensor:
         padding="replicate",
         inversion="nearest_labels",
     )
-    fill = background_logits(CLASSES, has_regions=False)
-    segmenter = BundleSegmenter(profile, BundlePreprocessing(profile), network, fill, torch.device("cpu"))
+    segmenter = BundleSegmenter(profile, BundlePreprocessing(profile), [network], CLASSES, torch.device("cpu"))
     return segmenter.winners(image)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,24 @@ from jaxtyping import Float, Shaped
 
 from nnunetv2_ext.images.reading import Scan
 from nnunetv2_ext.inference.bundles.profile import BundleProfile
-from nnunetv2_ext.inference.preparing.nnunet import Prepared
+from nnunetv2_ext.inference.preparing.protocol import Prepared
+from nnunetv2_ext.inference.windows.plan import Slices, padding
 from nnunetv2_ext.utilities.errors import UserError
+
+
+@dataclass(frozen=True)
+class BundlePlacement:
+    """How MONAI placed an image.
+
+    Attributes:
+        operations: What its transforms did, to be undone.
+        meta: What they remember of the image.
+        inside: Where the image lies within its padding.
+    """
+
+    operations: Any
+    meta: Any
+    inside: Slices
 
 
 class BundlePreprocessing:
@@ -50,32 +67,24 @@ class BundlePreprocessing:
         # digit, and interpolates all others, after which no voxel is exactly 0 any more.
         affine = torch.from_numpy(np.asarray(scan.grid.header_affine, dtype=np.float64))
         placed = self._spatial(MetaTensor(image, affine=affine))
-        placement = {
-            "operations": deepcopy(placed.applied_operations),
-            "meta": deepcopy(placed.meta),
-            "shape": tuple(placed.shape[:0:-1]),
-        }
         data = self._intensity(placed).as_tensor().permute(0, 3, 2, 1)
-        missing = [max(0, least - size) for least, size in zip(self._profile.window_size, data.shape[1:], strict=True)]
-        before = [size // 2 for size in missing]
-        if any(missing):
-            edges = [edge for size, first in zip(missing, before, strict=True) for edge in (size - first, first)]
+        padded, inside = padding(data.shape[1:], self._profile.window_size)
+        if padded != tuple(data.shape[1:]):
+            edges = [edge for part, size in zip(inside, padded, strict=True) for edge in (size - part.stop, part.start)]
             data = torch.nn.functional.pad(data[None], edges[::-1], mode=self._profile.padding)[0]
-        inside = tuple(slice(start, start + size) for start, size in zip(before, placement["shape"], strict=True))
-        shape = (data.shape[1], data.shape[2], data.shape[3])
         return Prepared(
             data=data.contiguous(),
             spacing=self._profile.spacing,
-            image_shape=shape,
+            image_shape=padded,
             image_spacing=self._profile.spacing,
-            placement={**placement, "inside": inside},
+            placement=BundlePlacement(deepcopy(placed.applied_operations), deepcopy(placed.meta), inside),
         )
 
     def restore(self, labels: Shaped[np.ndarray, "z y x"], prepared: Prepared) -> Shaped[np.ndarray, "z y x"]:
         """See `Preprocessing`; the nearest voxel's label, unless the labels are on the image's grid already."""
         if self._profile.inversion == "linear_probabilities":
             return labels
-        inside = np.ascontiguousarray(labels[prepared.placement["inside"]])
+        inside = np.ascontiguousarray(labels[prepared.placement.inside])
         # Labels are whole numbers below 2^24, which float32 holds exactly.
         turned = self.invert(torch.from_numpy(inside.astype(np.float32)), prepared, "nearest")
         return turned.numpy().round().astype(labels.dtype)
@@ -101,10 +110,10 @@ class BundlePreprocessing:
         from monai.data import MetaTensor
         from monai.transforms.utils import convert_applied_interp_mode
 
-        operations = prepared.placement["operations"]
+        operations = prepared.placement.operations
         if mode is not None:
             operations = convert_applied_interp_mode(operations, mode=mode)
-        placed = MetaTensor(volume.permute(2, 1, 0)[None], meta=deepcopy(prepared.placement["meta"]))
+        placed = MetaTensor(volume.permute(2, 1, 0)[None], meta=deepcopy(prepared.placement.meta))
         placed.applied_operations = deepcopy(operations)
         return self._spatial.inverse(placed).as_tensor()[0].permute(2, 1, 0).contiguous()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,12 +21,14 @@ from torch import Tensor, nn
 from nnunetv2_ext.architectures.segmentation_heads import SelectableHeads
 from nnunetv2_ext.inference.bundles.preparing import BundlePreprocessing
 from nnunetv2_ext.inference.bundles.profile import BundleProfile
-from nnunetv2_ext.inference.deciding.rules import Decisions, LargestLogit, Winners
+from nnunetv2_ext.inference.deciding.rules import Decisions, LargestLogit, Winners, background_logits
 from nnunetv2_ext.inference.deciding.tiles import refuse_nonfinite
-from nnunetv2_ext.inference.model.folder import WindowNetwork
-from nnunetv2_ext.inference.preparing.nnunet import Prepared
+from nnunetv2_ext.inference.preparing.protocol import Prepared
 from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, with_sums_that_fit
-from nnunetv2_ext.inference.windows.sliding_window import LogitSlab, StreamingSlidingWindow, WindowPlan
+from nnunetv2_ext.inference.windows.plan import WindowPlan, everywhere, padding, triple
+from nnunetv2_ext.inference.windows.ring import LogitSlab
+from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
+from nnunetv2_ext.inference.windows.window_network import WindowNetwork, moved
 
 
 class BundleSegmenter:
@@ -36,21 +39,23 @@ class BundleSegmenter:
     Args:
         profile: What the bundle does.
         preprocessing: For bundles that decide on the image's grid.
-        network: Predicts one window, see `WindowNetwork`.
-        fill: Logits ``(classes,)`` of background.
+        networks: Whose logits are averaged.
+        channels: How many logits they give per voxel.
         device: Where the network runs.
         on_device: Add windows up there too; on the CPU otherwise, and where the device has too little memory for it.
+        precision: Type that the network computes in, see `StreamingSlidingWindow`.
     """
 
     def __init__(
         self,
         profile: BundleProfile,
         preprocessing: BundlePreprocessing,
-        network: nn.Module,
-        fill: Float[Tensor, " classes"],
+        networks: Sequence[nn.Module],
+        channels: int,
         device: torch.device,
         *,
         on_device: bool = True,
+        precision: torch.dtype | None = None,
     ) -> None:
         self._profile = profile
         self._preprocessing = preprocessing
@@ -59,23 +64,20 @@ class BundleSegmenter:
             patch_size=profile.window_size,
             device=device,
             accumulate_on=device if on_device else "cpu",
+            precision=precision,
             plan=partial(monai_plan, profile),
             weights=monai_weights(profile),
         )
-        network = network.to(device)
-        self.windows = windows_of(network, len(fill), fill=fill)
+        network = moved(WindowNetwork(networks, dtype=torch.float32), device)
+        self.windows = windows_of(network, channels, fill=background_logits(channels, has_regions=False))
         self._head = LinearHead.of(network)
         self._sums = self.windows if self._head is None else windows_of(self._head.backbone, self._head.features)
 
     def __call__(
         self, prepared: Prepared, progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
     ) -> Decisions:
-        """Predicts one case; see `Segmenter`."""
+        """Predicts one case; see `Segmenting`."""
         return with_sums_that_fit([self.windows, self._sums], lambda: self._decide(prepared, progress, visit_logits))
-
-    def count_windows(self, prepared: Prepared) -> int:
-        """How many windows a case takes."""
-        return self.windows.plan(prepared.data.shape[1:]).num_windows
 
     def _decide(self, prepared: Prepared, progress: Progress | None, visit_logits: LogitsVisitor | None) -> Decisions:
         on_networks_grid = self._profile.inversion == "nearest_labels"
@@ -83,8 +85,7 @@ class BundleSegmenter:
             return Winners(self.windows.num_classes, self.winners(prepared.data, progress).numpy())
         logits = self.windows.logits(prepared.data, None, progress)
         if not on_networks_grid:
-            z, y, x = prepared.placement["inside"]
-            logits = logits[:, z, y, x]
+            logits = logits[everywhere(prepared.placement.inside)]
         if visit_logits is not None:
             visit_logits(logits)
         if on_networks_grid:
@@ -93,13 +94,10 @@ class BundleSegmenter:
         # Probabilities are compared on the image's grid, one class at a time.
         logits = logits.cpu()
         normaliser = logits.logsumexp(0)
-        rule: LargestLogit | None = None
-        for values in logits:
-            probability = self._preprocessing.invert((values - normaliser).exp(), prepared)
-            rule = rule or LargestLogit(len(logits), probability.shape, probability.shape)
-            rule.feed_channel(probability.numpy())
-        assert rule is not None
-        return rule.result()
+        probabilities = (self._preprocessing.invert((values - normaliser).exp(), prepared) for values in logits)
+        first = next(probabilities)
+        rule = LargestLogit(len(logits), first.shape, first.shape)
+        return rule.of_channels(values.numpy() for values in chain([first], probabilities))
 
     @torch.inference_mode()
     def winners(
@@ -128,17 +126,10 @@ class BundleSegmenter:
 def monai_plan(profile: BundleProfile, shape: Sequence[int]) -> WindowPlan:
     """MONAI's windows: every ``size * (1 - overlap)`` voxels, the last ones moved inside the image."""
     size = profile.window_size
-    padded = tuple(max(extent, least) for extent, least in zip(shape, size, strict=True))
+    padded, inside = padding(shape, size)
     starts = [_starts(extent, least, profile.overlap) for extent, least in zip(padded, size, strict=True)]
-    inside = [slice((new - old) // 2, (new - old) // 2 + old) for old, new in zip(shape, padded, strict=True)]
     axis = min(range(3), key=lambda along: size[along] / padded[along])
-    return WindowPlan(
-        (padded[0], padded[1], padded[2]),
-        (inside[0], inside[1], inside[2]),
-        size,
-        (starts[0], starts[1], starts[2]),
-        axis,
-    )
+    return WindowPlan(padded, inside, size, triple(starts), axis)
 
 
 def _starts(extent: int, size: int, overlap: float) -> list[int]:
@@ -173,7 +164,7 @@ class LinearHead:
     def of(cls, network: Any) -> LinearHead | None:
         """None where the network has no such layer, or where adding up its inputs would take more memory."""
         if isinstance(network, WindowNetwork):
-            if len(network.networks) > 1 or len(network.flips) > 1:
+            if len(network.networks) > 1:
                 return None
             network = network.networks[0]
         # Hooks, such as a label tree's, change what the last layer gives.

@@ -12,7 +12,9 @@ from jaxtyping import Integer
 
 from nnunetv2_ext.images.label_maps import label_type
 from nnunetv2_ext.labels import PartialLabels
-from nnunetv2_ext.labels.partial_labels import SECTION
+from nnunetv2_ext.labels.label_tree import BACKGROUND, LabelTree
+from nnunetv2_ext.labels.label_tree import SECTION as TREE
+from nnunetv2_ext.labels.partial_labels import SECTION as SOURCES
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.names import file_name
 
@@ -54,11 +56,26 @@ class OutputPlan:
         kind: ``"merged"``, ``"per_source"`` or ``"per_class"``.
         channels: Output channels that the network must compute, as it was trained; None for all of them.
         maps: What is written. Their channels count within ``channels``.
+
+    Raises:
+        UserError: Two names give the same file name.
     """
 
     kind: str
     channels: tuple[int, ...] | None
     maps: tuple[OutputMap, ...]
+
+    def __post_init__(self) -> None:
+        """Refuses maps that would share a file."""
+        names: dict[str, str] = {}
+        for output in self.maps:
+            path = str(self.path_of("case", output, ""))
+            if path in names:
+                raise UserError(
+                    f"The names {names[path]!r} and {output.name!r} give the same file name "
+                    f"{path.removeprefix('case/')!r}; choose one of them with --classes."
+                )
+            names[path] = output.name
 
     def path_of(self, case: str, output: OutputMap, ending: str) -> PurePosixPath:
         """Where a map of a case lies within the output folder.
@@ -82,11 +99,13 @@ def plan_outputs(
     has_regions: bool,
     kind: str = "merged",
     classes: Iterable[str] | None = None,
+    level: int | None = None,
+    nodes: Collection[str] | None = None,
 ) -> OutputPlan:
     """Decides what to compute and what to write.
 
     Args:
-        dataset_json: The model's dataset.json; ``partial_labels`` in it names the sources.
+        dataset_json: The model's dataset.json; ``partial_labels`` in it names the sources, ``label_tree`` the tree.
         class_names: Classes in the order of the output channels.
         painted_values: Integer of every foreground class in the merged map.
         has_regions: Whether every class has an output of its own (sigmoid). Then outputs of classes that nobody asked
@@ -94,14 +113,26 @@ def plan_outputs(
         kind: One of `OUTPUTS`.
         classes: Which classes to predict; all by default. Integers of the merged and per-source maps do not depend on
             this choice.
+        level: For models with a label tree, see `plan_tree_outputs`.
+        nodes: Likewise.
 
     Raises:
-        UserError: A class does not exist, or the model has no sources.
+        UserError: A class, node or level does not exist, the choices exclude each other, or the model has no sources.
     """
     if kind not in OUTPUTS:
         raise UserError(f"Expected one of {', '.join(OUTPUTS)} as outputs, but got {kind!r}.")
-    chosen = dict.fromkeys(painted_values if classes is None else chosen_classes(classes, painted_values))
-    by_source = _sources(dataset_json) if kind == "per_source" else {}
+    classes = None if classes is None else set(classes)
+    if level is not None or nodes is not None:
+        if kind != "merged" or classes is not None:
+            raise UserError("Expected --level or --nodes without --outputs and --classes, but got both.")
+        return plan_tree_outputs(dataset_json, level, nodes)
+    if TREE in dataset_json:
+        _check_tree_choice(dataset_json, kind, classes or ())
+        if kind == "per_class":
+            return plan_node_masks(dataset_json, classes)
+        if classes is None:
+            return plan_tree_outputs(dataset_json)
+    chosen = dict.fromkeys(painted_values if classes is None else _chosen(classes, painted_values))
     position = {name: channel for channel, name in enumerate(class_names)}
     channels = None
     if has_regions and len(chosen) < len(class_names):
@@ -118,13 +149,70 @@ def plan_outputs(
     elif kind == "per_class":
         maps = [output(name, {name: 1}) for name in chosen]
     else:
-        own = {source: {name: value for value, name in enumerate(names, 1)} for source, names in by_source.items()}
+        own = {name: {label: value for value, label in enumerate(own, 1)} for name, own in _sources(dataset_json)}
         maps = [output(source, values) for source, values in own.items() if set(values) & set(chosen)]
-    refuse_equal_paths(kind, maps)
     return OutputPlan(kind, channels, tuple(maps))
 
 
-def chosen_classes(wanted: Iterable[str], available: Collection[str]) -> list[str]:
+def plan_tree_outputs(
+    dataset_json: Mapping[str, Any], level: int | None = None, nodes: Collection[str] | None = None
+) -> OutputPlan:
+    """One label map in the integers of a label tree: leaves, a level of the tree, or chosen nodes.
+
+    Args:
+        dataset_json: The model's dataset.json, with ``label_tree``.
+        level: Replace leaves by their ancestors at this level (1 for the children of the root); shallower leaves stay.
+        nodes: Only these nodes, leaves or inner ones; where they contain each other the deepest one is written.
+
+    Returns:
+        A merged map. In its statistics an inner node holds everything below it.
+
+    Raises:
+        UserError: The model has no label tree; both a level and nodes are asked for; no node is asked for, or one that
+            does not exist.
+    """
+    if TREE not in dataset_json:
+        raise UserError(
+            f"Expected a model with a label tree for --level and --nodes, but its dataset.json has no {TREE!r}; "
+            "predict without them."
+        )
+    if level is not None and nodes is not None:
+        raise UserError("Expected either --level or --nodes, but got both.")
+    if nodes is not None and not nodes:
+        raise UserError("Expected at least one node for --nodes, but got none.")
+    tree = LabelTree.from_dataset_json(dataset_json)
+    table = tree.at_level(len(tree) if level is None else level) if nodes is None else tree.at_nodes(nodes)
+    paint = tuple((leaf, int(table[leaf])) for leaf in map(tree.value, tree.leaves()))
+    painted = {value for _, value in paint}
+    parts = {}
+    for name in tree if nodes is None else nodes:
+        below = {tree.value(node) for node in (name, *tree.descendants(name))} & painted
+        if below and tree.value(name):
+            parts[tree.value(name)] = tuple(sorted(below))
+    # Names of the painted integers, and of the nodes that are made of them.
+    names = {value: tree.names[value] for value in sorted(parts)}
+    return OutputPlan("merged", None, (OutputMap("", names, paint, parts),))
+
+
+def plan_node_masks(dataset_json: Mapping[str, Any], leaves: Collection[str] | None = None) -> OutputPlan:
+    """One mask per node; that of an inner node is everything below it, as the network decides for leaves only.
+
+    Args:
+        dataset_json: The model's dataset.json, with ``label_tree``.
+        leaves: Only these; all nodes by default.
+
+    Raises:
+        UserError: One of ``leaves`` is none of the tree's, or there are none.
+    """
+    tree = LabelTree.from_dataset_json(dataset_json)
+    names = [name for name in tree if name != BACKGROUND]
+    if leaves is not None:
+        names = _chosen(leaves, [name for name in tree.leaves() if name != BACKGROUND])
+    maps = [OutputMap(name, {1: name}, tuple((tree.value(leaf), 1) for leaf in tree.leaves(name))) for name in names]
+    return OutputPlan("per_class", None, tuple(maps))
+
+
+def _chosen(wanted: Iterable[str], available: Collection[str]) -> list[str]:
     """The classes that were asked for, in the order of the available ones.
 
     Raises:
@@ -139,27 +227,26 @@ def chosen_classes(wanted: Iterable[str], available: Collection[str]) -> list[st
     return [name for name in available if name in wanted]
 
 
-def _sources(dataset_json: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    if SECTION not in dataset_json:
+def _sources(dataset_json: Mapping[str, Any]) -> Iterable[tuple[str, tuple[str, ...]]]:
+    if SOURCES not in dataset_json:
         raise UserError(
             "Expected a model of several source datasets for per_source outputs, but its dataset.json has no "
-            f"{SECTION!r}; use merged or per_class."
+            f"{SOURCES!r}; use merged or per_class."
         )
-    return {name: source.classes for name, source in PartialLabels.from_dataset_json(dataset_json).sources.items()}
+    sources = PartialLabels.from_dataset_json(dataset_json).sources
+    return [(name, source.classes) for name, source in sources.items()]
 
 
-def refuse_equal_paths(kind: str, maps: Sequence[OutputMap]) -> None:
-    """Checks that every map has a file of its own.
-
-    Raises:
-        UserError: Two names give the same file name.
-    """
-    plan = OutputPlan(kind, None, tuple(maps))
-    paths = [str(plan.path_of("case", output, "")) for output in maps]
-    first: dict[str, int] = {}
-    for number, path in enumerate(paths):
-        if first.setdefault(path, number) < number:
-            raise UserError(
-                f"The names {maps[first[path]].name!r} and {maps[number].name!r} give the same file name "
-                f"{path.removeprefix('case/')!r}; choose one of them with --classes."
-            )
+def _check_tree_choice(dataset_json: Mapping[str, Any], kind: str, classes: Collection[str]) -> None:
+    """Refuses maps per source, and inner nodes as classes: their channels hold no prediction."""
+    if kind == "per_source":
+        raise UserError(
+            "Expected merged or per_class outputs for a model with a label tree, whose sources share the nodes, but "
+            "got per_source; choose what to write with --nodes."
+        )
+    inner = [name for name in LabelTree.from_dataset_json(dataset_json).inner_nodes if name in classes]
+    if inner:
+        raise UserError(
+            f"Expected leaves of the label tree for --classes, but {', '.join(inner)} consists of other nodes; write "
+            f"it with --nodes {' '.join(inner)}."
+        )

@@ -7,22 +7,22 @@ How it stays exact: a trilinear value lies between the smallest and the largest 
 voxels a class can therefore win only if its largest logit reaches the largest of all classes' smallest logits. One
 pass of minima and maxima per tile leaves a few of 118 classes for smooth logits; only these are interpolated. Where
 nothing can be ruled out (noise), all classes of a tile are interpolated, so the memory stays that of a tile. On a CPU a
-compiled loop does it class by class (`decision_kernel`), elsewhere one small matrix product per axis.
+compiled loop does it class by class (`kernel`), elsewhere one small matrix product per axis.
 """
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nnunetv2_ext.inference.deciding.resampled_axis import Axes, resampled_axes
+from nnunetv2_ext.inference.deciding.axes import Axes, resampled_axes
 from nnunetv2_ext.inference.deciding.tiles import Beam, for_each_beam, refuse_nonfinite
 
 _logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def resample_argmax(
     Args:
         logits: Finite, of any floating type, on any device, strided as you like.
         shape: Shape (z, y, x) of the label map; larger, smaller or equal along each axis.
-        nearest_axis: The axis that is resampled by nearest neighbour, see `resampled_axis.separate_axis`.
+        nearest_axis: The axis that is resampled by nearest neighbour, see `axes.separate_axis`.
         num_threads: Threads on a CPU; torch's number of threads by default.
 
     Returns:
@@ -68,7 +68,7 @@ def resample_argmax(
     if logits.ndim != 4 or len(logits) == 0:
         raise ValueError(f"Expected logits (classes, z, y, x), but got the shape {tuple(logits.shape)}.")
     axes = resampled_axes(logits.shape[1:], shape, nearest_axis)
-    return label_map(logits, axes, LargestWins(len(logits), logits.device), num_threads)
+    return label_map(logits, axes, LargestWins(len(logits)), num_threads)
 
 
 def label_map(
@@ -128,38 +128,33 @@ def probabilities(
     axes: Axes,
     *,
     has_regions: bool,
-    classes: Sequence[int] | None = None,
     num_threads: int | None = None,
-) -> Float[Tensor, "chosen Z Y X"]:
-    """Probabilities of the chosen classes: softmax over all classes (or sigmoid) of the resampled logits.
+) -> Float[Tensor, "classes Z Y X"]:
+    """Probabilities: softmax over all classes (or sigmoid) of the resampled logits.
 
     Args:
         logits: Finite logits of all classes.
         axes: Where each voxel of the result takes its value from.
         has_regions: Sigmoid instead of softmax, as nnU-Net's label manager decides.
-        classes: Channels to return, in this order; all by default.
         num_threads: As in `resample_argmax`.
 
     Returns:
-        Float32, on the device of the logits; resampled float16 logits are rounded to float16 first, as nnU-Net's. Only
-        the chosen classes are held at the full shape.
+        Float32, on the device of the logits; resampled float16 logits are rounded to float16 first, as nnU-Net's.
 
     Raises:
         UserError: A logit is NaN or infinite.
     """
-    chosen = torch.tensor(range(len(logits)) if classes is None else list(classes), device=logits.device)
     everything = torch.arange(len(logits), device=logits.device)
-    result = torch.empty((len(chosen), *(axis.new_size for axis in axes)), device=logits.device)
+    result = torch.empty((len(logits), *(axis.new_size for axis in axes)), device=logits.device)
     rounded_to = _type_of_resampled(logits, axes)
 
     def visit(beam: Beam) -> None:
         for tile in beam.x_tiles:
-            resampled = beam.resampled(tile, chosen if has_regions else everything)
+            resampled = beam.resampled(tile, everything)
             refuse_nonfinite(resampled)
             resampled = resampled.to(rounded_to).float()
-            part = resampled.sigmoid() if has_regions else resampled.softmax(0).index_select(0, chosen)
             z, y, x = beam.outputs(tile)
-            result[:, z, y, x] = part
+            result[:, z, y, x] = resampled.sigmoid() if has_regions else resampled.softmax(0)
 
     for_each_beam(logits, axes, visit, num_threads)
     return result
@@ -176,43 +171,39 @@ def _type_of_resampled(logits: Tensor, axes: Axes) -> torch.dtype:
     return torch.float16 if logits.dtype == torch.float16 and is_interpolated else torch.float32
 
 
-class Comparison(Protocol):
+class Comparison(ABC):
     """How the label of a voxel follows from its resampled logits.
 
-    Attributes:
-        dtype: Of the label map.
-        labels: Int32 (classes,): the label that each class writes.
+    Args:
+        labels: The label that each class writes.
         bar: What the logit of a class must exceed.
         raises_the_bar: Whether a class that exceeds the bar sets it for those that follow.
     """
 
-    dtype: torch.dtype
-    labels: np.ndarray
-    bar: float
-    raises_the_bar: bool
+    def __init__(self, labels: Sequence[int], bar: float, *, raises_the_bar: bool) -> None:
+        self.labels = np.array(labels, dtype=np.int32)
+        self.dtype = smallest_integer_type(max(labels))
+        self.bar = bar
+        self.raises_the_bar = raises_the_bar
 
+    @abstractmethod
     def candidates(
         self, highest: Float[Tensor, "classes tiles"], lowest: Float[Tensor, "classes tiles"]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Bool (tiles, classes): what must be interpolated. Integer (tiles,): the label where no candidate wins."""
 
+    @abstractmethod
     def decide(
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
     ) -> Int[Tensor, " voxels"]:
         """The label of each voxel, given the resampled logits of the candidates, a few classes at a time, ascending."""
 
 
-class LargestWins:
+class LargestWins(Comparison):
     """The class with the largest logit wins; among those that are equal once they are rounded, the first."""
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        self.dtype = smallest_integer_type(num_classes - 1)
-        self.labels = np.arange(num_classes, dtype=np.int32)
-        self.bar = -np.inf
-        self.raises_the_bar = True
-        # A code falls as the class rises, so that the largest code among equal classes is that of the first class.
-        self.top = num_classes
-        self.codes = (num_classes - torch.arange(num_classes, device=device)).float()[:, None]
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(range(num_classes), -np.inf, raises_the_bar=True)
 
     def candidates(
         self, highest: Float[Tensor, "classes tiles"], lowest: Float[Tensor, "classes tiles"]
@@ -227,22 +218,17 @@ class LargestWins:
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
     ) -> Int[Tensor, " voxels"]:
         """See `Comparison`."""
-        largest = winner = None
+        values, classes = next(resampled)
+        largest, position = values.max(0)  # among equal ones the first
+        winner = classes[position]
         for values, classes in resampled:
-            largest_here = values.amax(0)
-            # The largest code among the largest logits. These vectorise (in place; `==` does not), and are several
-            # times faster than torch's search for the position of the largest.
-            winner_here = values.eq_(largest_here).mul_(self.codes.index_select(0, classes)).amax(0)
-            if largest is None or winner is None:
-                largest, winner = largest_here, winner_here
-            else:
-                winner = torch.where(largest_here > largest, winner_here, winner)
-                largest = torch.maximum(largest, largest_here)
-        assert winner is not None
-        return (self.top - winner).to(self.dtype)
+            largest_here, position = values.max(0)
+            winner = torch.where(largest_here > largest, classes[position], winner)
+            largest = torch.maximum(largest, largest_here)
+        return winner.to(self.dtype)
 
 
-class LastAboveZero:
+class LastAboveZero(Comparison):
     """Of the regions whose logit exceeds 0 (their probability 0.5) the last in order gives its label.
 
     As in stock nnU-Net later regions paint over earlier ones. (float32 rounds the sigmoid of a logit below 1.2e-7 to
@@ -250,12 +236,8 @@ class LastAboveZero:
     numbers cancel out, float32 sums leave a remainder that float16 seldom holds.
     """
 
-    def __init__(self, order: Sequence[int], device: torch.device) -> None:
-        self.dtype = smallest_integer_type(max(order))
-        self.labels = np.array(order, dtype=np.int32)
-        self.bar = 0.0
-        self.raises_the_bar = False
-        self.labels_on_device = torch.tensor(order, dtype=self.dtype, device=device)
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__(order, 0.0, raises_the_bar=False)
 
     def candidates(
         self, highest: Float[Tensor, "classes tiles"], lowest: Float[Tensor, "classes tiles"]
@@ -271,16 +253,17 @@ class LastAboveZero:
         self, resampled: Iterator[tuple[Float[Tensor, "some voxels"], Int[Tensor, " some"]]], otherwise: int
     ) -> Int[Tensor, " voxels"]:
         """See `Comparison`."""
-        labels = self.labels_on_device.new_tensor(otherwise)
+        labels: Tensor | int = otherwise
         for values, regions in resampled:
-            for value, label in zip(values, self.labels_on_device.index_select(0, regions), strict=True):
-                labels = torch.where(value > self.bar, label, labels)
-        return labels
+            for value, label in zip(values, self.labels[regions.cpu().numpy()], strict=True):
+                labels = torch.where(value > self.bar, int(label), labels)
+        assert isinstance(labels, Tensor)
+        return labels.to(self.dtype)
 
 
 @cache
 def _compiled_loop() -> Callable[..., np.ndarray] | None:
-    """`decision_kernel.decide_tile`, or None for a Python that numba does not know yet."""
+    """`kernel.decide_tile`, or None for a Python that numba does not know yet."""
     try:
         from nnunetv2_ext.inference.deciding.kernel import decide_tile
     except ImportError as error:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from nnunetv2_ext.images.label_maps import label_type
 from nnunetv2_ext.inference.deciding.outputs import OutputMap, OutputPlan
-from nnunetv2_ext.inference.deciding.resample import LargestWins, LastAboveZero, label_map, smallest_integer_type
+from nnunetv2_ext.inference.deciding.resample import Comparison, LargestWins, LastAboveZero, label_map
 from nnunetv2_ext.inference.deciding.streaming import Piece, Pieces
 from nnunetv2_ext.inference.deciding.tiles import refuse_nonfinite
-from nnunetv2_ext.inference.windows.sliding_window import LogitSlab
+from nnunetv2_ext.inference.windows.ring import LogitSlab
 
 Shape = tuple[int, int, int]
 
@@ -97,7 +97,7 @@ class DecisionRule(ABC):
     """Resamples the logits of one case and decides, without holding what was resampled.
 
     All planes are fed with `feed`; or, where the plans resample by a function that needs whole volumes, all channels
-    with `feed_channel`.
+    are given to `of_channels`.
 
     Args:
         shape: Shape (z, y, x) of the logits.
@@ -107,7 +107,6 @@ class DecisionRule(ABC):
 
     def __init__(self, shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None) -> None:
         self._pieces = Pieces(shape, new_shape, nearest_axis)
-        self._channels_fed = 0
 
     def feed(self, slab: LogitSlab) -> None:
         """Takes the planes that follow those before.
@@ -119,24 +118,13 @@ class DecisionRule(ABC):
         for piece in self._pieces.of(slab):
             self._decide(piece)
 
-    def feed_channel(self, resampled: Float[np.ndarray, "Z Y X"]) -> None:
-        """Takes the next channel, resampled already.
-
-        Raises:
-            UserError: A logit is NaN or infinite.
-        """
-        refuse_nonfinite(torch.from_numpy(resampled))
-        self._decide_channel(self._channels_fed, resampled)
-        self._channels_fed += 1
-
     def result(self) -> Decisions:
         """What was decided.
 
         Raises:
             ValueError: Planes are missing.
         """
-        if not self._channels_fed:
-            self._pieces.refuse_missing()
+        self._pieces.refuse_missing()
         return self._result()
 
     def of(self, slabs: Iterable[LogitSlab]) -> Decisions:
@@ -144,6 +132,17 @@ class DecisionRule(ABC):
         for slab in slabs:
             self.feed(slab)
         return self.result()
+
+    def of_channels(self, resampled: Iterable[Float[np.ndarray, "Z Y X"]]) -> Decisions:
+        """What is decided from all channels, which were resampled already.
+
+        Raises:
+            UserError: A logit is NaN or infinite.
+        """
+        for number, channel in enumerate(resampled):
+            refuse_nonfinite(torch.from_numpy(channel))
+            self._decide_channel(number, channel)
+        return self._result()
 
     @abstractmethod
     def _decide(self, piece: Piece) -> None: ...
@@ -155,7 +154,27 @@ class DecisionRule(ABC):
     def _result(self) -> Decisions: ...
 
 
-class LargestLogit(DecisionRule):
+class _OneLabel(DecisionRule):
+    """One label per voxel, which a comparison of its logits decides."""
+
+    def __init__(
+        self, comparison: Comparison, shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None
+    ) -> None:
+        super().__init__(shape, new_shape, nearest_axis)
+        self._comparison = comparison
+        self._labels = torch.zeros(tuple(new_shape), dtype=comparison.dtype)
+        self._bar: Any = comparison.bar
+
+    def _decide(self, piece: Piece) -> None:
+        self._labels[piece.outputs] = label_map(piece.logits, piece.axes, self._comparison).cpu()
+
+    def _decide_channel(self, channel: int, resampled: Float[np.ndarray, "Z Y X"]) -> None:
+        self._labels.numpy()[resampled > self._bar] = self._comparison.labels[channel]
+        if self._comparison.raises_the_bar:
+            self._bar = np.maximum(self._bar, resampled)
+
+
+class LargestLogit(_OneLabel):
     """The class with the largest logit, among equal ones the first: softmax, whose first channel is background.
 
     Args:
@@ -168,28 +187,13 @@ class LargestLogit(DecisionRule):
     def __init__(
         self, channels: int, shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None
     ) -> None:
-        super().__init__(shape, new_shape, nearest_axis)
-        self._channels = channels
-        self._winner = torch.zeros(tuple(new_shape), dtype=smallest_integer_type(channels - 1))
-        self._best: np.ndarray | None = None
-
-    def _decide(self, piece: Piece) -> None:
-        comparison = LargestWins(self._channels, piece.logits.device)
-        self._winner[piece.outputs] = label_map(piece.logits, piece.axes, comparison).cpu()
-
-    def _decide_channel(self, channel: int, resampled: Float[np.ndarray, "Z Y X"]) -> None:
-        if self._best is None:
-            self._best = resampled.copy()
-            return
-        better = resampled > self._best
-        self._winner.numpy()[better] = channel
-        self._best[better] = resampled[better]
+        super().__init__(LargestWins(channels), shape, new_shape, nearest_axis)
 
     def _result(self) -> Winners:
-        return Winners(self._channels, self._winner.numpy())
+        return Winners(len(self._comparison.labels), self._labels.numpy())
 
 
-class PaintedRegions(DecisionRule):
+class PaintedRegions(_OneLabel):
     """Every class has its own sigmoid; one map is painted, later classes over earlier ones (nnU-Net's regions).
 
     Args:
@@ -202,16 +206,7 @@ class PaintedRegions(DecisionRule):
     def __init__(
         self, values: Sequence[int], shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None
     ) -> None:
-        super().__init__(shape, new_shape, nearest_axis)
-        self._values = tuple(values)
-        self._labels = torch.zeros(tuple(new_shape), dtype=smallest_integer_type(max(self._values)))
-
-    def _decide(self, piece: Piece) -> None:
-        comparison = LastAboveZero(self._values, piece.logits.device)
-        self._labels[piece.outputs] = label_map(piece.logits, piece.axes, comparison).cpu()
-
-    def _decide_channel(self, channel: int, resampled: Float[np.ndarray, "Z Y X"]) -> None:
-        self._labels.numpy()[resampled > 0] = self._values[channel]
+        super().__init__(LastAboveZero(values), shape, new_shape, nearest_axis)
 
     def _result(self) -> Painted:
         return Painted(self._labels.numpy())
@@ -227,9 +222,8 @@ class SeparateRegions(DecisionRule):
 
     def _decide(self, piece: Piece) -> None:
         masks = self._masks = self._masks or Masks(self._new_shape, piece.along)
-        comparison = LastAboveZero((1,), piece.logits.device)
         for channel, logits in enumerate(piece.logits.split(1)):
-            mask = label_map(logits, piece.axes, comparison).view(torch.bool)
+            mask = label_map(logits, piece.axes, LastAboveZero((1,))).view(torch.bool)
             masks.add(channel, piece.outputs[piece.along].start, mask.cpu().numpy())
 
     def _decide_channel(self, channel: int, resampled: Float[np.ndarray, "Z Y X"]) -> None:

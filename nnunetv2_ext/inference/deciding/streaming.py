@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nnunetv2_ext.inference.deciding.resampled_axis import Axes, resampled_axes
-from nnunetv2_ext.inference.windows.sliding_window import LogitSlab
+from nnunetv2_ext.inference.deciding.axes import Axes, resampled_axes
+from nnunetv2_ext.inference.windows.ring import LogitSlab
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Pieces:
     Args:
         shape: Shape (z, y, x) of all logits.
         new_shape: Shape (z, y, x) of the output.
-        nearest_axis: See `resampled_axis.separate_axis`.
+        nearest_axis: See `axes.separate_axis`.
     """
 
     def __init__(self, shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None) -> None:

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nnunetv2_ext.inference.deciding.resampled_axis import Axes, Tile
+from nnunetv2_ext.inference.deciding.axes import Axes, Tile
 from nnunetv2_ext.utilities.errors import UserError
 
 # For z, y and x: output voxels of a tile, and the fewest and most input voxels it may cover. Large enough to hide the
@@ -109,7 +110,7 @@ def for_each_beam(
             visit(Beam(part, z_tile, y_tile, tiles[2]))
 
     beams = [(z_tile, y_tile) for z_tile in tiles[0] for y_tile in tiles[1]]
-    with _exact_products():
+    with _exact_products(device):
         if device.type != "cpu":
             for beam in beams:
                 work(beam)
@@ -130,17 +131,20 @@ def refuse_nonfinite(*values: Tensor) -> None:
     """Raises a UserError where a value is NaN or infinite."""
     if not all(bool(torch.isfinite(value).all()) for value in values):
         raise UserError(
-            "Expected finite logits, but the network's output holds NaN or infinity; check the image for invalid "
-            "voxels and the checkpoint, and predict in float32."
+            "Expected finite logits, but the network's output holds NaN or infinity; check the checkpoint, and predict "
+            "in float32 (--precision float32)."
         )
 
 
 @contextmanager
-def _exact_products() -> Iterator[None]:
+def _exact_products(device: torch.device) -> Iterator[None]:
     """Full float32 products even where the caller allows TF32 or bfloat16 for the network."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    # Torch's older interface raises once a program has used this newer one, which knows what the older one set.
+    backends: Any = torch.backends
+    backend = (backends.cuda if device.type == "cuda" else backends.mkldnn).matmul
+    before = backend.fp32_precision
+    backend.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        backend.fp32_precision = before

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import os
+import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import Tensor, nn
+from torch import nn
 
 from nnunetv2_ext.checkpoints.architecture import Architecture, building
 from nnunetv2_ext.checkpoints.plans import check_plans, trained_configuration
@@ -26,11 +24,7 @@ from nnunetv2_ext.utilities.files import read_json, sha256_of
 from nnunetv2_ext.utilities.names import checked_ending, checked_name
 from nnunetv2_ext.utilities.validation import check
 
-#: Folds that nnU-Net predicts with by default.
-DEFAULT_FOLDS = ("0", "1", "2", "3", "4")
-
-#: nnU-Net's switch for torch.compile in prediction.
-_COMPILE_VARIABLE = "nnUNet_compile"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -112,7 +106,8 @@ def read_model(
     dataset_json = read_dataset_json(folder / "dataset.json", "file_ending")
     check_outputs(dataset_json, folder / "dataset.json")
     checked_ending(dataset_json["file_ending"], folder / "dataset.json")
-    contents = [_read_checkpoint(file) for file in checkpoints]
+    # Mapped: optimiser states, which are twice as large as the weights, stay on the disk.
+    contents = [check(load_torch_file(file, mmap=True), MODEL_CHECKPOINT, file) for file in checkpoints]
     first = contents[0]
     configuration_name = first["init_args"]["configuration"]
     plans = PlansManager(plans_json)
@@ -161,11 +156,6 @@ def _checkpoint_files(folder: Path, folds: Sequence[str | int] | None, checkpoin
     return [folder / f"fold_{fold}" / checkpoint_name for fold in chosen]
 
 
-def _read_checkpoint(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = check(load_torch_file(file), MODEL_CHECKPOINT, file)
-    return content
-
-
 def _build_network(
     trainer_name: str,
     plans: PlansManager,
@@ -180,9 +170,17 @@ def _build_network(
         # Its network is that of the plans; importing all trainers to learn this would take ten seconds.
         return Architecture.from_plans(configuration.configuration).build(inputs, outputs, deep_supervision=False)
     trainer = _find_trainer(trainer_name)
+    described: tuple[Any, ...] = (plans, configuration)
+    if "plans_manager" not in inspect.signature(trainer.build_network_architecture).parameters:
+        _logger.warning("%s builds its network by the signature of older versions of nnU-Net.", trainer_name)
+        described = (
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+        )
     with building(f"the network of {trainer_name}"):
         network: nn.Module = trainer.build_network_architecture(
-            plans, configuration, inputs, outputs, enable_deep_supervision=False
+            *described, inputs, outputs, enable_deep_supervision=False
         )
     return network
 
@@ -206,75 +204,3 @@ def _find_trainer(name: str) -> Any:
             f"The model was trained with {name}, which is neither in nnU-Net nor in a folder of nnUNet_extTrainer; "
             "install the package that brings it."
         ) from None
-
-
-def select_heads(network: nn.Module, channels: Sequence[int]) -> nn.Module:
-    """A network of some of the output channels, in the order given; the others are not computed.
-
-    Args:
-        network: Ends with the 1x1 convolution ``decoder.seg_layers[-1]``, as nnU-Net's networks do; left as it is.
-        channels: Output channels to keep.
-
-    Returns:
-        A network that shares all other weights with the one given.
-
-    Raises:
-        UserError: The network has no such layer.
-    """
-    heads = segmentation_heads(network)
-    if heads is None:
-        raise UserError(
-            f"Expected a network with decoder.seg_layers to leave classes out, but {type(network).__name__} has none; "
-            "predict without --classes."
-        )
-    head = heads[-1]
-    reduced = type(head)(head.in_channels, len(channels), head.kernel_size, head.stride, bias=head.bias is not None)
-    reduced.load_state_dict({name: tensor[list(channels)] for name, tensor in head.state_dict().items()})
-    clone = _shallow_copy(network)
-    clone.decoder = _shallow_copy(clone.get_submodule("decoder"))
-    clone.decoder.seg_layers = nn.ModuleList([*heads[:-1], reduced.eval().requires_grad_(False)])
-    return clone
-
-
-def _shallow_copy(module: nn.Module) -> nn.Module:
-    """A module with the same parts, which can be exchanged without touching the original."""
-    clone = copy.copy(module)
-    clone._modules = dict(module._modules)
-    return clone
-
-
-def segmentation_heads(network: nn.Module) -> Any:
-    """The 1x1 convolutions ``decoder.seg_layers``, the last at full resolution; None where a network has none."""
-    heads = getattr(getattr(network, "decoder", None), "seg_layers", None)
-    return heads if isinstance(heads, nn.ModuleList) and hasattr(heads[-1], "in_channels") else None
-
-
-class WindowNetwork(nn.Module):
-    """What predicts one window: the mean over folds and mirrorings, as nnU-Net averages them (logits).
-
-    Args:
-        networks: One per fold.
-        mirror_axes: Spatial axes (0 is the first after the channels) whose flips are averaged; None for no flips.
-    """
-
-    def __init__(self, networks: Sequence[nn.Module], mirror_axes: Sequence[int] | None = None) -> None:
-        super().__init__()
-        compile_them = os.environ.get(_COMPILE_VARIABLE, "").lower() in ("true", "1", "t")
-        self.networks = nn.ModuleList(networks)
-        if compile_them:
-            for network in self.networks:
-                network.compile()
-        axes = [axis + 2 for axis in mirror_axes or ()]
-        # In nnU-Net's order: sums are rounded, so that another order gives another last digit.
-        self.flips = [flip for number in range(len(axes) + 1) for flip in combinations(axes, number)]
-
-    def forward(self, window: Float[Tensor, "batch channels *patch"]) -> Float[Tensor, "batch classes *patch"]:
-        """Logits of a batch of windows."""
-        total: Tensor | None = None
-        for network in self.networks:
-            for flip in self.flips:
-                logits = network(window.flip(flip)).flip(flip) if flip else network(window)
-                total = logits if total is None else total.add_(logits)
-        assert total is not None
-        passes = len(self.networks) * len(self.flips)
-        return total / passes if passes > 1 else total

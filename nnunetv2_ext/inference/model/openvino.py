@@ -14,22 +14,61 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Tensor, nn
 
-from nnunetv2_ext.inference.model.folder import segmentation_heads
+from nnunetv2_ext.inference.model.folder import Model
+from nnunetv2_ext.inference.model.heads import segmentation_heads
+from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
 
 _logger = logging.getLogger(__name__)
 
 
-def openvino_is_installed() -> bool:
-    """Whether the extra ``openvino`` is installed; does not import it."""
-    return importlib.util.find_spec("openvino") is not None
+#: What ``--backend`` admits.
+BACKENDS = ("torch", "openvino", "auto")
+
+
+def run_by(
+    backend: str, model: Model, window: Sequence[int], device: torch.device, precision: str
+) -> tuple[Model, str]:
+    """A model with its networks behind a backend, and which one that is.
+
+    Args:
+        backend: One of `BACKENDS`; ``auto`` is OpenVINO where it is installed and the device is the CPU.
+        model: The model.
+        window: Shape (z, y, x) of the windows, or (y, x).
+        device: Where the network is to run.
+        precision: What it is to compute in, one of `PRECISIONS`.
+
+    Raises:
+        UserError: The backend does not exist, is not installed, or cannot do what is asked for.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"Expected one of {', '.join(BACKENDS)} as the backend, but got {backend!r}.")
+    able = device.type == "cpu" and precision in ("auto", "float32")
+    if backend == "openvino" and not able:
+        raise UserError(
+            f"Expected -device cpu and --precision float32 with --backend openvino, but got {device.type} and "
+            f"{precision}."
+        )
+    if backend == "torch" or (backend == "auto" and not (able and importlib.util.find_spec("openvino"))):
+        return model, "torch"
+    if backend == "auto":
+        _logger.info("Running the network with OpenVINO, which is installed (--backend torch does without).")
+    shape = (determine_num_input_channels(model.plans, model.configuration, model.dataset_json), *window)
+    cache = cache_folder(model.folder)
+    networks: list[nn.Module] = [
+        OpenVinoNetwork(network, shape, cache, key)
+        for network, key in zip(model.networks, model.sha256().values(), strict=True)
+    ]
+    return replace(model, networks=networks), "openvino"
 
 
 class OpenVinoNetwork(nn.Module):

@@ -1,15 +1,15 @@
 """From an image to what the network sees, and from its label map back to the image's grid.
 
-A `Preprocessing` is one way of doing this; `NnunetPreprocessing` is nnU-Net's own. Models that were trained elsewhere
-bring theirs (another orientation, another intensity rule) as another object with the same two methods.
+This is nnU-Net's own way, one `Preprocessing`. Models that were trained elsewhere bring theirs (another orientation,
+another intensity rule) as another object with the same methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,62 +20,38 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2_ext.images.geometry import AxisTurn
 from nnunetv2_ext.images.reading import Scan
 from nnunetv2_ext.inference.model.folder import Model
+from nnunetv2_ext.inference.modes import Mode
+from nnunetv2_ext.inference.preparing.protocol import Prepared
 from nnunetv2_ext.inference.preparing.splines import LeanConfiguration
 from nnunetv2_ext.utilities.errors import UserError
 
 
-@dataclass
-class Prepared:
-    """A case as the network sees it, and what is needed to go back.
+@dataclass(frozen=True)
+class Placement:
+    """Where what the network saw lies in the image.
 
     Attributes:
-        data: ``(channels, z, y, x)`` at the network's spacing, axes in the order of the plans.
-        spacing: Spacing of ``data`` along its axes, mm.
-        image_shape: Shape that the label map of ``data`` is resampled to.
-        image_spacing: Spacing of that shape along its axes, mm.
-        content: Where there is more than air or padding, ``(z, y, x)``; None where nobody asked.
-        placement: What the preprocessing itself needs to put the label map back.
+        shape: Of the whole image, axes in the order of the plans.
+        box: What the preprocessor kept of it.
+        properties: What the preprocessor remembers.
+        turn: How the image was turned before.
     """
 
-    data: Float32[torch.Tensor, "channels z y x"]
-    spacing: tuple[float, ...]
-    image_shape: tuple[int, int, int]
-    image_spacing: tuple[float, ...]
-    content: Bool[torch.Tensor, "z y x"] | None = None
-    placement: dict[str, Any] = field(default_factory=dict, repr=False)
-
-
-class Preprocessing(Protocol):
-    """One way from an image to the network and back.
-
-    Attributes:
-        orientation: What images are turned to first, such as ``"RAS"``; None to leave their axes alone.
-    """
-
-    orientation: str | None
-
-    def prepare(self, scan: Scan, previous_stage: Scan | None = None) -> Prepared:
-        """Makes the network's input; ``previous_stage`` is the label map that a cascade's second stage reads."""
-        ...
-
-    def restore(self, labels: Shaped[np.ndarray, "z y x"], prepared: Prepared) -> Shaped[np.ndarray, "z y x"]:
-        """Puts a map of shape ``prepared.image_shape`` on the grid of the image; what was cropped away is 0."""
-        ...
-
-    def stock_properties(self, scan: Scan, prepared: Prepared) -> dict[str, Any]:
-        """What nnU-Net's readers and preprocessor remember of an image, for its own tools."""
-        ...
+    shape: tuple[int, ...]
+    box: tuple[slice, ...]
+    properties: Mapping[str, Any]
+    turn: AxisTurn | None
 
 
 class NnunetPreprocessing:
     """nnU-Net's preprocessor (transpose, crop to nonzero, normalise, resample) as the plans configure it.
 
-    Where the plans resample by splines, `spline_resampling` computes the same values in less memory.
+    Where the plans resample by splines, `splines` computes the same values in less memory.
 
     Args:
         model: The model whose plans apply.
-        linear: Resample the image linearly (torch) instead of by cubic splines (SciPy): much faster, slightly softer.
-        find_content: Tell where there is more than air or padding.
+        mode: Whether to resample the image linearly (torch) instead of by cubic splines (SciPy), which is much faster
+            and slightly softer; and whether to tell where there is more than air or padding.
 
     Attributes:
         orientation: What images are turned to first, such as ``"RAS"``; None to leave their axes alone.
@@ -84,12 +60,12 @@ class NnunetPreprocessing:
     #: Highest intensity of air in CT, HU.
     AIR_HU = -900.0
 
-    def __init__(self, model: Model, *, linear: bool = False, find_content: bool = False) -> None:
+    def __init__(self, model: Model, mode: Mode) -> None:
         self._model = model
-        self._find_content = find_content
+        self._find_content = mode.skip_air
         self.orientation = orientation_of(model)
         changes: dict[str, Any] = {}
-        if linear:
+        if mode.linear_image:
             separate_z = model.configuration.configuration["resampling_fn_data_kwargs"].get("force_separate_z")
             changes = {
                 "resampling_fn_data": "resample_torch_fornnunet",
@@ -109,17 +85,17 @@ class NnunetPreprocessing:
         """See `Preprocessing`.
 
         Raises:
-            UserError: The previous stage's label map has another shape.
+            UserError: The previous stage's label map lies on another grid.
         """
         turn = AxisTurn.to(self.orientation, scan.grid) if self.orientation else None
         channels, spacing = scan.channels, scan.spacing
         segmentation = None
         if previous_stage is not None:
             segmentation = previous_stage.channels
-            if segmentation.shape[1:] != channels.shape[1:]:
+            if difference := scan.grid.difference(previous_stage.grid):
                 raise UserError(
-                    f"Expected a label map of shape {channels.shape[1:]} from the previous stage for "
-                    f"{scan.identifier}, but it has {segmentation.shape[1:]}."
+                    f"Expected the label map of the previous stage on the grid of {scan.identifier}, but they have "
+                    f"{difference}; predict the previous stage of this very image."
                 )
         if turn is not None:
             channels, spacing = turn.forward(channels), turn.reorder(spacing)
@@ -173,22 +149,21 @@ class NnunetPreprocessing:
             image_shape=(int(shape[0]), int(shape[1]), int(shape[2])),
             image_spacing=image_spacing,
             content=self._content(data.numpy(), model.image_channels) if self._find_content else None,
-            placement={
-                "shape": properties["shape_before_cropping"],
-                "box": tuple(slice(*edges) for edges in properties["bbox_used_for_cropping"]),
-                "turn": turn,
-                "properties": properties,
-            },
+            placement=Placement(
+                properties["shape_before_cropping"],
+                tuple(slice(*edges) for edges in properties["bbox_used_for_cropping"]),
+                properties,
+                turn,
+            ),
         )
 
     def restore(self, labels: Shaped[np.ndarray, "z y x"], prepared: Prepared) -> Shaped[np.ndarray, "z y x"]:
         """See `Preprocessing`."""
-        placement = prepared.placement
-        whole = np.zeros(placement["shape"], dtype=labels.dtype)
-        whole[placement["box"]] = labels
+        placement: Placement = prepared.placement
+        whole = np.zeros(placement.shape, dtype=labels.dtype)
+        whole[placement.box] = labels
         whole = whole.transpose(self._model.plans.transpose_backward)
-        turn = placement["turn"]
-        return np.ascontiguousarray(whole if turn is None else turn.back(whole))
+        return np.ascontiguousarray(whole if placement.turn is None else placement.turn.back(whole))
 
     def stock_properties(self, scan: Scan, prepared: Prepared) -> dict[str, Any]:
         """What nnU-Net's readers and preprocessor remember of an image, for its own tools."""
@@ -197,7 +172,7 @@ class NnunetPreprocessing:
         return {
             "sitk_stuff": geometry,
             "nibabel_stuff": {"original_affine": grid.header_affine},
-            **prepared.placement["properties"],
+            **prepared.placement.properties,
         }
 
     def _content(self, data: Shaped[np.ndarray, "channels z y x"], channels: int) -> Bool[torch.Tensor, "z y x"]:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from nnunetv2_ext.inference.deciding.resample import probabilities
 from nnunetv2_ext.inference.deciding.streaming import Pieces
-from nnunetv2_ext.inference.preparing.nnunet import Prepared, Preprocessing
+from nnunetv2_ext.inference.preparing.protocol import Prepared, Preprocessing
 from nnunetv2_ext.inference.segmentation import Segmenter
-from nnunetv2_ext.inference.windows.sliding_window import LogitSlab
+from nnunetv2_ext.inference.windows.ring import LogitSlab
 from nnunetv2_ext.utilities.files import atomic_path
 
 # Planes of logits that are resampled at once: all classes of them are held at the spacing of the image.
@@ -33,14 +33,12 @@ class Probabilities:
     Args:
         segmenter: Knows how the plans resample logits.
         has_regions: Sigmoid per class instead of softmax over classes.
-        channels: Output channels to keep.
         folder: Where there is room for ``channels x image`` float32 numbers.
     """
 
-    def __init__(self, segmenter: Segmenter, *, has_regions: bool, channels: Sequence[int], folder: Path) -> None:
+    def __init__(self, segmenter: Segmenter, has_regions: bool, folder: Path) -> None:
         self._segmenter = segmenter
         self._has_regions = has_regions
-        self._channels = list(channels)
         self._folder = folder
         self._values: np.ndarray | None = None
 
@@ -51,58 +49,59 @@ class Probabilities:
             logits: All logits of the case at the network's spacing.
             prepared: The case.
         """
+        self._values = values = self._new_array(len(logits), prepared)
         if self._segmenter.resamples_linearly:
-            chosen = self._new_array(len(self._channels), prepared)
             pieces = Pieces(logits.shape[1:], prepared.image_shape, self._segmenter.nearest_axis(prepared))
             for slab in _slabs(logits):
                 for piece in pieces.of(slab):
-                    part = probabilities(
-                        piece.logits, piece.axes, has_regions=self._has_regions, classes=self._channels
-                    )
                     z, y, x = piece.outputs
-                    chosen[:, z, y, x] = part.cpu().numpy()
-            self._values = chosen
+                    part = probabilities(piece.logits, piece.axes, has_regions=self._has_regions)
+                    values[:, z, y, x] = part.cpu().numpy()
             return
         # With any other function of the plans: all classes go to the file one by one, then planes are normalised.
-        every = self._new_array(len(logits), prepared)
         for channel, resampled in enumerate(self._segmenter.resample_channels(logits, prepared)):
-            every[channel] = resampled
-        for plane in range(every.shape[1]):
-            values = torch.from_numpy(every[:, plane].copy())
-            every[:, plane] = (values.sigmoid() if self._has_regions else values.softmax(0)).numpy()
-        self._values = every[self._channels] if self._channels != list(range(len(every))) else every
+            values[channel] = resampled
+        for plane in range(values.shape[1]):
+            of_plane = torch.from_numpy(values[:, plane].copy())
+            values[:, plane] = (of_plane.sigmoid() if self._has_regions else of_plane.softmax(0)).numpy()
 
     def write(
-        self, target: Path, preprocessing: Preprocessing, prepared: Prepared, classes: Sequence[str], properties: Any
+        self,
+        target: Path,
+        remembered: Path,
+        preprocessing: Preprocessing,
+        prepared: Prepared,
+        classes: Sequence[str],
+        properties: Any,
     ) -> None:
-        """Writes ``<target>.npz`` (``probabilities``: classes, z, y, x) and ``<target>.pkl``, as stock nnU-Net does.
+        """Writes an ``.npz`` (``probabilities``: classes, z, y, x) and a ``.pkl``, as stock nnU-Net does.
 
         Args:
-            target: Path without ending.
+            target: The ``.npz``.
+            remembered: The ``.pkl``.
             preprocessing: Puts the probabilities on the grid of the image; outside the crop, background is certain.
             prepared: The case.
             classes: Names of the channels; written as ``classes`` beside the probabilities.
-            properties: What nnU-Net's reader would have said about the image.
+            properties: What nnU-Net's reader would have said about the image; they go to the ``.pkl``.
         """
         values = self._values
         assert values is not None
         with (
-            atomic_path(target.with_name(target.name + ".npz")) as temporary,
+            atomic_path(target) as temporary,
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
             with archive.open("classes.npy", "w") as file:
                 np.lib.format.write_array(file, np.array(list(classes)), allow_pickle=False)
             with archive.open("probabilities.npy", "w", force_zip64=True) as file:
-                for number, channel in enumerate(self._channels):
+                for channel, of_channel in enumerate(values):
                     # What lies outside the crop comes back as 0: certain background is 0 below 1.
                     top = np.float32(channel == 0 and not self._has_regions)
-                    whole = preprocessing.restore(values[number] - top, prepared) + top
-                    if number == 0:
-                        shape = (len(self._channels), *whole.shape)
-                        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                    whole = preprocessing.restore(of_channel - top, prepared) + top
+                    if channel == 0:
+                        header = {"descr": "<f4", "fortran_order": False, "shape": (len(values), *whole.shape)}
                         np.lib.format.write_array_header_2_0(file, header)
                     file.write(np.ascontiguousarray(whole, dtype="<f4").data.cast("B"))
-        with atomic_path(target.with_name(target.name + ".pkl")) as temporary:
+        with atomic_path(remembered) as temporary:
             temporary.write_bytes(pickle.dumps(properties))
 
     def _new_array(self, channels: int, prepared: Prepared) -> np.ndarray:

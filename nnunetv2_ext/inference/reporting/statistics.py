@@ -81,13 +81,6 @@ def _figures(count: int, total: float, squares: float, shift: float, voxel_volum
     )
 
 
-def write_case_statistics(statistics: Mapping[str, ClassStatistics], case: str, folder: Path) -> Path:
-    """Writes ``<folder>/statistics/<case>.json``."""
-    target = folder / "statistics" / f"{case}.json"
-    write_json({"case": case, "classes": statistics}, target)
-    return target
-
-
 def gather_statistics(folder: Path, cases: Iterable[str]) -> None:
     """Joins the cases' files to ``<folder>/statistics.json`` and ``.csv`` (one row per case and class).
 

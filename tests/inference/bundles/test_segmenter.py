@@ -29,7 +29,7 @@ def test_equals_the_bundles_own_pipeline(kind, tmp_path, ct_on_disk, bundle_netw
 def test_bundles_add_up_in_float32(tmp_path, bundle_network, import_bundle):
     folder = import_bundle("unet", bundle_network("unet"), tmp_path, (16, 16, 16))
     predictor = Predictor.from_model_folder(folder, device="cpu")
-    assert predictor.sums == "float32"
+    assert predictor.mode.sums == "float32"
     assert predictor.segmenter.windows.dtype == torch.float32
     with pytest.raises(UserError, match="--sums float32 for a MONAI bundle"):
         Predictor.from_model_folder(folder, device="cpu", sums="float16")

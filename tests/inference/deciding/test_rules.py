@@ -20,7 +20,7 @@ from nnunetv2_ext.inference.deciding.rules import (
     SeparateRegions,
     background_logits,
 )
-from nnunetv2_ext.inference.windows.sliding_window import LogitSlab
+from nnunetv2_ext.inference.windows.ring import LogitSlab
 from nnunetv2_ext.utilities.errors import UserError
 
 SHAPES = st.tuples(*[st.integers(1, 6)] * 3)
@@ -87,10 +87,7 @@ def _streamed(logits, resampled, axis, slab, new, rule):
 
 
 def _at_once(logits, resampled, axis, slab, new, rule):
-    of_case = rule(logits.shape[1:], new)
-    for channel in resampled:
-        of_case.feed_channel(channel)
-    return of_case.result()
+    return rule(logits.shape[1:], new).of_channels(resampled)
 
 
 def test_nearest_enlargement_takes_the_voxel_that_contains_the_centre():
@@ -119,6 +116,5 @@ def test_background_logits_become_background(kind):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_channels_that_are_not_finite_are_refused(kind, bad):
     rule = RULES[kind]((2, 2, 2), (2, 2, 2))
-    rule.feed_channel(np.zeros((2, 2, 2), np.float32))
     with pytest.raises(UserError, match="NaN or infinity"):
-        rule.feed_channel(np.full((2, 2, 2), bad, np.float32))
+        rule.of_channels([np.zeros((2, 2, 2), np.float32), np.full((2, 2, 2), bad, np.float32)])

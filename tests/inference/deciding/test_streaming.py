@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunetv2_ext.inference import resample_argmax
+from nnunetv2_ext.inference.deciding.axes import resampled_axes
 from nnunetv2_ext.inference.deciding.resample import LargestWins, LastAboveZero, label_map, probabilities
-from nnunetv2_ext.inference.deciding.resampled_axis import resampled_axes
 from nnunetv2_ext.inference.deciding.rules import LargestLogit
 from nnunetv2_ext.inference.deciding.streaming import Pieces
-from nnunetv2_ext.inference.windows.sliding_window import LogitSlab, StreamingSlidingWindow
+from nnunetv2_ext.inference.windows.ring import LogitSlab
+from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
 
 
 def cut(logits, axis, stops):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunetv2_ext.inference.deciding.tree_outputs import plan_node_masks, plan_tree_outputs
+from nnunetv2_ext.inference.deciding.outputs import plan_node_masks, plan_tree_outputs
 from nnunetv2_ext.inference.reporting.statistics import label_statistics
 from nnunetv2_ext.labels.label_tree import LabelTree
 from nnunetv2_ext.utilities.errors import UserError

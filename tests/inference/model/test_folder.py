@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from nnunetv2_ext.inference.model.folder import WindowNetwork, read_model, select_heads
+from nnunetv2_ext.inference.model.folder import read_model
+from nnunetv2_ext.inference.model.heads import select_heads
+from nnunetv2_ext.inference.windows.window_network import WindowNetwork
 from nnunetv2_ext.utilities.errors import UserError
 
 

@@ -10,7 +10,8 @@ import SimpleITK
 import torch
 
 from nnunetv2_ext.inference import Predictor
-from nnunetv2_ext.inference.model.folder import read_model, select_heads
+from nnunetv2_ext.inference.model.folder import read_model
+from nnunetv2_ext.inference.model.heads import select_heads
 from nnunetv2_ext.inference.model.openvino import OpenVinoNetwork, cache_folder
 from nnunetv2_ext.utilities.errors import UserError
 

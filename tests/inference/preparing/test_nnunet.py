@@ -7,6 +7,7 @@ import pytest
 
 from nnunetv2_ext.images.reading import scan_of_array
 from nnunetv2_ext.inference.model.folder import read_model
+from nnunetv2_ext.inference.modes import MODES
 from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing
 
 SPACING = (2.0, 1.5, 1.5)
@@ -24,7 +25,7 @@ def test_air_and_padding_are_left_out(scheme, uses_mask, air, tmp_path, make_mod
     body = distance < 7
     image = np.where(body, 100 + distance, air).astype(np.float32)
 
-    prepared = NnunetPreprocessing(model, find_content=True).prepare(scan_of_array(image, SPACING), None)
+    prepared = NnunetPreprocessing(model, MODES["fast"]).prepare(scan_of_array(image, SPACING), None)
 
     # nnU-Net has cut the image to what is not zero; with equal spacings nothing is resampled.
     expected = body

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunetv2_ext.inference.reporting.statistics import gather_statistics, label_statistics, write_case_statistics
+from nnunetv2_ext.inference.reporting.statistics import gather_statistics, label_statistics
+from nnunetv2_ext.utilities.files import write_json
 
 NAMES = {1: "liver", 3: "spleen", 5: "absent"}
 
@@ -37,7 +38,8 @@ def test_cases_are_gathered_into_json_and_csv_also_those_of_earlier_runs(tmp_pat
     labels = np.array([[[0, 1, 1, 3]]], np.uint8)
     image = np.array([[[0.0, 10.0, 20.0, -5.0]]])
     for case in ("b", "a"):
-        write_case_statistics(label_statistics(labels, image, NAMES, 0.5), case, tmp_path)
+        figures = label_statistics(labels, image, NAMES, 0.5)
+        write_json({"case": case, "classes": figures}, tmp_path / "statistics" / f"{case}.json")
     gather_statistics(tmp_path, ["a", "b", "never predicted"])
     content = json.loads((tmp_path / "statistics.json").read_text())
     assert list(content) == ["a", "b"]

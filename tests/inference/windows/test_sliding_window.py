@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunetv2_ext.inference.model.folder import WindowNetwork
-from nnunetv2_ext.inference.windows import sliding_window
+from nnunetv2_ext.inference.windows import ring
 from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
+from nnunetv2_ext.inference.windows.window_network import WindowNetwork
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -139,13 +139,10 @@ def test_sums_are_exact_to_float32(step_size):
     st.tuples(*[st.integers(1, 8)] * 3),
     st.sampled_from([0.25, 0.5, 0.7, 1.0]),
     st.sampled_from([None, 0, 1, 2]),
-    st.integers(1, 5),
 )
-def test_a_network_that_copies_gives_the_image_back(shape, patch_size, step_size, axis, windows_per_batch):
+def test_a_network_that_copies_gives_the_image_back(shape, patch_size, step_size, axis):
     image = random_image(shape)
-    window = StreamingSlidingWindow(
-        lambda x: x, 2, patch_size, step_size, axis=axis, windows_per_batch=windows_per_batch
-    )
+    window = StreamingSlidingWindow(lambda x: x, 2, patch_size, step_size, axis=axis)
     plan = window.plan(shape)
     seen = []
     torch.testing.assert_close(window.logits(image, progress=seen.append), image, atol=1e-5, rtol=1e-5)
@@ -205,7 +202,7 @@ def test_half_precision_of_any_shape(shape, patch_size, step_size, folds):
 
 
 def test_half_precision_in_pieces_of_a_few_classes(monkeypatch):
-    monkeypatch.setitem(sliding_window._NUMBERS_AT_ONCE, "cpu", 2 * 12 * 16 * 14)
+    monkeypatch.setitem(ring._NUMBERS_AT_ONCE, "cpu", 2 * 12 * 16 * 14)
     check_bit_by_bit((20, 24, 29), classes=5)
 
 
@@ -264,7 +261,7 @@ def test_folds_and_mirroring_are_the_networks_business(mirror_axes):
 @pytest.mark.parametrize("shape", [(7, 24, 29), (1, 24, 29), (3, 10, 29)])
 def test_slice_by_slice_equals_nnunet(shape):
     network, image = tiny_network(5, dimensions=2), random_image(shape)
-    window = StreamingSlidingWindow(network, 5, (16, 14), windows_per_batch=3)
+    window = StreamingSlidingWindow(network, 5, (16, 14))
     assert window.plan(shape).patch_size == (1, 16, 14)
     assert shape[0] == 1 or window.plan(shape).axis == 0
     stock = stock_logits(network, 5, image, (16, 14)).float()
@@ -317,7 +314,7 @@ def test_the_caller_keeps_its_gradient_mode():
         assert not slab.logits.requires_grad
 
 
-@pytest.mark.parametrize("wrong", [{"patch_size": (8,)}, {"step_size": 0.0}, {"windows_per_batch": 0}])
+@pytest.mark.parametrize("wrong", [{"patch_size": (8,)}, {"step_size": 0.0}])
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError, match="Expected a patch size"):
         StreamingSlidingWindow(lambda x: x, 1, **{"patch_size": (8, 8, 8), **wrong})

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from nnunetv2_ext.inference.deciding.resampled_axis import ResampledAxis, resampled_axes, separate_axis
+from nnunetv2_ext.inference.deciding.axes import ResampledAxis, resampled_axes, separate_axis
 
 sizes = st.integers(1, 40)
 
