@@ -229,7 +229,8 @@ class PredictionRun:
         predictor, model, options = self.predictor, self.predictor.model, self.options
         cases = {
             case.identifier: {
-                "inputs": [str(file) for file in (case.files[:1] if case.dicom else case.files)],
+                # Folders of series, and files that have numbers instead, are often called by the patient.
+                "inputs": len(case.files) if case.dicom or options.pseudonyms else list(map(str, case.files)),
                 "outputs": [str(file) for _, file in self.results.maps_of(case)],
                 "seconds": self._clock.seconds(case.identifier),
             }

@@ -289,7 +289,9 @@ def test_every_command_of_the_page_runs(make_model_folder, region_model, make_ct
     commands = _commands_of("predict.md")
     assert len(commands) > 10
     for number, command in enumerate(commands):
-        places = {"IMAGES": images, "OUT": tmp_path / str(number), "MODEL": region_model}
+        table = tmp_path / "who_is_who.csv"
+        places = {"IMAGES": images, "ARCHIVE": images, "OUT": tmp_path / str(number), "MODEL": region_model}
+        places["who_is_who"] = table.with_suffix("")
         for name, place in places.items():
             command = re.sub(rf"(?<= ){name}\b", str(place), command)
         words = command.split()
