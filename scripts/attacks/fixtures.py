@@ -42,6 +42,8 @@ def write_library(folder: Path) -> None:
     big = np.random.default_rng(9).integers(-1000, 1000, (160, 160, 120)).astype(np.int16)
     write_nifti(folder / "big_image.nii.gz", big)
     write_nifti(folder / "big_map.nii.gz", (big % 3).astype(np.uint8))
+    # The network looks at it through thousands of windows.
+    write_nifti(folder / "seen_through_windows.nii.gz", big[:64, :64, :48])
 
 
 # Images ------------------------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3
 def main() -> None:
     """Imports everything, says so, and serves requests until standard input is closed."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
+    # A shell that starts this script in the background has Ctrl-C ignored, and the commands would go on ignoring it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Whatever a library prints while it is imported must not be taken for an answer.
     os.dup2(2, 1)
     _import_everything()

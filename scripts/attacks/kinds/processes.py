@@ -40,13 +40,17 @@ def _long(name: str, workers: int) -> SetUp:
             elif name == "merge":
                 _link(image, box.raw / f"Dataset001_Tiny/imagesTr/{case}_0000.nii.gz")
                 _link(label_map, box.raw / f"Dataset001_Tiny/labelsTr/{case}.nii.gz")
+                cases = len(_CASES) + len(fixtures.CASES)
+                fixtures.write_json(
+                    box.raw / "Dataset001_Tiny/dataset.json", fixtures.dataset_json(fixtures.LABELS, cases)
+                )
             elif name == "remap":
                 _link(label_map, box.inputs / f"maps/{case}.nii.gz")
             elif name == "evaluate":
                 _link(label_map, box.inputs / f"gt/{case}.nii.gz")
                 _link(label_map, box.inputs / f"pred/{case}.nii.gz")
             elif name == "predict":
-                _link(image, box.inputs / f"images/{case}_0000.nii.gz")
+                _link(box.library / "seen_through_windows.nii.gz", box.inputs / f"images/{case}_0000.nii.gz")
             elif name in ("train", "finetune"):
                 argv = [
                     word if word != "1" or argv[place - 1] != "--num_epochs" else "1000"
@@ -71,18 +75,19 @@ def _at_work(name: str, workers: int) -> Callable[[Process, Sandbox], bool]:
         if name in ("train", "finetune"):
             return "Epoch 2" in process.output()
         if workers > 1:
-            return len(process.family()) >= workers + 1 and time.monotonic() - _born(process) > 2
+            at_work = _workers(process)
+            return len(at_work) >= workers and all(time.monotonic() - _born(pid) > 0.5 for pid in at_work)
         if name == "demo":
             return len(process.family()) >= 2 and (box.out / "nnUNet_raw").is_dir()
         # The first file that is written, or a second of work.
-        return time.monotonic() - _born(process) > 1.0
+        return time.monotonic() - _born(process.pid) > 1.0
 
     return begun
 
 
-def _born(process: Process) -> float:
+def _born(pid: int) -> float:
     # Time of the start, in seconds since the machine's.
-    ticks = int(Path("/proc", str(process.pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    ticks = int(Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -177,7 +182,7 @@ def killed() -> Iterator[Try]:
 
 def _kills_a_worker(stage: Stage, box: Sandbox) -> Iterator[str]:
     process = stage.start(log="first")
-    if not _meet(process, box, lambda process, _: bool(_workers(process)) and time.monotonic() - _born(process) > 3):
+    if not _meet(process, box, _at_work("remap", 2)):
         yield f"ended with {process.code} before it could be met at work"
         return
     for pid in _workers(process)[:1]:

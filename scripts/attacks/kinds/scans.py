@@ -124,9 +124,9 @@ def _member_bomb(box: Sandbox, path: Path, is_label: bool) -> None:
 
 
 def _header_bomb(box: Sandbox, path: Path, is_label: bool) -> None:
-    """A header that promises eight gigabytes, and as many zeros."""
-    header = fixtures.nifti_bytes(_voxels(is_label), fields={"dim": {1: 2000, 2: 2000, 3: 1000}})[:352]
-    path.write_bytes(gzip.compress(header) + gzip.compress(bytes(1 << 26), 9) * 120)
+    """A header that promises two gigavoxels, and a gigabyte of zeros."""
+    header = fixtures.nifti_bytes(_voxels(is_label), fields={"dim": {1: 2000, 2: 1000, 3: 1000}})[:352]
+    path.write_bytes(gzip.compress(header) + gzip.compress(bytes(1 << 26), 9) * 16)
 
 
 DAMAGE: Mapping[str, Fault] = {
