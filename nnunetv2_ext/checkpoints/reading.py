@@ -134,9 +134,9 @@ def _add_plans(checkpoint: Checkpoint, raw: RawCheckpoint, translation: Translat
     if raw.plans is not None:
         checkpoint.plans = deepcopy(raw.plans)
         checkpoint.configuration = raw.configuration or first_configuration(raw.plans)
+        configuration = resolve_configuration(raw.plans, checkpoint.configuration)
         # Trainers may build another network than the plans name; here the plans say what the weights are.
         checkpoint.plans["configurations"][checkpoint.configuration]["architecture"] = entry
-        configuration = resolve_configuration(raw.plans, checkpoint.configuration)
         checkpoint.normalization = _normalization(raw.plans, configuration)
         return
     if raw.plans_v1 is not None:
