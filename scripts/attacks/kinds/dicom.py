@@ -122,6 +122,7 @@ SERIES: Mapping[str, Callable[[list[Any]], None]] = {
     "patient_upwards": _set("../../../../victim", "PatientID", _ALL),
     "description_with_codes": _set("\x1b]0;x\x07\x00", "SeriesDescription", _ALL),
 }
+_SYNTAX = b"1.2.840.10008.1.2.1\0"
 _PIXELS = b"\xe0\x7f\x10\x00OW\0\0"
 SERIES_FILES: Mapping[str, Callable[[Path], None]] = {
     "cut_short": _as_file(lambda content: content[: len(content) * 2 // 3]),
@@ -129,8 +130,8 @@ SERIES_FILES: Mapping[str, Callable[[Path], None]] = {
     "random_bytes": _as_file(lambda content: np.random.default_rng(5).bytes(3000)),
     "preamble_alone": _as_file(lambda content: content[:132]),
     "length_of_2_gb": _as_file(lambda content: content.replace(_PIXELS, _PIXELS + b"\xff\xff\xff\x7f", 1)),
-    "unknown_syntax": _as_file(lambda content: content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0")),
-    "claims_to_be_run_lengths": _as_file(lambda content: content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")),
+    "unknown_syntax": _as_file(lambda content: content.replace(_SYNTAX, b"1.2.840.10008.9.9.9\0")),
+    "claims_to_be_run_lengths": _as_file(lambda content: content.replace(_SYNTAX, b"1.2.840.10008.1.2.5\0")),
 }  # fmt: skip
 #: What a library may read as it is meant, or not.
 _EITHER = ("patient_upwards", "description_with_codes", "rescaled_to_1e300", "64_bits", "0_bits", "no_spacing",
