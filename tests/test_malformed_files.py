@@ -22,6 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nnunetv2_ext.dataset_conversion.registry import datasets
+
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 DATASET = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 2, "file_ending": ".nii.gz"}
 COLLECTION = DATASET | {
@@ -209,12 +211,11 @@ def world(tmp_path_factory, make_model_folder, write_image) -> Path:
     write(DATALIST, "datalist.json")
     images("heart/imagesTr/a.nii.gz", "heart/labelsTr/a.nii.gz", values=2)
     write({"labels": {"0": "background", "1": "left atrium"}}, "heart/dataset.json")
-    half = {"converter": "monai_datalist", "source": str(root / "datalist.json"), "order": None, "image": None,
-            "label": None, "overlaps": None, "channels": ["CT"]}  # fmt: skip
-    write(half, "nnUNet_raw/Dataset003_Half/.conversion/settings.json")
+    half = datasets()["monai_datalist"].open(root / "datalist.json")
+    write(half.settings(), "nnUNet_raw/Dataset003_Half/.conversion/settings.json")
     record = {
         "identifier": "a", "split": "train", "fold": 0, "sources": ["maps/a.nii.gz"], "images": ["a_0000.nii.gz"],
-        "linked": False, "label": "labelsTr/a.nii.gz", "shape": [8, 10, 9], "spacing": [1.0, 1.0, 1.0],
+        "stamp": "", "placed": ["copy"], "label": "labelsTr/a.nii.gz", "shape": [8, 10, 9], "spacing": [1.0, 1.0, 1.0],
         "voxels": {"liver": 5}, "combinations": [[[0], 5]], "failed": False,
         "fingerprint": {"voxel_hash": "a", "shape": [8, 10, 9], "statistics": [1.0, 2.0]},
         "findings": [{"kind": "axes_mended", "message": "-"}],

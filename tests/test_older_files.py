@@ -129,23 +129,25 @@ def test_an_interrupted_merge_is_run_again(frozen):
     assert_same_images(frozen / "raw" / "Dataset007_Merge", FROZEN / "raw" / COLLECTION)
 
 
-def test_an_interrupted_conversion_goes_on(frozen, capsys):
+def test_an_interrupted_conversion_is_refused_with_what_mends_it(frozen, capsys):
     from nnunetv2_ext.cli.convert_dataset import main
 
     source = frozen / "conversion" / "source"
     folder = frozen / "raw" / "Dataset006_Interrupted"
     (frozen / "conversion" / folder.name).rename(folder)
     for record in (folder / ".conversion").glob("*.json"):
-        record.write_text(record.read_text().replace("SOURCE", str(source)))
-    kept = {file: file.stat().st_mtime_ns for file in (folder / "imagesTr").iterdir()}
-    assert len(kept) == 2
+        record.write_text(record.read_text(encoding="utf-8").replace("SOURCE", str(source)), encoding="utf-8")
+    before = sorted(folder.rglob("*"))
     arguments = ["masks", "-i", str(source), "-d", "6", "-n", "Interrupted", "-np", "1", "--copy_images"]
-    assert main(arguments) == 0
-    assert "2 of 3 cases are complete" in capsys.readouterr().err
-    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert main(arguments) == 2
+    sentence = capsys.readouterr().err
+    assert "begun by an earlier version, which did not note what the integers of its label maps mean" in sentence
+    assert "pass --overwrite" in sentence
+    assert sorted(folder.rglob("*")) == before
+    assert main([*arguments, "--overwrite"]) == 0
     finished = FROZEN / "conversion" / "Dataset005_Finished"
     assert_same_images(folder, finished)
-    new, old = (json.loads((place / "dataset.json").read_text()) for place in (folder, finished))
+    new, old = (json.loads((place / "dataset.json").read_text(encoding="utf-8")) for place in (folder, finished))
     assert {name: new[name] for name in old if name not in ("name", "converted_by")} == {
         name: old[name] for name in old if name not in ("name", "converted_by")
     }

@@ -105,5 +105,5 @@ def _run(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet,
     )
     if not arguments.quiet or result.failed:
-        print(printable(describe_result(result)))
+        print(printable(describe_result(converter, result)))
     return EXIT_BATCH_HAD_FAILURES if result.failed else 0

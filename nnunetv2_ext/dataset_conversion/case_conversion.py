@@ -3,132 +3,38 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nnunetv2_ext.dataset_conversion import checks
+from nnunetv2_ext.dataset_conversion.case_record import COPY, HARD_LINK, REWRITTEN, SYMBOLIC_LINK, CaseRecord
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
-from nnunetv2_ext.dataset_conversion.duplicates import ImageFingerprint, image_fingerprint
-from nnunetv2_ext.dataset_conversion.findings import ERROR, KINDS, BadCaseError, Finding, severity
+from nnunetv2_ext.dataset_conversion.duplicates import image_fingerprint
+from nnunetv2_ext.dataset_conversion.findings import ERROR, BadCaseError, Finding, severity
 from nnunetv2_ext.dataset_conversion.layout import Case
 from nnunetv2_ext.images.geometry import Grid
-from nnunetv2_ext.images.label_maps import write_volume
+from nnunetv2_ext.images.label_maps import write_volume, written
 from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.images.volumes import Array, Volume, compact, crop, oriented_lps, resample_label
-from nnunetv2_ext.labels.atoms import Combination, EncodedMasks, encode_masks
+from nnunetv2_ext.labels.atoms import EncodedMasks, encode_masks
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import write_json
-from nnunetv2_ext.utilities.validation import (
-    choice,
-    either,
-    entries,
-    flag,
-    integer,
-    list_of,
-    mapping_of,
-    nullable,
-    number,
-    text,
-)
 
 # State of an unfinished conversion, inside the dataset's folder.
 WORK = ".conversion"
-FILE_ENDING = ".nii.gz"
-
-_COUNT = integer(0)
-_RECORD = {
-    **dict.fromkeys(("identifier", "split"), text()),
-    "fold": nullable(_COUNT),
-    **dict.fromkeys(("sources", "images"), list_of(text())),
-    **dict.fromkeys(("linked", "failed"), flag),
-    "label": nullable(text()),
-    "shape": list_of(_COUNT),
-    "spacing": list_of(number()),
-    "voxels": mapping_of(_COUNT),
-    "combinations": list_of(list_of(either(list_of(_COUNT), _COUNT), 2, 2)),
-    "fingerprint": nullable(
-        entries(
-            {"voxel_hash": text(), "shape": list_of(_COUNT), "statistics": list_of(number())},
-            needed=("voxel_hash", "shape", "statistics"),
-        )
-    ),
-    "findings": list_of(entries({"kind": choice(*KINDS), "message": text()}, needed=("kind", "message"), closed=True)),
-}
-#: What the record of a case must look like when it is read back.
-RECORD = entries(_RECORD, needed=tuple(_RECORD), closed=True)
 
 
-@dataclass
-class CaseRecord:
-    """What became of one case; the entry of the conversion report.
-
-    Attributes:
-        identifier: Name of the case.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        fold: Fold whose validation set it belongs to, where the source says so.
-        sources: The files it was made from.
-        images: Its image files, relative to the dataset.
-        linked: Whether the images are links to the source.
-        label: Its label file, relative to the dataset; None where it has none.
-        shape: Voxels (z, y, x).
-        spacing: mm (z, y, x).
-        voxels: Class -> number of voxels.
-        combinations: (indices of classes, voxels) for every combination of overlapping masks.
-        fingerprint: What tells whether two cases show the same image.
-        findings: Everything odd.
-        failed: Whether it was not converted.
-    """
-
-    identifier: str
-    split: str
-    fold: int | None = None
-    sources: list[str] = field(default_factory=list)
-    images: list[str] = field(default_factory=list)
-    linked: bool = False
-    label: str | None = None
-    shape: list[int] = field(default_factory=list)
-    spacing: list[float] = field(default_factory=list)
-    voxels: dict[str, int] = field(default_factory=dict)
-    combinations: list[tuple[Combination, int]] = field(default_factory=list)
-    fingerprint: ImageFingerprint | None = None
-    findings: list[Finding] = field(default_factory=list)
-    failed: bool = False
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> CaseRecord:
-        """Reads what `to_json` wrote."""
-        findings = [Finding(**entry) for entry in content.pop("findings")]
-        combinations = [(tuple(indices), count) for indices, count in content.pop("combinations")]
-        seen = content.pop("fingerprint")
-        fingerprint = seen and ImageFingerprint(seen["voxel_hash"], tuple(seen["shape"]), tuple(seen["statistics"]))
-        return cls(**content, findings=findings, combinations=combinations, fingerprint=fingerprint)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dictionary for JSON."""
-        return asdict(self)
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether several classes share a voxel and the label map therefore depends on all cases."""
-        return any(len(indices) > 1 for indices, _ in self.combinations)
-
-
-def planned_files(case: Case, channels: int) -> tuple[list[str], str | None]:
+def planned_files(case: Case, converter: DatasetConverter) -> tuple[list[str], str | None]:
     """Image and label files of a case, relative to the dataset."""
-    part = "Ts" if case.split == "test" else "Tr"
-    images = [f"images{part}/{case.identifier}_{channel:04d}{FILE_ENDING}" for channel in range(channels)]
+    part, ending = "Ts" if case.split == "test" else "Tr", converter.file_ending
+    images = [f"images{part}/{case.identifier}_{channel:04d}{ending}" for channel in range(len(converter.channels()))]
     has_label = case.label is not None or bool(case.masks)
-    return images, f"labels{part}/{case.identifier}{FILE_ENDING}" if has_label else None
-
-
-def source_files(case: Case) -> list[str]:
-    """What a case is made from, masks left out."""
-    return [str(path) for path in (*case.images, *([case.label] if case.label else []))]
+    return images, f"labels{part}/{case.identifier}{ending}" if has_label else None
 
 
 @dataclass(frozen=True)
@@ -153,9 +59,9 @@ def convert_case(job: Job, problem: str = "") -> CaseRecord:
         problem: Why an earlier try could not even do that; then only this is done.
     """
     converter, case, folder = job.converter, job.case, job.folder
-    record = CaseRecord(case.identifier, case.split, case.fold)
-    record.sources = source_files(case)
-    planned, planned_label = planned_files(case, len(converter.channels()))
+    # Noted before the files are read: what changes meanwhile is converted once more.
+    record = CaseRecord.of(case)
+    planned, planned_label = planned_files(case, converter)
     try:
         if problem:
             raise UserError(problem)
@@ -163,32 +69,42 @@ def convert_case(job: Job, problem: str = "") -> CaseRecord:
             raise BadCaseError("incomplete", case.problem)
         _Conversion(converter, case, folder, record).run(planned, planned_label)
     except UserError as error:
-        finding = error.finding if isinstance(error, BadCaseError) else Finding("unreadable", str(error))
-        record.findings.append(finding)
-        record.failed = True
-    if record.failed:
+        record.fail(error)
         for file in (*planned, *([planned_label] if planned_label else [])):
             (folder / file).unlink(missing_ok=True)
     write_json(record.to_json(), folder / WORK / f"{case.identifier}.json")
     return record
 
 
-def _linked(source: Path, target: Path) -> bool:
-    """Links a file, atomically; False on file systems without symbolic links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    link = target.with_name(f".{target.name}.tmp")
-    link.unlink(missing_ok=True)
-    try:
-        link.symlink_to(source)
-    except OSError:
-        return False
-    os.replace(link, target)
-    return True
+def _place(image: Volume, target: Path, copy: bool) -> str:
+    """Puts an image into the dataset and says how.
+
+    A hard link costs no space, outlives the source, and travels with rsync or tar as a file. A symbolic link takes its
+    place between file systems and for files of another owner; where there are no links, or on request, it is a copy.
+    """
+    if image.file is None or image.mended or not image.file.name.endswith("".join(target.suffixes[-2:])):
+        write_volume(image.with_array(compact(image.array)), target)
+        return REWRITTEN
+    source = image.file.resolve()
+    for how, link in () if copy else ((HARD_LINK, os.link), (SYMBOLIC_LINK, os.symlink)):
+        temporary = target.with_name(f".{target.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            link(source, temporary)
+        except OSError:
+            continue
+        os.replace(temporary, target)
+        # Renaming one name of a file to another one of its names does nothing.
+        temporary.unlink(missing_ok=True)
+        return how
+    with written(target) as file:
+        shutil.copyfile(source, file)
+    return COPY
 
 
 def encoded_file(folder: Path, identifier: str) -> Path:
     """Where the masks of a case wait, encoded, until the overlaps of all cases are known."""
-    return folder / WORK / "encoded" / f"{identifier}{FILE_ENDING}"
+    return folder / WORK / "encoded" / f"{identifier}.nii.gz"
 
 
 class _Conversion:
@@ -202,7 +118,7 @@ class _Conversion:
         self.record.fingerprint = image_fingerprint([image.array for image in images])
         label: Volume | None = None
         encoded: EncodedMasks | None = None
-        if self.case.masks and not self._masks_exclude:
+        if self.case.masks and not self.converter.masks_exclude:
             encoded = encode_masks(self._masks(first.grid))
             label = Volume(encoded.label_map, first.grid)
         elif self.case.masks:
@@ -215,8 +131,10 @@ class _Conversion:
         if label is not None:
             label = self._check_and_translate(label, encoded)
         self._refuse_errors()
-        for image, file in zip(images, planned_images, strict=True):
-            self._write_image(image, self.folder / file)
+        self.record.placed = [
+            _place(image, self.folder / file, self.options.copy_images)
+            for image, file in zip(images, planned_images, strict=True)
+        ]
         if label is not None and planned_label:
             waits = self.record.overlaps
             target = encoded_file(self.folder, self.case.identifier) if waits else self.folder / planned_label
@@ -224,11 +142,6 @@ class _Conversion:
         self.record.images, self.record.label = list(planned_images), planned_label
         self.record.shape = [int(size) for size in images[0].array.shape]
         self.record.spacing = [round(value, 6) for value in reversed(images[0].grid.spacing)]
-
-    @property
-    def _masks_exclude(self) -> bool:
-        chosen = self.options.overlaps
-        return self.converter.entry.masks_exclude if chosen is None else chosen == "last"
 
     def _found(self, kind: str, message: str) -> None:
         self.record.findings.append(Finding(kind, message))
@@ -254,7 +167,7 @@ class _Conversion:
                 "unreadable", f"Expected {len(expected)} channel(s) ({', '.join(expected)}), but found {len(images)}."
             )
         for image, channel in zip(images, expected, strict=True):
-            if image.grid.dimension != 3:
+            if image.grid.dimension != 3 and not self.converter.admits_2d:
                 raise BadCaseError("unreadable", f"Expected three axes in the channel {channel}, but it has two.")
             difference = images[0].grid.difference(image.grid)
             if difference:
@@ -269,14 +182,6 @@ class _Conversion:
                 for image in images
             ]
         return images
-
-    def _write_image(self, image: Volume, target: Path) -> None:
-        source = image.file
-        as_it_is = source and source.name.endswith(FILE_ENDING) and not image.mended and not self.options.copy_images
-        if source and as_it_is and _linked(source.resolve(), target):
-            self.record.linked = True
-        else:
-            write_volume(Volume(compact(image.array), image.grid), target)
 
     # Labels --------------------------------------------------------------------------------------------------------
 
@@ -349,30 +254,23 @@ class _Conversion:
 
     def _check_and_translate(self, label: Volume, encoded: EncodedMasks | None) -> Volume:
         """Checks values, emptiness and sides, counts voxels, and gives the integers of the nnU-Net dataset."""
-        order = self.converter.order
         if encoded is not None:
             return self._check_encoded(label, encoded)
+        values, target = self.converter.values(self.case), self.converter.target
         statistics = checks.label_statistics(label)
-        rewritten = {
-            value: new for value, new in self.converter.rewritten_values().items() if value in statistics.voxels
-        }
+        checks.check_values(statistics, values, self.case.source or self.converter.order.name)
+        rewritten = {old: new for old, new in self.converter.rewritten_values().items() if old in statistics.voxels}
         if rewritten:
-            table = np.arange(max(statistics.voxels) + 1, dtype=np.uint16)
-            for value, new in rewritten.items():
-                table[value] = new
-            label = label.with_array(table[label.array])
-            listed = ", ".join(f"{old} as {new}" for old, new in rewritten.items())
-            self._found("values_rewritten", f"Took {listed}.")
-            statistics = checks.label_statistics(label)
-        checks.check_values(statistics, order)
-        self.record.findings.extend(checks.check_label(statistics, order))
+            self._found("values_rewritten", f"Took {', '.join(f'{old} as {new}' for old, new in rewritten.items())}.")
+        statistics = statistics.translated(values)
+        self.record.findings.extend(checks.check_label(statistics, target))
         self.record.voxels = {
-            name: sum(
-                statistics.voxels.get(value, 0) for value in ([integers] if isinstance(integers, int) else integers)
-            )
-            for name, integers in order.labels.items()
+            name: sum(statistics.voxels.get(value, 0) for value in {*np.atleast_1d(integers).tolist()})
+            for name, integers in target.labels.items()
         }
-        return label.with_array(order.remap(label.array, to=self.converter.target_order))
+        table = np.zeros(max(values) + 1, dtype=np.min_scalar_type(target.highest))
+        table[list(values)] = list(values.values())
+        return label.with_array(table[label.array])
 
     def _check_encoded(self, label: Volume, encoded: EncodedMasks) -> Volume:
         by_code = checks.label_statistics(label)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,31 @@ import numpy.typing as npt
 
 from nnunetv2_ext.dataset_conversion.findings import BadCaseError, Finding
 from nnunetv2_ext.images.volumes import Volume
-from nnunetv2_ext.labels.label_order import LabelOrder
+from nnunetv2_ext.labels.label_order import LabelOrder, LabelValue
 
 # Centres of a pair that are less than this apart along the left-right axis (mm) say nothing about a swap.
 _CLEARLY_APART = 2.0
+
+
+@dataclass(frozen=True)
+class TargetLabels:
+    """What the integers of an nnU-Net dataset mean.
+
+    Attributes:
+        labels: Class -> its integer or integers.
+        ignore_label: Integer of voxels that nobody annotated; None where there are none.
+        left_right_pairs: (left, right) classes.
+    """
+
+    labels: Mapping[str, LabelValue]
+    ignore_label: int | None = None
+    left_right_pairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def highest(self) -> int:
+        """The largest of all integers."""
+        classes = (max(value) if isinstance(value, tuple) else value for value in self.labels.values())
+        return max((*classes, self.ignore_label or 0))
 
 
 @dataclass(frozen=True)
@@ -27,6 +49,15 @@ class LabelStatistics:
 
     voxels: Mapping[int, int]
     left: Mapping[int, float]
+
+    def translated(self, values: Mapping[int, int]) -> LabelStatistics:
+        """The same of a label map in other integers."""
+        voxels: dict[int, int] = defaultdict(int)
+        moments: dict[int, float] = defaultdict(float)
+        for value, count in self.voxels.items():
+            voxels[values[value]] += count
+            moments[values[value]] += count * self.left.get(value, 0.0)
+        return LabelStatistics(voxels, {value: moments[value] / voxels[value] for value in voxels if value})
 
 
 def label_statistics(label: Volume) -> LabelStatistics:
@@ -73,23 +104,28 @@ def check_image(image: Volume, name: str) -> Iterator[Finding]:
         yield Finding("constant_image", f"Expected an image in {name}, but all its voxels are {lowest:g}.")
 
 
-def check_values(statistics: LabelStatistics, order: LabelOrder) -> None:
-    """Refuses integers that the order does not know.
+def check_values(statistics: LabelStatistics, known: Collection[int], name: str) -> None:
+    """Refuses integers that nothing is known of.
+
+    Args:
+        statistics: Of the label map.
+        known: Integers that it may hold.
+        name: Of the label order, or whatever else says so.
 
     Raises:
-        BadCaseError: There are such integers.
+        BadCaseError: There are others.
     """
-    known = {0, order.ignore_label, *order.classes_of_value}
     strange = {value: count for value, count in statistics.voxels.items() if value not in known}
     if strange:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(strange.items())[:8])
+        *first, last = map(str, sorted(known))
+        shown = ", ".join([*first[:8], *(["..."] if first[8:] else []), last])
         raise BadCaseError(
-            "unknown_values",
-            f"Expected the integers of {order.name} ({_span(order)}) in the label map, but found {listed}.",
+            "unknown_values", f"Expected the integers of {name} ({shown}) in the label map, but found {listed}."
         )
 
 
-def check_label(statistics: LabelStatistics, order: LabelOrder) -> Iterator[Finding]:
+def check_label(statistics: LabelStatistics, order: LabelOrder | TargetLabels) -> Iterator[Finding]:
     """Empty label maps, and left and right structures on the wrong side.
 
     Of every pair that is there, the left structure should lie further to the patient's left. If most pairs disagree the
@@ -128,8 +164,3 @@ def replace_non_finite(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floati
     """NaN and infinity become the smallest finite value."""
     finite = np.isfinite(array)
     return np.where(finite, array, array[finite].min() if finite.any() else 0)
-
-
-def _span(order: LabelOrder) -> str:
-    values = order.values
-    return f"{values[0]} to {values[-1]}" if len(values) > 1 else str(values[0])

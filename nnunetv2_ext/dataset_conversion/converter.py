@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunetv2_ext import __version__
+from nnunetv2_ext.dataset_conversion.case_record import CaseRecord
+from nnunetv2_ext.dataset_conversion.checks import TargetLabels
 from nnunetv2_ext.dataset_conversion.entry import DatasetEntry
 from nnunetv2_ext.dataset_conversion.layout import Case, FilePattern, annotated_only, find_cases, find_root
+from nnunetv2_ext.dataset_conversion.regions import region_labels
+from nnunetv2_ext.dataset_conversion.splits import Splits, stratified_splits
+from nnunetv2_ext.labels.atoms import AtomTable
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -55,6 +62,12 @@ class DatasetConverter:
         source: Its folder.
         options: What the user chose.
     """
+
+    file_ending = ".nii.gz"
+    report_file = "conversion_report.json"
+    admits_2d = False
+    #: Whether one bad case spoils the dataset.
+    all_or_nothing = False
 
     def __init__(self, entry: DatasetEntry, source: Path | str, options: ConversionOptions | None = None) -> None:
         self.entry, self.name = entry, entry.name
@@ -135,6 +148,19 @@ class DatasetConverter:
         """What the integers of the nnU-Net dataset mean: those of the source without gaps."""
         return self.order.consecutive()
 
+    @property
+    def target(self) -> TargetLabels:
+        """What the integers of the nnU-Net dataset mean."""
+        order = self.target_order
+        return TargetLabels(order.labels, order.ignore_label, order.left_right_pairs)
+
+    def values(self, case: Case) -> Mapping[int, int]:
+        """What becomes of each integer that a case's label map may hold."""
+        ignore = self.order.ignore_label
+        known = [0, *self.order.values, *([] if ignore is None else [ignore])]
+        table = dict(zip(known, self.order.remap(known, to=self.target_order).tolist(), strict=True))
+        return table | {old: table[new] for old, new in self.rewritten_values().items()}
+
     def rewritten_values(self) -> Mapping[int, int]:
         """Integers of the label maps that stand for another class, or (0) for none."""
         return self.entry.rewrite_values
@@ -172,6 +198,89 @@ class DatasetConverter:
         assert case.label is not None
         return read_volume(case.label)
 
+    # The dataset ---------------------------------------------------------------------------------------------------
+
+    @property
+    def folders(self) -> list[Path]:
+        """What is read, and must not be replaced by what is written."""
+        return [self.source]
+
+    def settings(self) -> dict[str, Any]:
+        """What all cases of a dataset have in common; cases under other settings must not be mixed with them."""
+        options = self.options
+        return {
+            "converter": self.name,
+            "source": [str(folder.resolve()) for folder in self.folders],
+            "image": options.image,
+            "label": options.label,
+            "overlaps": "last" if self.masks_exclude else "regions",
+            "channels": list(self.channels()),
+            **self.meaning(),
+        }
+
+    def meaning(self) -> dict[str, Any]:
+        """The part of the settings that says what integers mean."""
+        case = Case("", ())
+        return {
+            "labels": self.target_order.nnunet_labels(),
+            "values": {str(old): new for old, new in self.values(case).items()},
+            "regions": list(region_labels(self.target_order)) if self.options.regions else None,
+        }
+
+    @property
+    def masks_exclude(self) -> bool:
+        """Whether the later of two masks that overlap wins."""
+        chosen = self.options.overlaps
+        return self.entry.masks_exclude if chosen is None else chosen == "last"
+
+    def dataset_json(self, name: str, training: Sequence[str], table: AtomTable | None = None) -> dict[str, Any]:
+        """The content of dataset.json.
+
+        Args:
+            name: Folder name of the dataset.
+            training: Identifiers of the training cases.
+            table: Label values of overlapping masks, where there are any.
+        """
+        order = self.target_order
+        content: dict[str, Any] = {
+            "channel_names": {str(index): channel for index, channel in enumerate(self.channels())},
+            "labels": order.nnunet_labels(),
+            "numTraining": len(training),
+            "file_ending": self.file_ending,
+            "name": name,
+            "description": order.description,
+            "reference": order.source,
+            "licence": order.licence,
+            "converted_by": f"nnunetv2-ext {__version__}, nnUNetv2_ext_convert_dataset {self.name}",
+        }
+        if table is not None and table.has_overlaps:
+            content["labels"] = table.labels_json()
+            content["regions_class_order"] = table.regions_class_order()
+        elif self.options.regions:
+            content["labels"], content["regions_class_order"] = region_labels(order)
+        return content | self.metadata(training)
+
     def metadata(self, cases: Sequence[str]) -> dict[str, Any]:
         """Further entries for the dataset.json, given the identifiers of its training cases."""
         return {}
+
+    def splits(self, training: Sequence[CaseRecord], groups: Sequence[Sequence[str]]) -> Splits:
+        """The source's own folds; where it has none but has duplicates, folds that keep these together; else nothing.
+
+        Args:
+            training: The cases for training.
+            groups: Those of them that show the same image.
+        """
+        names = sorted(record.identifier for record in training)
+        folds: dict[int, set[str]] = defaultdict(set)
+        for record in training:
+            if record.fold is not None:
+                folds[record.fold].add(record.identifier)
+        if not folds and any(record.split == "val" for record in training):
+            folds[0] = {record.identifier for record in training if record.split == "val"}
+        if not folds:
+            return stratified_splits(dict.fromkeys(names, ""), groups) if groups else []
+        return [
+            {"train": [name for name in names if name not in folds[fold]], "val": sorted(folds[fold])}
+            for fold in sorted(folds)
+        ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_ext.dataset_conversion.layout import Split
 from nnunetv2_ext.labels.dataset_json import LABEL_VALUE, image_channels, read_dataset_json
 from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
 from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels, Source
@@ -24,21 +25,23 @@ _VOLUME_ENDINGS = FILE_ENDINGS[:5]
 
 @dataclass(frozen=True)
 class InputCase:
-    """One training case.
+    """One case.
 
     Attributes:
         name: Identifier in the merged dataset.
         own_name: Identifier in the dataset that it comes from.
-        source: Name of its source.
+        source: Name of its source; empty for a test case of a collection, which does not say.
         images: One file per channel.
-        label: The label map.
+        label: The label map; a test case may have none.
+        split: ``"train"`` or ``"test"``.
     """
 
     name: str
     own_name: str
     source: str
     images: tuple[Path, ...]
-    label: Path
+    label: Path | None
+    split: Split = "train"
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class InputDataset:
         folder: Where it is.
         regions: Class name -> its label values in this dataset, in the order of ``labels``.
         painted: Class name -> the value that ``regions_class_order`` paints it with.
-        sources: Source name -> classes, cases (merged identifiers) and exceptions; several for a collection.
-        cases: All training cases.
+        sources: Source name -> classes, training cases (merged identifiers) and exceptions; several for a collection.
+        cases: All cases.
         channels: Channel names in order.
         file_ending: Such as ``".nii.gz"``.
         ignore_label: Value of voxels that count for nothing, or ``None``.
@@ -97,22 +100,22 @@ def read_input_dataset(argument: str) -> InputDataset:
     if checked_ending(ending, folder / "dataset.json") not in _VOLUME_ENDINGS:
         raise UserError(f"Expected images of type {', '.join(_VOLUME_ENDINGS)} in {folder}, but found {ending}.")
     channels = tuple(image_channels(dataset_json))
-    files = _training_files(folder, dataset_json, len(channels))
+    cases = _cases_of(folder, dataset_json, len(channels))
     if SECTION in dataset_json:
         if given_name:
             raise UserError(f"{dataset} is a collection with sources of its own; give it without '{given_name}='.")
         try:
-            return _read_collection(folder, dataset_json, files, channels)
+            return _read_collection(folder, dataset_json, cases, channels)
         except UserError as error:
             raise UserError(f"{folder / 'dataset.json'}: {error}") from None
     name = checked_name(given_name or re.sub(r"^Dataset\d{3}_", "", folder.resolve().name), "a source name")
-    return _read_plain_dataset(folder, dataset_json, files, channels, name)
+    return _read_plain_dataset(folder, dataset_json, cases, channels, name)
 
 
 def _read_plain_dataset(
     folder: Path,
     dataset_json: Mapping[str, Any],
-    files: Mapping[str, tuple[tuple[Path, ...], Path]],
+    found: Sequence[InputCase],
     channels: tuple[str, ...],
     name: str,
 ) -> InputDataset:
@@ -131,16 +134,13 @@ def _read_plain_dataset(
             f"Expected 'regions_class_order' with {len(regions)} entries in {folder / 'dataset.json'}, but found "
             f"{'none' if order is None else len(order)}."
         )
-    wanted = {own_name: f"{name}_{own_name}" for own_name in files}
-    names = case_names(wanted.values())
-    cases = tuple(
-        InputCase(names[wanted[own_name]], own_name, name, images, label) for own_name, (images, label) in files.items()
-    )
+    names = case_names(f"{name}_{case.own_name}" for case in found)
+    cases = tuple(replace(case, name=names[f"{name}_{case.own_name}"], source=name) for case in found)
     return InputDataset(
         folder=folder,
         regions=regions,
         painted=dict(zip(regions, order, strict=True)) if order else {n: min(v) for n, v in regions.items()},
-        sources={name: Source(tuple(regions), tuple(case.name for case in cases))},
+        sources={name: Source(tuple(regions), tuple(case.name for case in cases if case.split == "train"))},
         cases=cases,
         channels=channels,
         file_ending=dataset_json["file_ending"],
@@ -152,17 +152,18 @@ def _read_plain_dataset(
 def _read_collection(
     folder: Path,
     dataset_json: Mapping[str, Any],
-    files: Mapping[str, tuple[tuple[Path, ...], Path]],
+    found: Sequence[InputCase],
     channels: tuple[str, ...],
 ) -> InputDataset:
     partial_labels = PartialLabels.from_dataset_json(dataset_json)
-    absent = [case for source in partial_labels.sources.values() for case in source.cases if case not in files]
+    training = {case.own_name for case in found if case.split == "train"}
+    absent = [case for source in partial_labels.sources.values() for case in source.cases if case not in training]
     if absent:
         raise UserError(
             f"The {SECTION!r} list case(s) that have no images: {', '.join(absent[:5])}; remove them there or add the "
             "images."
         )
-    names = case_names(files)
+    names = case_names(case.own_name for case in found)
     sources = {
         name: Source(
             source.classes,
@@ -177,8 +178,12 @@ def _read_collection(
         painted=dict(zip(partial_labels.class_names, dataset_json["regions_class_order"], strict=True)),
         sources=sources,
         cases=tuple(
-            InputCase(names[name], name, partial_labels.source_of(name), images, label)
-            for name, (images, label) in files.items()
+            replace(
+                case,
+                name=names[case.own_name],
+                source=partial_labels.source_of(case.own_name) if case.split == "train" else "",
+            )
+            for case in found
         ),
         channels=channels,
         file_ending=dataset_json["file_ending"],
@@ -187,39 +192,60 @@ def _read_collection(
     )
 
 
-def _training_files(
-    folder: Path, dataset_json: Mapping[str, Any], number_of_channels: int
-) -> dict[str, tuple[tuple[Path, ...], Path]]:
-    """Case -> image files and label map; every file exists."""
+def _cases_of(folder: Path, dataset_json: Mapping[str, Any], number_of_channels: int) -> list[InputCase]:
+    """All cases under their own names; every file exists."""
     ending = dataset_json["file_ending"]
-    files: dict[str, tuple[tuple[Path, ...], Path]] = {}
     if "dataset" in dataset_json:
-        for case, entry in dataset_json["dataset"].items():
-            images = tuple(folder / os.path.expandvars(image) for image in entry["images"])
-            files[case] = images, folder / os.path.expandvars(entry["label"])
-    else:
-        images_of = defaultdict(list)
-        pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}")
-        for file in sorted(folder.glob(f"imagesTr/*{ending}")):
-            if match := pattern.fullmatch(file.name):
-                images_of[match[1]].append(file)
-        files = {
-            case: (tuple(images), folder / "labelsTr" / f"{case}{ending}") for case, images in sorted(images_of.items())
-        }
-    if not files:
-        raise UserError(f"Expected training images (imagesTr/<case>_0000{ending}) in {folder}, but found none.")
-    for case, (images, label) in files.items():
-        if len(images) != number_of_channels:
-            raise UserError(
-                f"Expected {number_of_channels} image file(s) for case {case!r} in {folder} (one per channel), but "
-                f"found {len(images)}."
+        cases = [
+            InputCase(
+                case,
+                case,
+                "",
+                tuple(_listed(folder, image) for image in entry["images"]),
+                _listed(folder, entry["label"]),
             )
-        absent = [str(file) for file in (*images, label) if not file.is_file()]
-        if absent:
-            raise UserError(f"Case {case!r} of {folder} lacks {', '.join(absent)}; add the file or remove the case.")
-    expected = dataset_json.get("numTraining", len(files))
-    if expected != len(files):
+            for case, entry in dataset_json["dataset"].items()
+        ]
+    else:
+        cases = list(_cases_in(folder, "Tr", ending))
+    if not cases:
+        raise UserError(f"Expected training images (imagesTr/<case>_0000{ending}) in {folder}, but found none.")
+    expected = dataset_json.get("numTraining", len(cases))
+    if expected != len(cases):
         raise UserError(
-            f"Expected {expected} training cases in {folder} (numTraining), but found {len(files)}; correct either."
+            f"Expected {expected} training cases in {folder} (numTraining), but found {len(cases)}; correct either."
         )
-    return files
+    cases += _cases_in(folder, "Ts", ending)
+    for case in cases:
+        if len(case.images) != number_of_channels:
+            raise UserError(
+                f"Expected {number_of_channels} image file(s) for case {case.name!r} in {folder} (one per channel), "
+                f"but found {len(case.images)}."
+            )
+        files = [*case.images, *([case.label] if case.label else [])]
+        absent = [str(file) for file in files if not file.is_file()]
+        if absent:
+            raise UserError(
+                f"Case {case.name!r} of {folder} lacks {', '.join(absent)}; add the file or remove the case."
+            )
+    return cases
+
+
+def _listed(folder: Path, file: str) -> Path:
+    return folder / os.path.expandvars(file)
+
+
+def _cases_in(folder: Path, part: str, ending: str) -> Iterator[InputCase]:
+    """The cases of imagesTr, which have labels, or of imagesTs, which may have some."""
+    images_of = defaultdict(list)
+    # Names may hold line breaks.
+    pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}", re.DOTALL)
+    for file in sorted(folder.glob(f"images{part}/*{ending}")):
+        if match := pattern.fullmatch(file.name):
+            images_of[match[1]].append(file)
+    for case, images in sorted(images_of.items()):
+        label = folder / f"labels{part}" / f"{case}{ending}"
+        if part == "Tr":
+            yield InputCase(case, case, "", tuple(images), label)
+        else:
+            yield InputCase(case, case, "", tuple(images), label if label.is_file() else None, "test")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from nnunetv2_ext.dataset_conversion.checks import TargetLabels
 from nnunetv2_ext.dataset_conversion.merge_inputs import InputDataset
 from nnunetv2_ext.labels.dataset_json import NAMES
 from nnunetv2_ext.labels.partial_labels import PartialLabels, Source
@@ -47,6 +48,12 @@ class MergePlan:
     partial_labels: PartialLabels
     regions_class_order: tuple[int, ...]
     value_tables: tuple[Mapping[int, int], ...]
+
+    @property
+    def target(self) -> TargetLabels:
+        """What the merged integers mean."""
+        labels = self.partial_labels
+        return TargetLabels({name: labels.label_values(name) for name in labels.class_names}, labels.ignore_label)
 
     def labels_json(self) -> dict[str, Any]:
         """The entries of dataset.json that say what the integers mean."""
@@ -117,8 +124,8 @@ def _check_inputs(inputs: Sequence[InputDataset]) -> None:
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
             raise UserError(
-                f"The {what} name(s) {', '.join(repeated[:5])} occur in more than one dataset; give the source another "
-                "name with NAME=DATASET."
+                f"The {what} name(s) {', '.join(repeated[:5])} occur in more than one dataset, or for training and for "
+                "testing; give the source another name with NAME=DATASET, or rename the case."
             )
 
 
@@ -230,7 +237,8 @@ def _read_exceptions(
     inputs: Sequence[InputDataset], exceptions: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[str, ...]]:
     """Merged case name -> full names of the classes that it lacks."""
-    cases = {f"{case.source}/{case.own_name}": (dataset, case) for dataset in inputs for case in dataset.cases}
+    training = ((dataset, case) for dataset in inputs for case in dataset.cases if case.split == "train")
+    cases = {f"{case.source}/{case.own_name}": (dataset, case) for dataset, case in training}
     lacking: dict[str, tuple[str, ...]] = {}
     for key, names in exceptions.items():
         if key not in cases:

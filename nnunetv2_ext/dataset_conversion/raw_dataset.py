@@ -7,36 +7,26 @@ are fixed, duplicates are looked for, and dataset.json, splits and the conversio
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext import __version__
-from nnunetv2_ext.dataset_conversion.case_conversion import (
-    FILE_ENDING,
-    RECORD,
-    WORK,
-    CaseRecord,
-    Job,
-    convert_case,
-    encoded_file,
-    planned_files,
-    source_files,
-)
+from nnunetv2_ext.dataset_conversion.case_conversion import WORK, Job, convert_case, encoded_file, planned_files
+from nnunetv2_ext.dataset_conversion.case_record import HARD_LINK, RECORD, SYMBOLIC_LINK, CaseRecord, stamp_of
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.duplicates import DuplicateGroup, find_duplicates
 from nnunetv2_ext.dataset_conversion.findings import ERROR, Finding, severity
 from nnunetv2_ext.dataset_conversion.layout import Case, named_cases
-from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, offer_splits, stratified_splits
+from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, hand_over_splits, read_splits
 from nnunetv2_ext.images.label_maps import write_volume
 from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.labels.atoms import AtomTable, Combination, EncodedMasks
-from nnunetv2_ext.labels.label_order import BACKGROUND, LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import clear_leftovers, read_json, write_json
 from nnunetv2_ext.utilities.folders import folder_under_construction, refuse_overlap
@@ -48,7 +38,7 @@ from nnunetv2_ext.utilities.validation import anything, entries, mapping_of
 
 _logger = logging.getLogger(__name__)
 
-REPORT = "conversion_report.json"
+_ADVICE = "choose another dataset ID or pass --overwrite."
 
 
 @dataclass(frozen=True)
@@ -58,10 +48,14 @@ class ConversionResult:
     Attributes:
         folder: The nnU-Net raw dataset.
         records: All cases, those that failed included.
+        duplicates: Cases that show the same image.
+        splits: Content of ``splits_final.json``; empty where there is none.
     """
 
     folder: Path
     records: tuple[CaseRecord, ...]
+    duplicates: tuple[DuplicateGroup, ...] = ()
+    splits: Splits = field(default_factory=list)
 
     @property
     def converted(self) -> list[CaseRecord]:
@@ -72,6 +66,11 @@ class ConversionResult:
     def failed(self) -> list[CaseRecord]:
         """Cases that are not, with the reason as their last finding."""
         return [record for record in self.records if record.failed]
+
+    @property
+    def placed(self) -> Counter[str]:
+        """How many image files came into the dataset in which way."""
+        return Counter(how for record in self.converted for how in record.placed)
 
 
 def convert_dataset(
@@ -95,17 +94,16 @@ def convert_dataset(
         UserError: The source does not have the expected layout or overlaps with ``folder``, that holds something else,
             another run writes it, or no case could be converted.
     """
-    refuse_overlap([converter.source], folder)
+    refuse_overlap(converter.folders, folder)
     refuse_used_id(folder.name)
-    arguments = (folder.name, num_processes, progress)
     with output_lock(folder):
+        former = read_splits(folder / SPLITS_FILE) if (folder / SPLITS_FILE).is_file() else []
         if overwrite and folder.exists():
             with folder_under_construction(folder) as new:
-                result = replace(_convert(converter, new, *arguments), folder=folder)
+                result = replace(_convert(converter, new, folder.name, num_processes, progress), folder=folder)
         else:
-            result = _convert(converter, folder, *arguments)
-        if os.environ.get("nnUNet_preprocessed", "").strip():
-            offer_splits(folder)
+            result = _convert(converter, folder, folder.name, num_processes, progress)
+        hand_over_splits(folder, former)
     return result
 
 
@@ -114,15 +112,15 @@ def _convert(
 ) -> ConversionResult:
     cases = named_cases(converter.cases())
     # Whatever is wrong with the classes is said now and not after hours.
-    order = converter.target_order
-    if converter.options.regions:
-        region_labels(order)
-    settings = _settings(converter)
-    known = _open(folder, settings)
+    settings = json.loads(json.dumps(converter.settings()))
+    known = _open(folder, settings, converter.report_file)
     complete = _trusted(known, cases, converter, folder)
     waiting = [case for case in cases if case.identifier not in complete]
     if complete:
         _logger.info("Going on with %s: %d of %d cases are complete.", name, len(complete), len(cases))
+    if waiting:
+        # nnU-Net takes a folder with a dataset.json for complete.
+        (folder / "dataset.json").unlink(missing_ok=True)
     records = dict(complete)
     jobs = [Job(converter, case, folder) for case in waiting]
     for outcome in parallel_map(
@@ -134,91 +132,47 @@ def _convert(
         records[record.identifier] = record
     ordered = [records[case.identifier] for case in cases]
     groups = _find_duplicates(ordered, converter, folder)
-    result = ConversionResult(folder, tuple(ordered))
-    if not result.converted:
-        if not (folder / REPORT).exists():
-            # There is nothing to go on with, and what is left of a new dataset would occupy its ID.
+    result = ConversionResult(folder, tuple(ordered), tuple(groups))
+    if not result.converted or (converter.all_or_nothing and result.failed):
+        if not (folder / converter.report_file).exists():
+            # What is left of a new dataset would occupy its ID.
             shutil.rmtree(folder)
-        raise UserError(
-            f"Expected at least one good case of {converter.name}, but none could be converted; the first reason: "
-            f"{result.failed[0].findings[-1].message}"
-        )
+        raise UserError(_nothing_done(converter, result))
     table = _fix_overlaps(converter, result.converted, folder, num_processes, progress)
-    _write_descriptions(converter, result, name, settings, table, groups)
+    training = [record for record in result.converted if record.split != "test"]
+    names = {record.identifier for record in training}
+    together = [[case for case in group.cases if case in names] for group in groups]
+    result = replace(result, splits=converter.splits(training, [cases for cases in together if len(cases) > 1]))
+    (folder / SPLITS_FILE).unlink(missing_ok=True)
+    if result.splits:
+        write_json(result.splits, folder / SPLITS_FILE)
+    write_json(_report(result, settings), folder / converter.report_file)
+    # Last: it makes the dataset complete.
+    content = converter.dataset_json(name, [record.identifier for record in training], table)
+    write_json(content, folder / "dataset.json")
     shutil.rmtree(folder / WORK)
     return result
 
 
-def dataset_json(
-    converter: DatasetConverter, name: str, training: Sequence[str], table: AtomTable | None = None
-) -> dict[str, Any]:
-    """The content of dataset.json.
-
-    Args:
-        converter: Knows classes, licence and citation.
-        name: Folder name of the dataset.
-        training: Identifiers of the training cases.
-        table: Label values of overlapping masks, where there are any.
-    """
-    order = converter.target_order
-    content: dict[str, Any] = {
-        "channel_names": {str(index): channel for index, channel in enumerate(converter.channels())},
-        "labels": order.nnunet_labels(),
-        "numTraining": len(training),
-        "file_ending": FILE_ENDING,
-        "name": name,
-        "description": order.description,
-        "reference": order.source,
-        "licence": order.licence,
-        "converted_by": f"nnunetv2-ext {__version__}, nnUNetv2_ext_convert_dataset {converter.name}",
-    }
-    if table is not None and table.has_overlaps:
-        content["labels"] = table.labels_json()
-        content["regions_class_order"] = table.regions_class_order()
-    elif converter.options.regions:
-        content["labels"], content["regions_class_order"] = region_labels(order)
-    return content | converter.metadata(training)
-
-
-def region_labels(order: LabelOrder) -> tuple[dict[str, Any], list[int]]:
-    """``labels`` and ``regions_class_order`` for the overlapping classes that the field evaluates.
-
-    nnU-Net paints regions one over the other in this order, each with one integer: one that belongs to the region and
-    to none that is painted later.
-
-    Raises:
-        UserError: The order has no regions.
-    """
-    if not order.regions:
-        raise UserError(f"Expected regions in the label order {order.name} for --regions, but it has none.")
-    values = {name: sorted(order.value(member) for member in members) for name, members in order.regions.items()}
-    outer_first = sorted(values, key=lambda name: -len(values[name]))
-    labels: dict[str, Any] = {BACKGROUND: 0}
-    painted = []
-    for position, name in enumerate(outer_first):
-        later = {value for other in outer_first[position + 1 :] for value in values[other]}
-        painted.append(next((value for value in values[name] if value not in later), values[name][0]))
-        # A list of one integer would not be a region to nnU-Net.
-        labels[name] = values[name] if len(values[name]) > 1 else values[name] * 2
-    return labels, painted
+def _nothing_done(converter: DatasetConverter, result: ConversionResult) -> str:
+    reasons = [f"{record.identifier}: {record.findings[-1].message}" for record in result.failed]
+    if not converter.all_or_nothing:
+        return (
+            f"Expected at least one good case of {converter.name}, but none could be converted; the first reason: "
+            f"{result.failed[0].findings[-1].message}"
+        )
+    for reason in reasons[1:]:
+        _logger.error("%s", reason)
+    others = f" ({len(reasons) - 1} more bad cases are listed above)" if reasons[1:] else ""
+    return f"{reasons[0]}{others} Nothing was written."
 
 
 # State -------------------------------------------------------------------------------------------------------------
 
 
-def _settings(converter: DatasetConverter) -> dict[str, Any]:
-    options = converter.options
-    return {
-        "converter": converter.name,
-        "source": str(converter.source.resolve()),
-        **{name: getattr(options, name) for name in ("order", "image", "label", "overlaps")},
-        "channels": list(converter.channels()),
-    }
-
-
-def _open(folder: Path, settings: dict[str, Any]) -> dict[str, CaseRecord]:
+def _open(folder: Path, settings: dict[str, Any], report_file: str) -> dict[str, CaseRecord]:
     """Makes the folder ready and returns the records of an earlier conversion with the same settings."""
-    work, report = folder / WORK, folder / REPORT
+    work, report = folder / WORK, folder / report_file
     records: dict[str, CaseRecord] = {}
     clear_leftovers(folder, inside=True)
     if any(not path.is_dir() for path in folder.rglob("*")):
@@ -226,8 +180,7 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, CaseRecord]:
         contents = [read_json(file, mapping_of(anything)) for file in earlier]
         found = [content.get("settings", content) for content in contents]
         if settings not in found:
-            what = "comes from another source or other options" if found else "was not made by this command"
-            raise UserError(f"{folder} exists and {what}; choose another dataset ID or pass --overwrite.")
+            raise UserError(f"{folder} exists and {_difference(settings, *found[:1])}; {_ADVICE}")
         if report.is_file():
             cases = read_json(report, entries({"cases": mapping_of(RECORD)}, needed=("cases",)))["cases"]
             records = {case["identifier"]: CaseRecord.from_json(case) for case in cases.values()}
@@ -241,37 +194,60 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, CaseRecord]:
     return records
 
 
+def _difference(settings: dict[str, Any], found: dict[str, Any] | None = None) -> str:
+    if found is None:
+        return "was not made by this command"
+    if "labels" not in found:
+        return "was begun by an earlier version, which did not note what the integers of its label maps mean"
+    differing = [name for name in settings if found.get(name) != settings[name]]
+    return f"comes from another source or other options ({', '.join(differing)})"
+
+
 def _trusted(
     known: dict[str, CaseRecord], cases: Sequence[Case], converter: DatasetConverter, folder: Path
 ) -> dict[str, CaseRecord]:
-    """Records of complete cases, whose findings are no errors under the present settings."""
-    options = converter.options
+    """Records of complete cases whose sources are as they were; the files of others are removed."""
     names = {case.identifier for case in cases}
     trusted: dict[str, CaseRecord] = {}
     strange = [record.identifier for record in known.values() if not record.failed and record.identifier not in names]
     if strange:
         raise UserError(
             f"Expected cases of {converter.name} in {folder}, but {quoted(strange[0])} is none, or has another name by "
-            "now; choose another dataset ID or pass --overwrite."
+            f"now; {_ADVICE}"
         )
     for case in cases:
         record = known.get(case.identifier)
-        if record is None or record.failed or not _made_from(record, case):
-            continue
-        images, label = planned_files(case, len(converter.channels()))
-        files = [folder / file for file in images]
-        if label:
-            files.append(encoded_file(folder, case.identifier) if record.overlaps else folder / label)
-        record.findings = [finding for finding in record.findings if finding.kind != "duplicate"]
-        levels = [severity(item.kind, strict=options.strict, accepted=options.accept) for item in record.findings]
-        if ERROR not in levels and all(file.is_file() for file in files):
+        if record is not None and not record.failed and _is_good(record, case, converter, folder):
             trusted[case.identifier] = record
+    changed = [record for record in known.values() if not record.failed and record.identifier not in trusted]
+    if changed:
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        sentence = f"sources, options or files changed: {', '.join(record.identifier for record in changed[:5])}{more}"
+        if converter.all_or_nothing and (folder / "dataset.json").exists():
+            raise UserError(f"{folder} is complete, but {sentence}; {_ADVICE}")
+        _logger.info("Converted anew, because %s", sentence)
+    for file in (file for record in changed for file in record.files):
+        (folder / file).unlink(missing_ok=True)
     return trusted
 
 
-def _made_from(record: CaseRecord, case: Case) -> bool:
-    """Whether the record is that of a case's present files, not of others that had its name."""
-    return [*map(os.path.abspath, record.sources)] == [*map(os.path.abspath, source_files(case))]
+def _is_good(record: CaseRecord, case: Case, converter: DatasetConverter, folder: Path) -> bool:
+    """Whether a case is complete, made from its present files, and has no errors under the present options."""
+    options = converter.options
+    record.findings = [finding for finding in record.findings if finding.kind != "duplicate"]
+    kinds = {finding.kind for finding in record.findings}
+    levels = [severity(kind, strict=options.strict, accepted=options.accept) for kind in kinds]
+    images, label = planned_files(case, converter)
+    files = [folder / file for file in images]
+    if label:
+        files.append(encoded_file(folder, case.identifier) if record.overlaps else folder / label)
+    return (
+        record.stamp == stamp_of(case)
+        and ERROR not in levels
+        and (options.resample_labels or "resampled" not in kinds)
+        and not (options.copy_images and {HARD_LINK, SYMBOLIC_LINK} & set(record.placed))
+        and all(file.is_file() for file in files)
+    )
 
 
 # After all cases ---------------------------------------------------------------------------------------------------
@@ -296,7 +272,7 @@ def _find_duplicates(records: Sequence[CaseRecord], converter: DatasetConverter,
             message = f"Expected every image once, but {first.identifier} ({first.split}) has {how}."
             record.findings.append(Finding("duplicate", message))
             record.failed = is_error
-            for file in (*record.images, *([record.label] if record.label else [])) if is_error else ():
+            for file in record.files if is_error else ():
                 (folder / file).unlink(missing_ok=True)
     return [] if is_error else groups
 
@@ -339,46 +315,6 @@ def _relabel(job: _Relabelling) -> None:
     write_volume(volume.with_array(table.relabel(encoded)), folder / record.label)
 
 
-def _write_descriptions(
-    converter: DatasetConverter,
-    result: ConversionResult,
-    name: str,
-    settings: dict[str, Any],
-    table: AtomTable | None,
-    groups: Sequence[DuplicateGroup],
-) -> None:
-    folder = result.folder
-    training = [record for record in result.converted if record.split != "test"]
-    splits = _splits(training, groups)
-    if splits:
-        write_json(splits, folder / SPLITS_FILE)
-    write_json(_report(result, settings), folder / REPORT)
-    # Last, because nnU-Net takes a folder with a dataset.json for complete.
-    cases = [record.identifier for record in training]
-    write_json(dataset_json(converter, name, cases, table), folder / "dataset.json")
-
-
-def _splits(training: Sequence[CaseRecord], groups: Sequence[DuplicateGroup]) -> Splits:
-    """The source's own folds; where it has none but has duplicates, folds that keep these together; else nothing."""
-    names = sorted(record.identifier for record in training)
-    validation: list[set[str]] = []
-    if any(record.fold is not None for record in training):
-        folds: dict[int, set[str]] = defaultdict(set)
-        for record in training:
-            if record.fold is not None:
-                folds[record.fold].add(record.identifier)
-        validation = [folds[fold] for fold in sorted(folds)]
-    elif any(record.split == "val" for record in training):
-        validation = [{record.identifier for record in training if record.split == "val"}]
-    elif groups:
-        known = set(names)
-        copies = [[case for case in group.cases if case in known] for group in groups]
-        return stratified_splits(dict.fromkeys(names, ""), copies)
-    return [
-        {"train": [name for name in names if name not in held_out], "val": sorted(held_out)} for held_out in validation
-    ]
-
-
 def _report(result: ConversionResult, settings: dict[str, Any]) -> dict[str, Any]:
     voxels: Counter[str] = Counter()
     cases: Counter[str] = Counter()
@@ -394,6 +330,8 @@ def _report(result: ConversionResult, settings: dict[str, Any]) -> dict[str, Any
         "converted": len(result.converted),
         "failed": {record.identifier: record.findings[-1].message for record in result.failed},
         "findings": dict(kinds),
+        "image_files": dict(result.placed),
+        "duplicates": [{"cases": list(group.cases), "identical": group.identical} for group in result.duplicates],
         "classes": {name: {"voxels": voxels[name], "cases": cases[name]} for name in voxels},
         "cases": {record.identifier: record.to_json() for record in result.records},
     }

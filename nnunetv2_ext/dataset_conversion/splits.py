@@ -111,27 +111,40 @@ def bring_splits(dataset: str) -> bool:
 
     Returns:
         Whether a file was copied. Nothing happens where nnUNet_raw is not set: machines that only train do without it.
-
-    Raises:
-        UserError: ``nnUNet_preprocessed`` is not set.
     """
     if not os.environ.get("nnUNet_raw", "").strip():
         return False
-    return offer_splits(nnunet_folder("nnUNet_raw") / dataset)
+    return hand_over_splits(nnunet_folder("nnUNet_raw") / dataset)
 
 
-def offer_splits(raw_dataset: Path, overwrite: bool = False) -> bool:
-    """As `bring_splits`, for a folder, and in place of other splits if they may be overwritten."""
+def hand_over_splits(raw_dataset: Path, former: Splits | None = None) -> bool:
+    """Writes the splits of a raw dataset where stock nnU-Net reads them, unless there are others of the user's own.
+
+    Args:
+        raw_dataset: The dataset.
+        former: Splits of a dataset that it replaces, which are nobody's own.
+
+    Returns:
+        Whether they were written.
+    """
     raw = raw_dataset / SPLITS_FILE
-    preprocessed = nnunet_folder("nnUNet_preprocessed") / raw_dataset.name / SPLITS_FILE
     if not raw.is_file():
         return False
-    if preprocessed.is_file() and not overwrite:
-        if read_splits(raw) != read_splits(preprocessed):
-            logger.warning(
-                "%s differs from %s and is kept; delete it to take the raw dataset's splits.", preprocessed, raw
-            )
+    if not os.environ.get("nnUNet_preprocessed", "").strip():
+        logger.warning(
+            "nnUNet_preprocessed is not set; copy %s to nnUNet_preprocessed/%s before training, else nnU-Net draws its "
+            "own folds.",
+            raw,
+            raw_dataset.name,
+        )
         return False
-    write_json(read_splits(raw), preprocessed)
+    preprocessed = nnunet_folder("nnUNet_preprocessed") / raw_dataset.name / SPLITS_FILE
+    splits, present = read_splits(raw), read_splits(preprocessed) if preprocessed.is_file() else None
+    if present == splits:
+        return False
+    if present is not None and present != former:
+        logger.warning("%s differs from %s and is kept; delete it to take the raw dataset's splits.", preprocessed, raw)
+        return False
+    write_json(splits, preprocessed)
     logger.info("Cross-validation splits are taken from %s.", raw)
     return True

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+from nnunetv2_ext.dataset_conversion.case_record import SYMBOLIC_LINK
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.findings import KINDS
 from nnunetv2_ext.dataset_conversion.layout import named_cases
-from nnunetv2_ext.dataset_conversion.raw_dataset import REPORT, ConversionResult
+from nnunetv2_ext.dataset_conversion.raw_dataset import ConversionResult
 
 # How many bad cases are listed; the report has them all.
 _MOST = 20
@@ -29,7 +30,7 @@ def describe_cases(converter: DatasetConverter) -> str:
     return "\n".join(lines)
 
 
-def describe_result(result: ConversionResult) -> str:
+def describe_result(converter: DatasetConverter, result: ConversionResult) -> str:
     """How many cases were converted, what was odd, and every case that was not, with the reason."""
     lines = [f"{len(result.converted)} of {len(result.records)} cases are in {result.folder}."]
     kinds = Counter(kind for record in result.converted for kind in {finding.kind for finding in record.findings})
@@ -37,7 +38,12 @@ def describe_result(result: ConversionResult) -> str:
     if result.failed:
         lines.append(f"{len(result.failed)} case(s) could not be converted:")
         lines += _listed([f"{record.identifier}: {record.findings[-1].message}" for record in result.failed])
-    lines.append(f"Details: {result.folder / REPORT}")
+    if links := result.placed[SYMBOLIC_LINK]:
+        lines.append(
+            f"{links} image(s) are symbolic links into {converter.source}, and lost when that is moved or deleted; "
+            "run the command again with --copy_images to copy them."
+        )
+    lines.append(f"Details: {result.folder / converter.report_file}")
     return "\n".join(lines)
 
 

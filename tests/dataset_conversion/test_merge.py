@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from nnunetv2_ext.dataset_conversion import raw_dataset
 from nnunetv2_ext.dataset_conversion.merge import merge_datasets
 from nnunetv2_ext.dataset_conversion.merge_plan import MergeOptions
 from nnunetv2_ext.labels.partial_labels import PartialLabels
@@ -219,7 +220,7 @@ def test_a_case_of_a_collection_may_hold_values_of_its_own_source_only():
     foreign = first.plan.partial_labels.label_values("Liver/liver")[0]
     _spoil_label(first.folder, source.cases[0], lambda label: np.where(label > 0, foreign, label))
     with pytest.raises(
-        UserError, match=rf"of {name}: no class of this source explains the label value\(s\) {foreign} "
+        UserError, match=rf"{name}_\w+: Expected the integers of {name} \(.*\) in the label map, but found {foreign} "
     ):
         merge_datasets(["30"], 31, "Second", progress=False)
 
@@ -309,16 +310,16 @@ REFUSED = {
     "no images": (lambda a, b: shutil.rmtree(b / "imagesTr"), "Expected training images"),
     "unknown value": (
         lambda a, b: _spoil_label(b, "img0002", lambda label: np.where(label == 3, 17, label)),
-        r"'img0002' of Organs: no class of this source explains the label value\(s\) 17",
+        r"Organs_img0002: Expected the integers of Organs \(0, 1, 2, 3, 4\) in the label map, but found 17 \(",
     ),
     "negative value": (
         lambda a, b: _spoil_label(b, "img0002", lambda label: label.astype(np.int16) - 1),
-        r"label value\(s\) -1",
+        "but found -1",
     ),
     "fractions": (lambda a, b: _spoil_label(b, "img0002", lambda label: label * 0.5), "Expected whole numbers"),
     "grid": (
         lambda a, b: _spoil_label(b, "img0002", lambda label: label[1:]),
-        r"expected .* on the grid of its image, but they have \(9, 10, 8\) voxels and",
+        r"Expected the label map on the grid of the image, but they have \(9, 10, 8\) voxels and",
     ),
     "truncated": (
         lambda a, b: _cut(b / "imagesTr" / "img0003_0000.nii.gz"),
@@ -335,7 +336,7 @@ REFUSED = {
     ),
     "spacing": (
         lambda a, b: _spoil_label(b, "img0002", lambda label: label, spacing=(1, 1, 2)),
-        r"on the grid of its image, but they have a spacing of \(1, 1, 1.5\) mm",
+        r"on the grid of the image, but they have a spacing of \(1, 1, 1.5\) mm",
     ),
     "incomplete dataset.json": (lambda a, b: _remove_from_json(b, "file_ending"), "as file_ending in .*no such entry"),
     "image type": (lambda a, b: _change_json(b, file_ending=".png"), "Expected images of type"),
@@ -398,7 +399,7 @@ def test_names_that_collide_are_refused(three_sources, make_raw_dataset, tiny_ca
         merge_datasets(["3", "3"], 30, "Twice", progress=False)
     with pytest.raises(UserError, match="Expected a free dataset ID, but 009 is used by Dataset009_Spleen"):
         merge_datasets(["3"], 9, "Other", progress=False)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists and was not made by this command"):
         merge_datasets(["3"], 9, "Spleen", progress=False)
     with pytest.raises(UserError, match="overlap; choose another place"):
         merge_datasets(["9"], 9, "Spleen", overwrite=True, progress=False)
@@ -417,20 +418,46 @@ def test_overwrite_replaces_the_whole_dataset(three_sources):
     assert json.loads(splits.read_text()) == second.splits
 
 
-def test_an_interrupted_merge_leaves_nothing(three_sources, monkeypatch):
-    from nnunetv2_ext.dataset_conversion import merge
+def _content(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "merge_report.json"
+    }
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(merge, "find_duplicates", interrupt)
+def test_an_interrupted_merge_goes_on(three_sources, monkeypatch):
+    whole = merge_datasets(["3", "9"], 30, "All", progress=False)
+    expected = _content(whole.folder)
+    shutil.rmtree(whole.folder)
+    real, calls = raw_dataset.convert_case, []
+
+    def stop_at_the_third(job):
+        calls.append(job.case.identifier)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(job)
+
+    monkeypatch.setattr(raw_dataset, "convert_case", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         merge_datasets(["3", "9"], 30, "All", progress=False)
-    assert sorted(path.name for path in three_sources[0].parent.iterdir()) == [
-        "Dataset003_Liver",
-        "Dataset007_Organs",
-        "Dataset009_Spleen",
-    ]
+    assert not (whole.folder / "dataset.json").exists()
+    with pytest.raises(UserError, match=r"other options \(source, labels\)"):
+        merge_datasets(["9", "3"], 30, "All", progress=False)
+    monkeypatch.setattr(raw_dataset, "convert_case", lambda job: calls.append(job.case.identifier) or real(job))
+    calls.clear()
+    again = merge_datasets(["3", "9"], 30, "All", progress=False)
+    assert len(calls) == 9
+    assert _content(again.folder) == expected
+    calls.clear()
+    merge_datasets(["3", "9"], 30, "All", progress=False)
+    assert calls == []
+    _spoil_label(three_sources[2], "spleen_1", lambda label: label * 0)
+    with pytest.raises(UserError, match=r"is complete, but .* changed: Spleen_spleen_1; choose .* or pass --overwrite"):
+        merge_datasets(["3", "9"], 30, "All", progress=False)
+    assert _content(again.folder) == expected
+    merge_datasets(["3", "9"], 30, "All", overwrite=True, progress=False)
+    assert not _array(again.folder / "labelsTr" / "Spleen_spleen_1.nii.gz").any()
 
 
 def test_listed_files_of_a_dataset_json_are_followed(three_sources):

@@ -8,12 +8,14 @@ import SimpleITK as sitk
 
 from nnunetv2_ext.dataset_conversion import raw_dataset
 from nnunetv2_ext.dataset_conversion.converter import ConversionOptions
-from nnunetv2_ext.dataset_conversion.raw_dataset import REPORT, convert_dataset, region_labels
+from nnunetv2_ext.dataset_conversion.raw_dataset import convert_dataset
+from nnunetv2_ext.dataset_conversion.regions import region_labels
 from nnunetv2_ext.dataset_conversion.registry import datasets
 from nnunetv2_ext.labels import LabelOrder
 from nnunetv2_ext.labels.atoms import decode_masks
 from nnunetv2_ext.utilities.errors import UserError
 
+REPORT = "conversion_report.json"
 ORDER = LabelOrder(
     "mini",
     {"liver": 1, "kidney_left": 2, "kidney_right": 3, "lung_left": 4, "lung_right": 5},
@@ -123,7 +125,8 @@ def test_the_report_counts_and_lists(source, convert, miniature):
     assert report["findings"] == {"empty_label": 1}
     assert report["cases"]["a"]["shape"] == [12, 14, 16]
     assert report["cases"]["a"]["spacing"] == [3.0, 1.25, 1.5]
-    assert report["cases"]["a"]["linked"]
+    assert report["cases"]["a"]["placed"] == ["hard link"]
+    assert report["image_files"] == {"hard link": 2}
 
 
 def test_strict_refuses_what_is_only_odd(source, convert, miniature):
@@ -149,8 +152,8 @@ def test_accepted_faults_are_converted(source, convert, miniature, verify_integr
     verify_integrity(result.folder)
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(result.folder / "imagesTr/b_0000.nii.gz")))
     assert written[3, 3, 3] == np.nanmin(image)
-    assert (result.folder / "imagesTr/a_0000.nii.gz").is_symlink()
-    assert not (result.folder / "imagesTr/b_0000.nii.gz").is_symlink()
+    assert [record.placed for record in result.converted] == [["hard link"], ["rewritten"]]
+    assert (result.folder / "imagesTr/a_0000.nii.gz").samefile(miniature.root / "images/a.nii.gz")
 
 
 def test_labels_are_resampled_when_asked(source, convert, miniature, verify_integrity):
@@ -306,22 +309,28 @@ def test_channels_on_different_grids_are_refused(miniature, convert):
         convert(image="images/{case}_{channel}.nii.gz", label="labels/{case}.nii.gz", channel_names=("T1", "T2"))
 
 
-def test_images_may_be_copied(source, convert):
+def test_images_may_be_copied_also_by_another_run(source, convert, miniature):
     source("a")
-    image = convert(copy_images=True).folder / "imagesTr/a_0000.nii.gz"
-    assert image.is_file()
-    assert not image.is_symlink()
-
-
-def test_without_symbolic_links_images_are_rewritten(source, convert, monkeypatch):
-    source("a")
-
-    def refuse(*_, **__):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "symlink", refuse)
+    original = miniature.root / "images/a.nii.gz"
     image = convert().folder / "imagesTr/a_0000.nii.gz"
-    assert image.is_file()
+    assert image.samefile(original)
+    assert convert(copy_images=True).placed == {"copy": 1}
+    assert not image.samefile(original)
+    assert image.read_bytes() == original.read_bytes()
+
+
+def _refuse(*_, **__):
+    raise OSError("no links here")
+
+
+def test_without_hard_links_there_are_symbolic_ones_and_else_copies(source, convert, miniature, monkeypatch):
+    source("a")
+    monkeypatch.setattr(os, "link", _refuse)
+    image = convert().folder / "imagesTr/a_0000.nii.gz"
+    assert image.is_symlink()
+    assert image.samefile(miniature.root / "images/a.nii.gz")
+    monkeypatch.setattr(os, "symlink", _refuse)
+    assert convert(overwrite=True).placed == {"copy": 1}
     assert not image.is_symlink()
 
 
@@ -477,11 +486,10 @@ def test_cases_get_names_that_mean_nothing_else_and_a_conversion_goes_on_with_th
     }
     source(*names)
     folder = nnunet_folders / "nnUNet_raw" / "Dataset007_Mini"
-    write = raw_dataset._write_descriptions
-    monkeypatch.setattr(raw_dataset, "_write_descriptions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        convert()
-    monkeypatch.setattr(raw_dataset, "_write_descriptions", write)
+    with monkeypatch.context() as patch:
+        patch.setattr(raw_dataset, "_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            convert()
     result = convert()
     assert {record.identifier for record in result.converted} == set(names.values())
     assert {file.name for file in (folder / "labelsTr").iterdir()} == {f"{name}.nii.gz" for name in names.values()}
@@ -490,7 +498,7 @@ def test_cases_get_names_that_mean_nothing_else_and_a_conversion_goes_on_with_th
     for record in result.converted:
         (original,) = [old for old, name in names.items() if name == record.identifier]
         assert record.sources[0].endswith(f"images/{original}.nii.gz")
-        assert (folder / record.images[0]).resolve().name == f"{original}.nii.gz"
+        assert (folder / record.images[0]).samefile(record.sources[0])
     assert "x_seg -> x_seg_" in caplog.text
     assert "'a b' -> a_b_2" in caplog.text
 
