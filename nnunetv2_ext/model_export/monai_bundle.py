@@ -33,7 +33,7 @@ from nnunetv2_ext.utilities.files import write_json
 from nnunetv2_ext.utilities.folders import folder_under_construction
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-_METADATA = "configs/metadata.json"
+_METADATA, _INFERENCE, _NETWORK = _FILES = ("configs/metadata.json", "configs/inference.json", "models/model.ts")
 
 
 def export_monai_bundle(
@@ -47,7 +47,7 @@ def export_monai_bundle(
     """Writes ``configs/metadata.json``, ``configs/inference.json`` and ``models/model.ts``.
 
     Args:
-        model_folder: As nnU-Net and this package write them; 3D, with classes that exclude each other.
+        model_folder: As nnU-Net and this package write them; 3D.
         target: The bundle's folder.
         fold: Which fold; the first one by default.
         checkpoint_name: Which checkpoint of the fold.
@@ -61,8 +61,13 @@ def export_monai_bundle(
             does not agree with the original one.
     """
     target = Path(target)
-    if target.is_dir() and any(target.iterdir()) and not (target / _METADATA).is_file():
-        raise UserError(f"Expected a bundle or nothing at {target}, but it holds something else; choose another place.")
+    own = {target / name for name in _FILES}
+    others = [file for file in target.rglob("*") if file not in own and not (file.is_dir() and not file.is_symlink())]
+    if others:
+        raise UserError(
+            f"Expected an exported bundle or nothing at {target}, but it also holds {others[0].relative_to(target)}, "
+            "which would be lost; choose another place."
+        )
     with folder_under_construction(target, overwrite=overwrite, sources=[model_folder]) as new:
         require_extra("monai", "The format monai_bundle")
         model = read_single_fold(model_folder, fold, checkpoint_name)
@@ -70,9 +75,9 @@ def export_monai_bundle(
         metadata = _metadata(model)
         _refuse_expressions(metadata)
         window = example_window(model)
-        (new / "models").mkdir()
-        trace(InMonaisOrder(model.networks[0]), window.permute(0, 1, 4, 3, 2), new / "models" / "model.ts")
-        traced = load_traced(new / "models" / "model.ts")
+        (new / _NETWORK).parent.mkdir()
+        trace(InMonaisOrder(model.networks[0]), window.permute(0, 1, 4, 3, 2), new / _NETWORK)
+        traced = load_traced(new / _NETWORK)
         check_agreement(
             lambda image: traced(image.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2),
             model.networks[0],
@@ -80,7 +85,7 @@ def export_monai_bundle(
             target,
         )
         write_json(metadata, new / _METADATA)
-        write_json(_inference(model), new / "configs" / "inference.json")
+        write_json(_inference(model), new / _INFERENCE)
     return target
 
 
@@ -97,20 +102,18 @@ def _refuse_what_a_bundle_cannot_say(model: Model) -> None:
     problem = None
     if model.is_2d:
         problem = "a 2D network"
-    elif model.labels.has_regions:
-        problem = "overlapping classes (regions)"
     elif list(model.plans.transpose_forward) != [0, 1, 2]:
         problem = f"plans that transpose axes ({model.plans.transpose_forward})"
     elif model.configuration.previous_stage_name:
         problem = "a second stage of a cascade"
     elif any(name not in ("CTNormalization", "ZScoreNormalization") for name in _schemes(model)):
         problem = f"the normalisation {', '.join(_schemes(model))}"
-    elif model.image_channels > 1:
-        problem = f"{model.image_channels} image channels"
+    elif model.image_channels > 1 and read_profile(model.folder) is not None:
+        problem = f"the preprocessing of another bundle for {model.image_channels} image channels"
     if problem:
         raise UserError(
-            f"Expected a 3D model of one channel and exclusive classes for a MONAI bundle, but this one has {problem}; "
-            "export it with --format torch_export."
+            f"Expected a 3D model in one stage for a MONAI bundle, but this one has {problem}; export it with --format "
+            "torch_export."
         )
 
 
@@ -148,13 +151,26 @@ def _preprocessing(model: Model, profile: BundleProfile | None) -> list[dict[str
     transforms.append({"_target_": "Spacingd", "keys": "image", "pixdim": spacing[::-1], "mode": "bilinear"})
     if profile is not None:
         return transforms + [_intensity(rule) for rule in profile.intensity]
-    if _schemes(model) == ["ZScoreNormalization"]:
-        inside = bool(model.configuration.use_mask_for_norm[0])
-        return [*transforms, {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": inside}]
-    statistics = model.plans.foreground_intensity_properties_per_channel["0"]
+    if model.image_channels == 1:
+        return [*transforms, _normalisation(model, 0, "image")]
+    keys = [f"image_{channel}" for channel in range(model.image_channels)]
+    return [
+        *transforms,
+        {"_target_": "SplitDimd", "keys": "image"},
+        *(_normalisation(model, channel, key) for channel, key in enumerate(keys)),
+        {"_target_": "ConcatItemsd", "keys": keys, "name": "image"},
+        {"_target_": "DeleteItemsd", "keys": keys},
+    ]
+
+
+def _normalisation(model: Model, channel: int, key: str) -> dict[str, Any]:
+    if _schemes(model)[channel] == "ZScoreNormalization":
+        inside = bool(model.configuration.use_mask_for_norm[channel])
+        return {"_target_": "NormalizeIntensityd", "keys": key, "nonzero": inside}
+    statistics = model.plans.foreground_intensity_properties_per_channel[str(channel)]
     low, high = float(statistics["percentile_00_5"]), float(statistics["percentile_99_5"])
     mean, deviation = float(statistics["mean"]), max(float(statistics["std"]), 1e-8)
-    return [*transforms, _clip_and_scale(low, high, (low - mean) / deviation, (high - mean) / deviation)]
+    return _clip_and_scale(low, high, (low - mean) / deviation, (high - mean) / deviation, key)
 
 
 def _intensity(rule: Any) -> dict[str, Any]:
@@ -165,10 +181,10 @@ def _intensity(rule: Any) -> dict[str, Any]:
     return _clip_and_scale(*rule["from"], *rule["to"])
 
 
-def _clip_and_scale(low: float, high: float, new_low: float, new_high: float) -> dict[str, Any]:
+def _clip_and_scale(low: float, high: float, new_low: float, new_high: float, key: str = "image") -> dict[str, Any]:
     return {
         "_target_": "ScaleIntensityRanged",
-        "keys": "image",
+        "keys": key,
         "a_min": low,
         "a_max": high,
         "b_min": new_low,
@@ -177,10 +193,19 @@ def _clip_and_scale(low: float, high: float, new_low: float, new_high: float) ->
     }
 
 
-def _back_to_the_image(profile: BundleProfile | None) -> list[dict[str, Any]]:
+def _back_to_the_image(model: Model, profile: BundleProfile | None) -> list[dict[str, Any]]:
     """The decision, and the way to the image's grid; where a profile says so, probabilities go there first."""
     of_labels = profile is None or profile.inversion == "nearest_labels"
-    decide = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
+    decide: dict[str, Any] = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
+    if model.labels.has_regions:
+        # As nnU-Net decides: the classes that have a voxel are painted one over the other.
+        values = list(map(int, model.labels.regions_class_order))
+        paint = (
+            "$functools.partial(lambda functools, torch, values, logits: functools.reduce("
+            "lambda labels, one: torch.where(logits[one[0] : one[0] + 1] > 0, one[1], labels), enumerate(values), "
+            f"torch.zeros_like(logits[:1])), functools, torch, {values})"
+        )
+        decide = {"_target_": "Lambdad", "keys": "pred", "func": paint}
     invert = {
         "_target_": "Invertd",
         "keys": "pred",
@@ -196,12 +221,17 @@ def _back_to_the_image(profile: BundleProfile | None) -> list[dict[str, Any]]:
 
 def _inference(model: Model) -> dict[str, Any]:
     profile = read_profile(model.folder)
+    cases = "glob.glob(@dataset_dir + '/*.nii.gz')"
+    if model.image_channels > 1:
+        # nnU-Net's naming: case_0000.nii.gz, case_0001.nii.gz, ...
+        files = f"[first[:-11] + format(channel, '04d') + '.nii.gz' for channel in range({model.image_channels})]"
+        cases = f"[{files} for first in glob.glob(@dataset_dir + '/*_0000.nii.gz')]"
     return {
         "imports": ["$import functools", "$import glob", "$import numpy", "$import torch"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/eval'",
-        "datalist": "$list(sorted(glob.glob(@dataset_dir + '/*.nii.gz')))",
+        "datalist": f"$list(sorted({cases}))",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_def": "$torch.jit.load(@bundle_root + '/models/model.ts', map_location=@device)",
         "network": "$@network_def.eval()",
@@ -222,7 +252,7 @@ def _inference(model: Model) -> dict[str, Any]:
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                *_back_to_the_image(profile),
+                *_back_to_the_image(model, profile),
                 {
                     "_target_": "SaveImaged",
                     "keys": "pred",

@@ -107,7 +107,9 @@ class WorkerProcesses(ThreadPoolExecutor):
                 process = context.Process(target=_work, args=(theirs, self._one_thread_each), daemon=True)
                 process.start()
             except OSError as error:
-                raise WorkerDiedError(f"could not be started ({error.strerror}); fewer processes (-np) may do") from None
+                raise WorkerDiedError(
+                    f"could not be started ({error.strerror}); fewer processes (-np) may do"
+                ) from None
             # Only the worker holds its end now, so that its death is the end of the connection.
             theirs.close()
             worker = _Worker(process, ours)

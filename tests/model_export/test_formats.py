@@ -59,6 +59,22 @@ def test_a_network_that_differs_is_refused(tmp_path):
         check_agreement(lambda image: network(image) * torch.nan, network, window, tmp_path)
 
 
+@pytest.mark.parametrize("file_format", FILE_FORMATS)
+def test_large_logits_are_compared_by_their_size(tmp_path, make_model_folder, file_format, capsys):
+    if file_format == "onnx":
+        pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    from nnunetv2_ext.cli.export import main
+
+    folder = make_model_folder(tmp_path / "model", spacing=(1.5, 1.5, 1.5), patch_size=(16, 16, 16))
+    checkpoint = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    for name, tensor in checkpoint["network_weights"].items():
+        if "seg_layers" in name:
+            tensor *= 3000
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+    target = tmp_path / f"network{FILE_FORMATS[file_format]}"
+    assert main(["-m", str(folder), "-o", str(target), "--format", file_format]) == 0, capsys.readouterr().err
+
+
 def test_existing_files_and_unknown_formats_are_refused(model, tmp_path):
     (tmp_path / "network.ts").write_text("mine")
     with pytest.raises(UserError, match="overwrite"):

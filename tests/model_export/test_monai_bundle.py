@@ -91,10 +91,76 @@ def test_z_scores_of_the_voxels_that_the_plans_mean(nonzero, tmp_path, make_mode
     }  # fmt: skip
 
 
-def test_what_a_bundle_cannot_say_is_refused(tmp_path, region_model):
-    with pytest.raises(UserError, match="regions"):
-        export_monai_bundle(region_model, tmp_path / "bundle")
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_overlapping_classes_and_several_channels(tmp_path, make_model_folder, make_ct, channels, overlapping):
+    """The windows of MONAI on images normalised by formulas, and nnU-Net's way from sigmoid channels to integers."""
+    import SimpleITK as sitk
+    from monai.inferers import sliding_window_inference
+
+    from nnunetv2_ext.inference.model.folder import read_model
+
+    regions = {
+        "labels": {"background": 0, "A/a": [1, 2], "A/b": [2, 2], "B/c": [3, 3]},
+        "regions_class_order": [1, 3, 2],
+    }
+    folder = make_model_folder(
+        tmp_path / "model",
+        dataset=regions if overlapping else {},
+        channels=channels,
+        spacing=(1.5, 1.5, 1.5),
+        patch_size=(16, 16, 16),
+        changes={
+            "normalization_schemes": ["CTNormalization", "ZScoreNormalization"][:channels],
+            "use_mask_for_norm": [False, False][:channels],
+        },
+    )
+    model = read_model(folder)
+    normalised = []
+    (tmp_path / "images").mkdir()
+    for channel in range(channels):
+        image = make_ct((26, 20, 18), (1.5, 1.5, 1.5), seed=channel)
+        name = f"case_{channel:04d}.nii.gz" if channels > 1 else "case.nii.gz"
+        sitk.WriteImage(image, str(tmp_path / "images" / name))
+        array = sitk.GetArrayFromImage(image).astype(np.float64)
+        if channel == 0:
+            ct = model.plans.foreground_intensity_properties_per_channel["0"]
+            normalised.append((array.clip(ct["percentile_00_5"], ct["percentile_99_5"]) - ct["mean"]) / ct["std"])
+        else:
+            normalised.append((array - array.mean()) / array.std())
+    with torch.no_grad():
+        window = torch.from_numpy(np.stack(normalised)[None]).float()
+        logits = sliding_window_inference(window, (16, 16, 16), 1, model.networks[0], overlap=0.5, mode="gaussian")[0]
+    expected = logits.argmax(0).numpy()
+    if overlapping:
+        expected = np.zeros(logits.shape[1:], int)
+        for channel, value in enumerate([1, 3, 2]):
+            expected[logits[channel].numpy() > 0] = value
+    bundle = export_monai_bundle(folder, tmp_path / "bundle")
+    found = run_bundle(bundle, tmp_path / "images" / "case.nii.gz", tmp_path / "out")
+    assert len(np.unique(expected)) == 4
+    assert (found == expected).mean() >= 0.999
+
+
+def test_what_a_bundle_cannot_say_is_refused(tmp_path, make_model_folder):
+    folder = make_model_folder(tmp_path / "model", configuration="2d")
+    with pytest.raises(UserError, match="2D network"):
+        export_monai_bundle(folder, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("other", ["eval/case_seg.nii.gz", "configs/mine.json", "notes.txt"])
+def test_only_a_bundle_is_replaced(softmax_model, tmp_path, capsys, other):
+    from nnunetv2_ext.cli.export import main
+
+    command = ["-m", str(softmax_model), "-o", str(tmp_path / "bundle"), "--format", "monai_bundle", "--overwrite"]
+    assert main(command) == main(command) == 0
+    file = tmp_path / "bundle" / other
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    assert main(command) == 2
+    assert f"also holds {other}" in capsys.readouterr().err
+    assert file.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
