@@ -189,15 +189,6 @@ def test_results_never_take_the_place_of_what_they_are_made_from(command_run, na
         assert _files(tmp_path) == before
 
 
-def test_a_folder_that_is_no_bundle_is_not_replaced_by_one(command_run, tmp_path, capsys):
-    run = command_run("export", tmp_path / "out")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    arguments = [*run.arguments[:2], "--format", "monai_bundle", "-o", str(tmp_path / "mine"), "--overwrite"]
-    assert "holds something else" in _refused(run, arguments, capsys)
-    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
-
-
 # Predictions ---------------------------------------------------------------------------------------------------------
 
 
