@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,12 @@ _MOVED = {
 }
 
 #: Arguments that some of nnU-Net's trainers import whether or not the plans list them.
-_OPERATIONS = ("conv_op", "norm_op", "dropout_op", "nonlin")
+_OPERATIONS = {
+    "conv_op": nn.modules.conv._ConvNd,
+    "norm_op": nn.modules.batchnorm._NormBase,
+    "dropout_op": nn.modules.dropout._DropoutNd,
+    "nonlin": nn.Module,
+}
 
 #: Three times the largest published network, STU-Net H.
 _LARGEST_NETWORK_GIB = 16
@@ -90,6 +96,13 @@ class Architecture:
             # Without MONAI nothing can be built from its networks, but plans for them can be made.
             if path is not None and not (str(path).startswith(_NEED_MONAI) and find_spec("monai") is None):
                 _locate(path)
+        for name, kind in _OPERATIONS.items():
+            path = self.arguments.get(name)
+            layer = nn.Identity if path is None else _locate(path)
+            # Containers and wrappers are modules as well, but no layers.
+            is_layer = re.match(r"torch\.nn\.modules\.(?!module$|container$)", layer.__module__)
+            if path is not None and not (is_layer and issubclass(layer, kind)):
+                raise UserError(f"Expected a layer of PyTorch as {name} in the plans, but found {path!r:.200}.")
 
     def require_libraries(self) -> None:
         """Says what to install for the network, without importing it.

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.checkpoints.shapes import CT_STATISTICS, PLANS, TRAINED_CONFIGURATION, TRAINED_PLANS
 from nnunetv2_ext.labels.dataset_json import image_channels
@@ -86,6 +88,15 @@ def trained_configuration(
     channels = len(image_channels(dataset_json))
     per_channel = list_of(anything, channels, channels)
     check(configuration, entries(dict.fromkeys(("normalization_schemes", "use_mask_for_norm"), per_channel)), where)
+    strides = configuration["architecture"]["arch_kwargs"].get("strides")
+    patch_size = configuration["patch_size"]
+    if isinstance(strides, list):
+        factors = np.prod([np.broadcast_to(stride, len(patch_size)) for stride in strides], axis=0)
+        if np.mod(patch_size, factors).any():
+            raise UserError(
+                f"Expected a patch size that the strides divide ({'x'.join(map(str, factors))}) in {where}, but found "
+                f"{'x'.join(map(str, patch_size))}; correct it."
+            )
     statistics = plans.get("foreground_intensity_properties_per_channel", {})
     for channel, scheme in enumerate(configuration["normalization_schemes"]):
         if scheme == "CTNormalization":

@@ -86,6 +86,11 @@ def plans_from_v1(
     spacing = np.asarray(planned["current_spacing"], dtype=float)
     original_spacing = np.asarray(planned.get("original_spacing", spacing), dtype=float)
     median_shape = np.asarray(planned["median_patient_size_in_voxels"], dtype=float)
+    if not spacing.shape == original_spacing.shape == median_shape.shape == (3,):
+        raise UserError(
+            "Expected three numbers each as spacing and median size in the plans of nnU-Net v1, but found "
+            f"{spacing.size}, {original_spacing.size} and {median_shape.size}; get the file again."
+        )
     original_shape = np.round(median_shape * spacing / original_spacing)
     configuration = _configuration_name(len(patch_size), is_last=stage == max(per_stage))
     normalization = normalization_from_v1(plans)

@@ -66,6 +66,11 @@ class FilePattern:
     split: Split = "train"
     identifier: str = "{case}"
 
+    def __post_init__(self) -> None:
+        for pattern in filter(None, (self.image, self.label)):
+            if pattern.startswith("/") or ".." in pattern.split("/"):
+                raise UserError(f"Expected a pattern below the dataset's folder, but got {pattern!r}.")
+
     @property
     def has_masks(self) -> bool:
         """Whether there is one label file per class."""

@@ -11,15 +11,17 @@ from nnunetv2_ext.checkpoints.shapes import STATISTICS
 from nnunetv2_ext.dataset_conversion.splits import bring_splits
 from nnunetv2_ext.experiment_planning.plans import check_configurations, plans_for_dataset, reader_writer_of
 from nnunetv2_ext.experiment_planning.templates import check_template
+from nnunetv2_ext.images.reading import read_volumes
 from nnunetv2_ext.labels import label_tree, partial_labels
 from nnunetv2_ext.labels.dataset_json import check_outputs, read_dataset_json
 from nnunetv2_ext.labels.partial_labels import PartialLabels
 from nnunetv2_ext.labels.tree_sources import TreeSources
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json, refuse_existing, write_json
+from nnunetv2_ext.utilities.files import input_files, read_json, refuse_existing, write_json
 from nnunetv2_ext.utilities.folders import refuse_overlap
 from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.names import checked_name
+from nnunetv2_ext.utilities.parallel import parallel_map
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 from nnunetv2_ext.utilities.validation import entries, integer, list_of, mapping_of, number
 
@@ -130,7 +132,7 @@ def dataset_fingerprint(full_name: str, num_processes: int | None = None, show_p
     """The dataset's fingerprint, extracted by nnU-Net's own extractor where it is missing.
 
     Raises:
-        UserError: The dataset holds no training cases.
+        UserError: The dataset holds no training cases, or some that cannot be read.
     """
     path = nnunet_folder("nnUNet_preprocessed") / full_name / "dataset_fingerprint.json"
     if not path.exists():
@@ -148,8 +150,21 @@ def _extract_fingerprint(full_name: str, num_processes: int | None, show_progres
     if not extractor.dataset:
         folder = nnunet_folder("nnUNet_raw") / full_name
         raise UserError(f"Expected training cases in {folder / 'imagesTr'}, but found none.")
+    images = nnunet_folder("nnUNet_raw") / full_name / "imagesTr"
+    if lost := [file.name for file in input_files(images) if not file.is_file()]:
+        raise UserError(f"Expected images in {images}, but {', '.join(lost)} lead nowhere or are no files; mend them.")
+    files = [Path(file) for case in extractor.dataset.values() for file in (*case["images"], case["label"])]
+    processes = num_processes or default_num_processes
+    checks = parallel_map(_read, files, processes=processes, description="Checking", progress=show_progress)
+    if errors := [outcome.error for outcome in checks if outcome.error]:
+        raise UserError(f"{len(errors)} of {len(files)} files cannot be planned with: {' '.join(errors[:10])}")
     extractor.show_progress_bar = show_progress
     extractor.run()
+
+
+def _read(file: Path) -> None:
+    """Reads a file for its errors; what is cut short comes to nnU-Net as zeros."""
+    read_volumes(file)
 
 
 def _example_image(raw_folder: Path, dataset_json: dict[str, Any]) -> str | None:

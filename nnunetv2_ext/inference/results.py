@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,10 +93,10 @@ class Results:
             UserError: They would replace images, lie among them, or in a dataset or a model; or the folder cannot be
                 written.
         """
-        inputs = {file.resolve() for case in cases for file in case.files}
+        inputs = {os.path.realpath(file) for case in cases for file in case.files}
         for case in cases:
             for _, file in self.maps_of(case):
-                if file.resolve() in inputs:
+                if os.path.realpath(file) in inputs:
                     raise UserError(
                         f"The result of {case.identifier} would replace the image {file}; choose another -o."
                     )

@@ -124,9 +124,9 @@ def disk_errors_named(target: Path, written: Path | None = None) -> Iterator[Non
 
 
 def input_files(folder: Path) -> list[Path]:
-    """The files of a folder that are not hidden, sorted; links that lead nowhere too, which are missing inputs."""
+    """What in a folder is neither hidden nor a folder, sorted; links to nowhere and pipes too, which are bad inputs."""
     files = (file for file in sorted(folder.iterdir()) if not file.name.startswith("."))
-    return [file for file in files if file.is_file() or (file.is_symlink() and not file.exists())]
+    return [file for file in files if not file.is_dir()]
 
 
 def require_writable(folder: Path | str) -> None:
@@ -164,9 +164,20 @@ def umask() -> int:
 
 
 def write_json(content: Any, target: Path | str) -> None:
-    """Writes JSON atomically, indented, keys in the order given."""
+    """Writes JSON atomically, indented, keys in the order given.
+
+    Raises:
+        UserError: A text holds half a character, as names of files may that are not in UTF-8; see also `atomic_path`.
+    """
+    try:
+        text = f"{json.dumps(content, indent=4, ensure_ascii=False)}\n".encode()
+    except UnicodeEncodeError as error:
+        around = error.object[max(error.start - 40, 0) : error.end + 40]
+        raise UserError(
+            f"Expected names in UTF-8 for {target}, but found {around!r}; rename what is so called."
+        ) from None
     with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(text)
 
 
 def read_json(source: Path | str, shape: Shape = anything, *, refuse_repeated_names: bool = False) -> Any:
@@ -211,7 +222,7 @@ def parse_json(text: str | bytes, where: Path | str, *, refuse_repeated_names: b
         return content
 
     try:
-        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        text = text.decode() if isinstance(text, bytes) else text
         content = json.loads(text, object_pairs_hook=each_once if refuse_repeated_names else None)
         _check_depth(content)
         if "\\ud" in text.lower():

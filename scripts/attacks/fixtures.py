@@ -73,7 +73,7 @@ def nifti_bytes(
 ) -> bytes:
     """A NIfTI file, not compressed; ``fields`` are set in its header as they are, sensible or not."""
     affine = np.diag([*spacing[:3], 1.0]) if affine is None else affine
-    image = image_class(voxels, affine)
+    image = image_class(voxels, affine, dtype=voxels.dtype)
     image.header.set_xyzt_units("mm")
     content = bytearray(image.to_bytes())
     header = np.frombuffer(content, image.header.template_dtype, count=1)

@@ -111,7 +111,8 @@ def voxels_of(file: Path) -> npt.NDArray[Any]:
     content = file.read_bytes()
     if file.name.endswith(".gz"):
         content = gzip.decompress(content)
-    image: Any = nibabel.Nifti1Image.from_stream(io.BytesIO(content))
+    kinds = {540: nibabel.Nifti2Image}
+    image: Any = kinds.get(int.from_bytes(content[:4], "little"), nibabel.Nifti1Image).from_stream(io.BytesIO(content))
     voxels = np.asanyarray(image.dataobj)
     if not np.isfinite(voxels).all():
         raise ValueError("voxels that are no finite numbers")

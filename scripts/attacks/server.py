@@ -158,10 +158,15 @@ def _redirect(request: dict[str, Any]) -> None:
 
 def _give_up_power_over_permissions() -> None:
     """Takes from root the right to read and write what permissions forbid; everything else stays root's."""
-    kept = ~((1 << CAP_DAC_OVERRIDE) | (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_FOWNER)) & 0xFFFFFFFF
+    given_up = (1 << CAP_DAC_OVERRIDE) | (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_FOWNER)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
-    data = (ctypes.c_uint32 * 6)(kept, kept, 0, 0xFFFFFFFF, 0xFFFFFFFF, 0)
-    if ctypes.CDLL(None, use_errno=True).capset(header, data):
+    # Effective, permitted and inheritable ones, twice 32 bits: a container's root may have few.
+    data = (ctypes.c_uint32 * 6)()
+    library = ctypes.CDLL(None, use_errno=True)
+    library.capget(header, data)
+    data[0] &= ~given_up
+    data[1] &= ~given_up
+    if library.capset(header, data):
         raise OSError(ctypes.get_errno(), "capset")
 
 

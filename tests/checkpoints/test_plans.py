@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nnunetv2_ext.checkpoints.plans import check_plans
+from nnunetv2_ext.checkpoints.plans import check_plans, trained_configuration
 from nnunetv2_ext.resources import list_resources, resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
@@ -56,3 +56,18 @@ def test_what_is_inherited_is_looked_at():
     plans = {"configurations": {"b": {"inherits_from": "a"}, "a": {"preprocessor_name": "multiprocessing"}}}
     with pytest.raises(UserError, match="preprocessor_name"):
         check_plans(plans, "plans.json")
+
+
+def test_a_patch_that_the_strides_do_not_divide_is_refused():
+    plans = read_json(resource_folder("plans") / "stunet_ct.json")
+    dataset_json = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}
+    ranges = {"percentile_00_5": -900, "percentile_99_5": 300}
+    trained = {
+        **plans,
+        **{"plans_name": "mine", "dataset_name": "Dataset001_Tiny", "image_reader_writer": "SimpleITKIO"},
+        "foreground_intensity_properties_per_channel": {"0": {"mean": 0, "std": 1, **ranges}},
+    }
+    trained_configuration(trained, "3d_fullres", dataset_json, "plans")
+    plans["configurations"]["3d_fullres"]["patch_size"] = [64, 64, 50]
+    with pytest.raises(UserError, match=r"Expected a patch size that the strides divide .*64x64x50"):
+        trained_configuration(trained, "3d_fullres", dataset_json, "plans")

@@ -86,12 +86,21 @@ def test_two_inputs_of_one_name_are_refused_before_the_work(command, inputs, tmp
     assert not (nnunet_folders / "nnUNet_raw" / "Dataset007_New").exists()
 
 
+NO_FILES = {
+    "link to nowhere": lambda path: path.symlink_to("gone.nii.gz"),
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "link to a device": lambda path: path.symlink_to("/dev/zero"),
+    "pipe": os.mkfifo,
+}
+
+
 @pytest.mark.parametrize("command", WITH_CASES)
-def test_a_link_that_leads_nowhere_is_a_missing_case(command, inputs, tmp_path, nnunet_folders, capsys):
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_is_a_missing_case(kind, command, inputs, tmp_path, nnunet_folders, capsys):
     folder, arguments = inputs[command]
     name = "b_0000.nii.gz" if command == "merge_datasets" else "b.nii.gz"
     (folder / name).unlink()
-    (folder / name).symlink_to(tmp_path / "gone.nii.gz")
+    NO_FILES[kind](folder / name)
     # A merge is all or nothing.
     assert _run(command, *arguments, *ONE_PROCESS.get(command, ["-np", 1])) == (2 if command == "merge_datasets" else 1)
     shown = capsys.readouterr()

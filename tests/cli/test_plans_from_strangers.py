@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import traceback
 
@@ -15,6 +16,8 @@ OS = "torch.nn.parallel.distributed.os"
 HOSTILE = {
     "nonlin": {"nonlin": f"{OS}.system", "nonlin_kwargs": {"command": "payload"}},
     "unlisted operation": {"conv_op": "this.is.imported", "_kw_requires_import": ["norm_op", "dropout_op", "nonlin"]},
+    "no layer": {"conv_op": "torch.nn.Module"},
+    "wrapper": {"nonlin": "torch.nn.parallel.DistributedDataParallel"},
     "builtin": {"dropout_op": "eval", "dropout_op_kwargs": {}},
     "network": {"network_class_name": f"{OS}.system"},
     "function": {"nonlin": "torch.nn.functional.relu"},
@@ -60,7 +63,7 @@ def refuses(main, *arguments, capsys):
         pytest.fail(traceback.format_exc(limit=-2))
     error = capsys.readouterr().err
     assert code == 2
-    assert "Expected a network class" in error or "Expected the name of something in nnunetv2" in error
+    assert re.search("Expected (a network class|a layer of PyTorch|the name of something in nnunetv2)", error)
     assert "Traceback" not in error
 
 

@@ -100,3 +100,10 @@ def test_images(array, kinds):
 def test_nan_becomes_the_minimum():
     np.testing.assert_array_equal(replace_non_finite(np.array([np.nan, -3.0, np.inf, 2.0])), [-3, -3, -3, 2])
     np.testing.assert_array_equal(replace_non_finite(np.array([np.nan, 5.0])), [5, 5])
+
+
+def test_what_networks_would_see_as_infinite_is_no_number():
+    array = np.zeros((2, 3, 4))
+    array[0, 0, 0], array[1, 2, 3] = 1e39, 1
+    assert [finding.kind for finding in check_image(_volume(array), "image")] == ["not_a_number"]
+    assert replace_non_finite(array).max() == 1

@@ -77,3 +77,10 @@ def test_a_wrong_layout_is_said_in_one_sentence(tmp_path):
     )
     with pytest.raises(UserError, match="there is none"):
         find_root(tmp_path / "nowhere", [FOLDERS], "mini")
+
+
+@pytest.mark.parametrize("pattern", ["/etc/{case}.nii.gz", "../{case}.nii.gz", "a/../../{case}.nii.gz"])
+def test_patterns_stay_below_the_folder(pattern):
+    for arguments in ({"image": pattern}, {"image": "{case}.nii.gz", "label": pattern}):
+        with pytest.raises(UserError, match="below the dataset's folder"):
+            FilePattern(**arguments)

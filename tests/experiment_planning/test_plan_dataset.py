@@ -113,3 +113,18 @@ def test_an_unknown_configuration_is_refused_before_any_image_is_read(tiny_datas
     with pytest.raises(UserError, match="among 3d_fullres, 2d, but got '3d_lowres'"):
         plan_dataset(7, load_template("stunet_ct"), name="mine", configurations=["3d_fullres", "3d_lowres"])
     assert list((nnunet_folders / "nnUNet_preprocessed").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut short", "gone"])
+def test_a_training_image_that_cannot_be_read_is_named(damage, tiny_dataset, nnunet_folders):
+    """nnU-Net's extractor takes missing voxels for zeros, and does not see links that lead nowhere."""
+    file = tiny_dataset / "imagesTr" / "case1_0000.nii.gz"
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "cut short":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        file.symlink_to("gone.nii.gz")
+    with pytest.raises(UserError, match=r"case1_0000\.nii\.gz"):
+        plan_dataset(7, load_template("demo_cpu"), name="mine", num_processes=1, show_progress=False)
+    assert not list((nnunet_folders / "nnUNet_preprocessed").rglob("*.json"))

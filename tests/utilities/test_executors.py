@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing.context
 import os
 import signal
 import time
@@ -101,3 +103,15 @@ def test_what_crashes_in_a_worker_is_told_by_name():
     assert in_a_worker(square, 3, "three")[0] != os.getpid()
     with pytest.raises(UserError, match="worked on a scan ended with exit code 7"):
         in_a_worker(die, 7, "a scan")
+
+
+def test_a_worker_that_cannot_be_started_fails_the_call(monkeypatch):
+    def no_more_files(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(multiprocessing.context.SpawnContext, "Pipe", no_more_files)
+    with (
+        WorkerProcesses(1) as workers,
+        pytest.raises(WorkerDiedError, match=r"could not be started .Too many open files"),
+    ):
+        workers.submit(abs, -1).result()

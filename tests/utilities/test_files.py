@@ -198,3 +198,15 @@ def test_other_errors_of_libraries_keep_their_words(tmp_path):
 
     with pytest.raises(RuntimeError, match="a defect"):
         write()
+
+
+def test_names_that_are_no_text_are_said_and_nothing_is_written(tmp_path):
+    with pytest.raises(UserError, match="Expected names in UTF-8"):
+        write_json({"case": "a\udcfe"}, tmp_path / "record.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_that_nnunet_cannot_read_is_refused(tmp_path):
+    (tmp_path / "plans.json").write_bytes(b"\xef\xbb\xbf{}")
+    with pytest.raises(UserError, match=r"plans\.json.*BOM"):
+        read_json(tmp_path / "plans.json")

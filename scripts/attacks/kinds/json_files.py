@@ -90,14 +90,20 @@ def _register(turn: int, name: str, spoil: Spoil, odd: bool) -> None:
     @kind(f"json_{name}")
     def make() -> Iterator[Try]:
         for recipe, role in per_command(turn, *JSON_ROLES):
-            lenient = odd or (name, role) in _ADMISSIBLE or not _needed(recipe, role)
+            lenient = odd or (name, role) in _ADMISSIBLE or not _needed(recipe, role, name)
             expect = Expect(ANY, recipe.targets) if lenient else Expect(targets=recipe.targets)
             yield Try(recipe.command, f"{recipe.name}/{role}", (_with(recipe, role, spoil),), expect)
 
 
-def _needed(recipe: Recipe, role: str) -> bool:
+def _needed(recipe: Recipe, role: str, fault: str) -> bool:
     """Whether the command cannot do without this file; what it may do without, it may also leave unread."""
-    return (recipe.name, role) not in {("import", "dataset"), ("train", "splits"), ("finetune", "dataset2")}
+    place = recipe.name, role
+    if fault in ("dangling_link", "link_to_itself", "fifo", "folder"):
+        # Checkpoints hold the plans and the dataset.json that lie beside them, and fine-tuning makes missing plans.
+        beside = {("import", "plans"), ("train", "plans2"), ("train", "dataset2"), ("finetune", "plans2")}
+        if place in beside | {("finetune", "plans")}:
+            return False
+    return place not in {("import", "dataset"), ("train", "splits"), ("finetune", "dataset2")}
 
 
 for _turn, (_name, _spoil) in enumerate((NO_JSON | ODD_JSON).items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import zlib
@@ -23,7 +24,9 @@ from attacks.table import ACCEPTED, ANY, REFUSED, Expect, SetUp, Try, file_names
 #: Writes the file in the place of a good one; the last argument says whether that is a label map.
 Write = Callable[[Sandbox, Path, bool], object]
 ROLES = ("image", "label", "reference")
-_MERGED_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+#: Commands that read what is written as nnU-Net has it, and do not look at other endings.
+_OF_DATASETS = ("merge_datasets", "remap_labels")
+_ENDINGS_OF_DATASETS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 @dataclass(frozen=True)
@@ -252,14 +255,16 @@ def keeps_secret(box: Sandbox, output: str) -> Iterator[str]:
             if file.is_file() and not file.is_symlink():
                 content = file.read_bytes()
                 if file.name.endswith(".gz"):
-                    content = gzip.decompress(content)
+                    # Damaged sources lie there, too.
+                    with contextlib.suppress(OSError, EOFError, zlib.error):
+                        content = gzip.decompress(content)
                 if secret in content or b"root:x:0" in content:
                     yield f"{file.name} holds the bytes of another file"
 
 
 def _tries(turn: int, fault: Fault, name: str) -> Iterator[Try]:
     for recipe, role in per_command(turn, *ROLES):
-        if recipe.command == "merge_datasets" and fault.ending not in _MERGED_ENDINGS:
+        if recipe.command in _OF_DATASETS and fault.ending not in _ENDINGS_OF_DATASETS:
             continue
         checks = (keeps_secret,) if recipe.command == "merge_datasets" else (keeps_secret, good_case_is_there)
         says = "bad" if fault.codes == REFUSED else ""
@@ -285,7 +290,8 @@ def _register_header(turn: int, what: str) -> None:
         of_kind = {name: fault for name, fault in FOREIGN.items() if name.endswith(f"_{what}")}
         for recipe, role in per_command(turn, *ROLES):
             merges = recipe.command == "merge_datasets"
-            faults = [fault for fault in of_kind.values() if not merges or fault.ending in _MERGED_ENDINGS]
+            all_endings = recipe.command not in _OF_DATASETS
+            faults = [fault for fault in of_kind.values() if all_endings or fault.ending in _ENDINGS_OF_DATASETS]
             # A pipe or device that is read takes as long as a hang: one example is enough.
             faults = faults[-1:] if what in ("pipe", "device") else pick(faults, turn, 2)
             checks = (keeps_secret,) if merges else (keeps_secret, good_case_is_there)
