@@ -129,6 +129,13 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write probabilities (of --classes, or all) as nnUNetv2_ensemble reads them",
     )
+    largest = what.add_mutually_exclusive_group()
+    largest.add_argument(
+        "--keep_largest", nargs="+", default=(), metavar="CLASS", help="keep the largest connected component of these"
+    )
+    largest.add_argument(
+        "-pp_pkl_file", type=Path, metavar="FILE", help="postprocessing.pkl of nnUNetv2_determine_postprocessing"
+    )
     what.add_argument("--statistics", action="store_true", help="volume, mean and sd of HU per class, as JSON and CSV")
     what.add_argument("--preview", action="store_true", help="a picture with coloured overlays per case")
     what.add_argument("--report", action="store_true", help="versions, model, seconds and memory per stage as JSON")
@@ -202,6 +209,7 @@ def _run(arguments: argparse.Namespace) -> int:
         nodes=arguments.nodes,
         classes=arguments.classes,
         on_device=not arguments.not_on_device,
+        keep_largest=arguments.pp_pkl_file or arguments.keep_largest,
     )
     options = PredictionOptions(
         output_type=arguments.output_type,

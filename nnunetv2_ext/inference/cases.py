@@ -76,8 +76,9 @@ def _group_channels(images: Sequence[Path], channels: int, file_ending: str) -> 
     """Joins ``x_0000``, ``x_0001``, ... to one case; what does not follow that naming is a case of its own.
 
     A number of four digits at the end is a channel only where the channel 0000 exists, so that ``patient_0012.nii.gz``
-    in a plain folder stays a patient. A group with too few or too many channels stays together: it is refused when it
-    is read, with its name, and does not stop the others.
+    in a plain folder stays a patient; and for a model of one channel, only where there is no other number. A group with
+    too few or too many of several channels stays together: it is refused when it is read, with its name, and does not
+    stop the others.
     """
     groups: dict[tuple[str, str], dict[int, Path]] = {}
     names: dict[Path, str] = {}
@@ -90,7 +91,7 @@ def _group_channels(images: Sequence[Path], channels: int, file_ending: str) -> 
     cases = []
     grouped: set[Path] = set()
     for (identifier, _), members in groups.items():
-        if 0 in members and (channels > 1 or len(members) == 1 or sorted(members) == list(range(len(members)))):
+        if 0 in members and (channels > 1 or len(members) == 1):
             cases.append(Case(identifier, tuple(members[channel] for channel in sorted(members))))
             grouped.update(members.values())
     cases += [Case(names[image], (image,)) for image in images if image not in grouped]

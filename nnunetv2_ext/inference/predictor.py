@@ -11,6 +11,7 @@ import torch
 
 from nnunetv2_ext.images.reading import Case, Scan, check_scan, read_scan, scan_of_array, scan_of_image
 from nnunetv2_ext.inference.cases import find_cases
+from nnunetv2_ext.inference.deciding.components import keep_largest_of, read_postprocessing
 from nnunetv2_ext.inference.deciding.outputs import OutputMap, plan_outputs
 from nnunetv2_ext.inference.deciding.rules import Decisions
 from nnunetv2_ext.inference.model.folder import Model, read_model
@@ -56,6 +57,7 @@ class Predictor:
         on_device: Add windows up on the device; False for devices with little memory.
         level: For models with a label tree: write the nodes of this level instead of leaves.
         nodes: For models with a label tree: write these nodes.
+        keep_largest: Classes of which only the largest connected component stays; or nnU-Net's ``postprocessing.pkl``.
 
     Raises:
         UserError: A class, mode, device or type does not exist or does not suit the model, or OpenVINO is asked for and
@@ -78,6 +80,7 @@ class Predictor:
         on_device: bool = True,
         level: int | None = None,
         nodes: Collection[str] | None = None,
+        keep_largest: Collection[str] | Path = (),
     ) -> None:
         self.model = model
         self.device = find_device(device)
@@ -91,6 +94,11 @@ class Predictor:
             classes=self.classes,
             level=level,
             nodes=nodes,
+        )
+        self.postprocessing = (
+            read_postprocessing(keep_largest, self.plan)
+            if isinstance(keep_largest, Path)
+            else keep_largest_of(self.plan, keep_largest)
         )
         parts = assemble(
             model,
@@ -126,6 +134,7 @@ class Predictor:
         on_device: bool = True,
         level: int | None = None,
         nodes: Collection[str] | None = None,
+        keep_largest: Collection[str] | Path = (),
     ) -> Predictor:
         """Reads a model folder of this package or of stock nnU-Net.
 
@@ -133,7 +142,7 @@ class Predictor:
             folder: Holds plans.json, dataset.json and ``fold_*/<checkpoint_name>``.
             folds: Which folds to average; all that are there by default.
             checkpoint_name: For example ``checkpoint_best.pth``.
-            mode: As for `Predictor`, and so the others.
+            mode: As for `Predictor`, and so all that follow.
             step_size: See there.
             mirroring: See there.
             sums: See there.
@@ -145,6 +154,7 @@ class Predictor:
             on_device: See there.
             level: See there.
             nodes: See there.
+            keep_largest: See there.
 
         Raises:
             UserError: See `read_model` and `Predictor`.
@@ -163,6 +173,7 @@ class Predictor:
             on_device=on_device,
             level=level,
             nodes=nodes,
+            keep_largest=keep_largest,
         )
 
     @overload
@@ -249,7 +260,7 @@ class Predictor:
 
     def paint(self, decisions: Decisions, output: OutputMap, prepared: Prepared) -> np.ndarray:
         """Third stage: one label map ``(z, y, x)`` on the grid of the image."""
-        return self.preprocessing.restore(decisions.paint(output), prepared)
+        return self.postprocessing(self.preprocessing.restore(decisions.paint(output), prepared), output)
 
     def _scan(self, image: Any, spacing: Sequence[float] | None, channels: int) -> Scan:
         if isinstance(image, np.ndarray):

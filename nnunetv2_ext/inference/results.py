@@ -175,6 +175,7 @@ class Results:
             "mode": dataclasses.asdict(predictor.mode),
             "precision": predictor.precision,
             "outputs": predictor.plan.kind,
+            "keep_largest": dict(predictor.postprocessing.steps),
             "classes": sorted({name for output in predictor.plan.maps for name in output.names.values()}),
         }
 

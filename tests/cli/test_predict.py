@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import signal
 import subprocess
@@ -273,6 +275,91 @@ def test_an_interrupt_leaves_no_half_file_and_continuing_finishes(
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
 
 
+def test_folds_are_those_of_nnunets_two_commands(make_model_folder, ct_file, tmp_path):
+    model = make_model_folder(tmp_path / "model", folds=(0, 3))
+    assert _run("-i", ct_file, "-o", tmp_path / "out", "-m", model) == 0
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
+    assert list(record["checkpoints"]) == ["fold_0/checkpoint_final.pth", "fold_3/checkpoint_final.pth"]
+
+
+USELESS = {
+    "picture per class": ("regions", ("--preview", "--outputs", "per_class"), "--preview with merged or per_source"),
+    "format of a file": ("softmax", ("-o", "{tmp}/map.nii.gz", "--output_type", "mha"), "--output_type asks for"),
+    "a file that is no image": ("softmax", ("-o", "{tmp}/map.png"), r"a file that ends with one of \.nii\.gz"),
+    "probabilities of some": ("softmax", ("--save_probabilities", "--classes", "liver"), "without --classes"),
+    "previous stage of a single one": ("softmax", ("-prev_stage_predictions", "{tmp}"), "no cascade's second stage"),
+    "second stage alone": ("cascade", (), "Expected the label maps of the previous stage .3d_lowres.; predict that"),
+}
+
+
+@pytest.mark.parametrize("case", USELESS)
+def test_flags_that_would_do_nothing_are_refused(
+    softmax_model, region_model, make_model_folder, ct_file, tmp_path, capsys, case
+):
+    kind, flags, text = USELESS[case]
+    model = {"softmax": softmax_model, "regions": region_model}.get(kind) or make_model_folder(
+        tmp_path / "model", changes={"previous_stage": "3d_lowres"}
+    )
+    flags = [flag.format(tmp=tmp_path) for flag in flags]
+    before = sorted(tmp_path.iterdir())
+    assert _run("-i", ct_file, "-o", tmp_path / "out", "-m", model, "-f", 0, *flags) == 2
+    assert re.search(text, capsys.readouterr().err)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_results_of_an_earlier_run_do_not_outlive_a_failure_under_overwrite(softmax_model, make_ct, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for name in "ab":
+        SimpleITK.WriteImage(make_ct(size=(9, 9, 9)), str(images / f"{name}.mha"))
+    flags = ("-i", images, "-o", out, "-m", softmax_model, "-f", 0)
+    assert _run(*flags, "--statistics", "--preview", "--save_probabilities") == 0
+    (images / "a.mha").write_bytes(b"no image any more")
+    assert _run(*flags, "--overwrite", "--statistics") == 1
+    assert list(json.loads((out / "statistics.json").read_text(encoding="utf-8"))) == ["b"]
+    found = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.stem.split(".")[0] in "ab")
+    assert found == ["b.nii.gz", "statistics/b.json"]
+
+
+def test_the_sentence_about_logits_that_are_not_finite_names_an_option(make_model_folder, ct_file, tmp_path, capsys):
+    import torch
+
+    model = make_model_folder(tmp_path / "model")
+    file = model / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    checkpoint["network_weights"]["decoder.seg_layers.0.bias"][-1] = float("nan")
+    torch.save(checkpoint, file)
+    flags = ("-i", ct_file, "-o", tmp_path / "out", "-m", model, "-f", 0)
+    assert _run(*flags) == 1
+    option = re.search(r"predict in float32 \((--\S+ float32)\)", capsys.readouterr().err)
+    assert option is not None
+    assert _run(*flags, "--overwrite", *option[1].split()) == 1
+
+
+def test_room_for_probabilities_is_taken_before_they_are_written(softmax_model, ct_file, tmp_path, monkeypatch):
+    """Writing to a mapped file that a full disk has no room for ends the process by a bus error."""
+    memmap, holes = np.memmap, []
+
+    def mapped(file, **options):
+        needed = np.prod(options["shape"]) * np.dtype(options["dtype"]).itemsize
+        holes.append(needed > os.fstat(file.fileno()).st_blocks * 512)
+        return memmap(file, **options)
+
+    monkeypatch.setattr(np, "memmap", mapped)
+    assert _run("-i", ct_file, "-o", tmp_path / "out", "-m", softmax_model, "-f", 0, "--save_probabilities") == 0
+    assert holes == [False]
+
+
+def test_disks_that_are_full_fail_the_case(softmax_model, ct_file, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    flags = ("-i", ct_file, "-o", tmp_path / "out", "-m", softmax_model, "-f", 0, "--save_probabilities")
+    assert _run(*flags) == 1
+    assert "case failed while computing: Expected to write the results, but the disk" in capsys.readouterr().err
+
+
 def _commands_of(page):
     text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
@@ -302,8 +389,12 @@ def test_the_python_of_the_page_runs(region_model, make_ct, tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     image = make_ct(size=(9, 9, 9))
-    SimpleITK.WriteImage(image, str(tmp_path / "case_0000.nii.gz"))
+    (tmp_path / "images").mkdir()
+    SimpleITK.WriteImage(image, str(tmp_path / "images" / "case_0000.nii.gz"))
     names = {"image": image, "array": SimpleITK.GetArrayFromImage(image)}
-    exec(code.replace("MODEL", str(region_model)).replace("IMAGES", str(tmp_path)), names)
+    for name, place in (("MODEL", region_model), ("IMAGES", tmp_path / "images"), ("OUT", tmp_path / "out")):
+        code = code.replace(name, str(place))
+    exec(code, names)
+    assert (tmp_path / "out" / "case.nii.gz").is_file()
     assert names["labels"].shape == (9, 9, 9)
     assert names["label_map"].GetSize() == (9, 9, 9)

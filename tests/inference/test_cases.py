@@ -35,9 +35,14 @@ def test_four_digits_without_a_channel_0000_are_part_of_the_name(tmp_path):
     assert list(_found(folder)) == ["patient_0012", "patient_0013"]
 
 
-def test_plain_numbering_from_zero_on_stays_apart_where_there_is_one_channel_and_gaps(tmp_path):
-    folder = _touch(tmp_path, "scan_0000.nii.gz", "scan_0007.nii.gz")
-    assert list(_found(folder)) == ["scan_0000", "scan_0007"]
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (0, 7)], ids=["without gaps", "with gaps"])
+def test_plain_numbering_from_zero_on_stays_apart_for_models_of_one_channel(tmp_path, numbers):
+    names = [f"scan_{number:04d}" for number in numbers]
+    folder = _touch(tmp_path, *(f"{name}.nii.gz" for name in names))
+    assert list(_found(folder)) == names
+    assert list(_found(folder, channels=3)) == ["scan"]
+    (alone,) = find_cases(folder / "scan_0000.nii.gz", 1, ".nii.gz")
+    assert [file.name for file in alone.files] == ["scan_0000.nii.gz"]
 
 
 def test_a_case_that_lacks_a_channel_stays_listed(tmp_path):

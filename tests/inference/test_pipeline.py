@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
+import numpy as np
 import pytest
 
 from nnunetv2_ext.inference.pipeline import run_pipeline
@@ -101,3 +104,23 @@ def test_an_interrupt_ends_the_run_after_the_steps_under_way_and_begins_no_other
     assert set(finished) <= {0, 1, 2}
     assert len(prepared) <= 7
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("preparing", "finishing"))]
+
+
+@pytest.mark.parametrize(("before", "after"), WORKERS)
+@pytest.mark.parametrize("stage", range(3))
+def test_nothing_of_a_failed_case_stays_in_memory(before, after, stage):
+    arrays = []
+
+    def fail(when):
+        def step(*_):
+            image = np.zeros(10)
+            if when == stage:
+                arrays.append(weakref.ref(image))
+                raise ValueError(f"no image: {image.shape}")
+
+        return step
+
+    outcome = run_pipeline(range(3), *map(fail, range(3)), preparing_workers=before, finishing_workers=after)
+    gc.collect()
+    assert len(outcome.failures) == len(arrays) == 3
+    assert not [array for array in arrays if array() is not None]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ import SimpleITK
 import torch
 
 from nnunetv2_ext.images.reading import scan_of_image
-from nnunetv2_ext.inference import Predictor
+from nnunetv2_ext.inference import Predictor, parts
 from nnunetv2_ext.inference.model.folder import read_model
 from nnunetv2_ext.inference.modes import MODES
 from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
+from nnunetv2_ext.inference.windows.ring import Ring
 from nnunetv2_ext.utilities.errors import UserError
 
 REGIONS = {
@@ -96,7 +99,7 @@ CASES = {
     "2d": {"configuration": "2d"},
     "2d, two folds": {"configuration": "2d", "folds": (0, 1)},
     "2d regions, mirroring": {"configuration": "2d", "dataset": REGIONS, "mirror_axes": (0, 1)},
-    "transposed": {"plans": {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2]}},
+    "transposed": {"plans": {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]}},
     "anisotropic": {"spacing": (9.0, 1.2, 1.2)},
 }
 
@@ -256,6 +259,9 @@ def test_the_second_stage_of_a_cascade(tmp_path, make_model_folder, make_ct):
         predictor.predict(image)
     with pytest.raises(UserError, match="previous stage"):
         predictor.predict(image, previous_stage=previous[:, :, :5])
+    previous.SetOrigin([edge + 500 for edge in previous.GetOrigin()])
+    with pytest.raises(UserError, match=r"previous stage on the grid of .* an origin at"):
+        predictor.predict(image, previous_stage=previous)
 
 
 def test_outputs_per_source_and_class_are_the_heads_own_decisions(region_model, ct_file):
@@ -308,7 +314,12 @@ def test_wrong_options_are_refused(softmax_model, tmp_path):
         ({"step_size": 1.5}, "step size"),
         ({"sums": "float64"}, "float16, float32 as the type of sums"),
         ({"device": "xla"}, "cuda, cpu, mps"),
+        ({"device": "cuda:x"}, "cuda, cpu, mps"),
+        ({"device": "cuda:99"}, "for -device cuda:99, but torch finds"),
         ({"backend": "onnx"}, "torch, openvino, auto"),
+        ({"precision": "float64"}, "auto, float16, float32, bfloat16 as the precision"),
+        ({"backend": "openvino", "precision": "bfloat16"}, "--precision float32 with --backend openvino"),
+        ({"keep_largest": ["heart"]}, r"\(aorta, liver, spleen\) for --keep_largest, but got heart"),
         ({"classes": ["heart"]}, "but got heart"),
         ({"outputs": "per_source"}, "partial_labels"),
     ):
@@ -324,6 +335,78 @@ def test_images_that_do_not_fit_are_refused(softmax_model, make_ct):
         predictor.predict(np.zeros((9, 9, 9)))
     with pytest.raises(UserError, match="3D image"):
         predictor.predict(make_ct()[:, :, 1])
+
+
+def test_another_predictor_leaves_the_network_where_it_is(softmax_model, ct_file, monkeypatch):
+    # The only other device of every machine, one without memory.
+    monkeypatch.setattr(parts, "DEVICES", ("cpu", "meta"))
+    model = read_model(softmax_model)
+    predictor = Predictor(model, device="cpu")
+    expected = SimpleITK.GetArrayFromImage(predictor.predict(ct_file))
+    Predictor(model, device="meta")
+    assert {tensor.device.type for network in model.networks for tensor in network.parameters()} == {"cpu"}
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(predictor.predict(ct_file)), expected)
+
+
+def test_sums_in_float32_begin_with_the_first_pass(tmp_path, make_model_folder):
+    """On CUDA networks answer in float16, whose sums over flips and folds would be rounded before any other."""
+    folder = make_model_folder(tmp_path / "model", folds=(0, 1), mirror_axes=(0, 1, 2))
+    predictor = Predictor.from_model_folder(folder, device="cpu", sums="float32")
+    for network in predictor.model.networks:
+        network.register_forward_hook(lambda module, inputs, output: output.half())
+    window = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = predictor.segmenter.windows.logits(window)
+    passes = []
+    with torch.no_grad():
+        for network in predictor.model.networks:
+            for axes in [axes for number in range(4) for axes in itertools.combinations((2, 3, 4), number)]:
+                passes.append(network(window[None].flip(axes)).flip(axes)[0].double())
+    torch.testing.assert_close(found.double(), torch.stack(passes).mean(0), atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("regions", [False, True], ids=["softmax", "regions"])
+def test_the_largest_component_of_chosen_classes_stays(softmax_model, region_model, ct_file, regions):
+    from nnunetv2.postprocessing.remove_connected_components import (
+        remove_all_but_largest_component_from_segmentation as remove,
+    )
+
+    folder, name, value = (region_model, "A/tumour", 2) if regions else (softmax_model, "spleen", 2)
+    every = _predict(folder, ct_file)
+    found = _predict(folder, ct_file, keep_largest=[name])
+    assert (found != every).any()
+    np.testing.assert_array_equal(found, remove(every, value))
+    masks = Predictor.from_model_folder(folder, device="cpu", outputs="per_class", keep_largest=[name]).predict(ct_file)
+    both = Predictor.from_model_folder(folder, device="cpu", outputs="per_class").predict(ct_file)
+    for other, mask in both.items():
+        array = SimpleITK.GetArrayFromImage(mask)
+        expected = remove(array, 1) if other == name else array
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(masks[other]), expected)
+
+
+def test_nnunets_own_postprocessing(softmax_model, ct_file, tmp_path):
+    from nnunetv2.postprocessing.remove_connected_components import (
+        apply_postprocessing,
+        remove_all_but_largest_component_from_segmentation,
+    )
+
+    functions = [remove_all_but_largest_component_from_segmentation] * 3
+    options = [{"labels_or_regions": labels} for labels in ([1, 2, 3], 3, [(1, 2)])]
+    file = tmp_path / "postprocessing.pkl"
+    file.write_bytes(pickle.dumps((functions, options)))
+    every, found = _predict(softmax_model, ct_file), _predict(softmax_model, ct_file, keep_largest=file)
+    assert (found != every).any()
+    np.testing.assert_array_equal(found, apply_postprocessing(every, functions, options))
+    for content, text in (
+        (pickle.dumps(([print], [{}])), "holds something else .builtins.print"),
+        (pickle.dumps((functions[:1], [{"labels_or_regions": "all"}])), "Expected an integer"),
+        (b"", "holds something else"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=text):
+            _predict(softmax_model, ct_file, keep_largest=file)
+    file.unlink()
+    with pytest.raises(UserError, match="does not exist"):
+        _predict(softmax_model, ct_file, keep_largest=file)
 
 
 def test_scans_remember_nothing_of_the_prediction(softmax_model, make_ct):
@@ -372,7 +455,7 @@ class TestProbabilities:
     @pytest.mark.parametrize("regions", [False, True], ids=["softmax", "regions"])
     @pytest.mark.parametrize("changes", [RESAMPLING["linear"], RESAMPLING["cubic"]], ids=["linear", "cubic"])
     def test_they_are_stocks(self, tmp_path, make_model_folder, make_ct, changes, regions):
-        options = {"plans": {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2]}, "changes": changes}
+        options = {"plans": {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]}, "changes": changes}
         folder = make_model_folder(tmp_path / "model", dataset=REGIONS if regions else None, **options)
         array = SimpleITK.GetArrayFromImage(make_ct())
         array[:3] = 0
@@ -477,6 +560,27 @@ def test_fastest_decides_at_the_networks_spacing(softmax_model, make_ct):
     logits = predictor.segmenter.windows.logits(prepared.data, prepared.content)
     expected = logits.argmax(0).numpy()[1::2, 1::2, 1::2]
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(predictor.predict(image)), expected)
+
+
+@pytest.mark.parametrize("sums", ["float16", "float32"])
+def test_what_no_window_covers_is_background_also_where_memory_ran_out(region_model, monkeypatch, sums):
+    predictor = Predictor.from_model_folder(region_model, device="cpu", mode="fast", sums=sums)
+    array, spacing = _air_with_a_body(), (2.0, 1.5, 1.5)
+    expected = predictor.predict(array, spacing)
+    assert not expected[24:].any()
+    made, make = [], Ring.__init__
+
+    def on_the_device(self, plan, folds, weights, fill):
+        made.append(fill.device.type)
+        if len(made) == 1:
+            raise torch.OutOfMemoryError
+        make(self, plan, folds, weights, fill)
+
+    monkeypatch.setattr(Ring, "__init__", on_the_device)
+    # A device that this machine does not have, of which only the type is looked at.
+    predictor.segmenter.windows.accumulate_on = torch.device("meta")
+    np.testing.assert_array_equal(predictor.predict(array, spacing), expected)
+    assert made == ["meta", "cpu"]
 
 
 def test_memory_that_runs_out_on_the_device_is_taken_from_the_cpu(softmax_model, ct_file, monkeypatch):

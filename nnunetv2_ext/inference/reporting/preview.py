@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, Shaped
@@ -12,9 +12,7 @@ from jaxtyping import Integer, Shaped
 from nnunetv2_ext.images.colours import display_colours
 from nnunetv2_ext.images.geometry import AxisTurn, Grid
 from nnunetv2_ext.utilities.files import atomic_path
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from nnunetv2_ext.utilities.label_counts import count_label_values
 
 _OPACITY = 0.5
 _LEGEND_ROWS = 28
@@ -65,12 +63,16 @@ def write_preview(
     figure = Figure(figsize=(15, 5), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 4, width_ratios=[*widths, max(widths) * 0.6])
-    for plot, (name, axis) in zip(axes, views, strict=False):
-        _draw(plot, np.moveaxis(label_volume, axis, 0), np.moveaxis(image_volume, axis, 0), table, window)
+    counts = count_label_values(labels, len(table))
+    richest = _richest_slices(label_volume, np.flatnonzero(counts[1:]) + 1)
+    for plot, (name, axis), number in zip(axes, views, richest, strict=False):
+        grey, overlay = (np.take(volume, number, axis) for volume in (image_volume, label_volume))
+        plot.imshow(grey, cmap="gray", vmin=window[0], vmax=window[1], interpolation="bilinear")
+        plot.imshow(table[overlay], interpolation="nearest")
+        plot.axis("off")
         across = [size for number, size in enumerate(spacing) if number != axis]
         plot.set_aspect(across[0] / across[1])
         plot.set_title(name, color="white", fontsize=9)
-    counts = np.bincount(labels.ravel(), minlength=len(table))
     present = sorted((value for value in names if counts[value]), key=lambda value: -counts[value])
     patches = [Patch(color=tuple(colours[value]), label=names[value]) for value in present[:_LEGEND_ROWS]]
     if more := len(present) - len(patches):
@@ -82,26 +84,25 @@ def write_preview(
         figure.savefig(temporary, format="png", dpi=100)
 
 
-def _draw(
-    plot: Axes,
-    labels: Integer[np.ndarray, "slices rows columns"],
-    image: Shaped[np.ndarray, "slices rows columns"],
-    table: Shaped[np.ndarray, "values 4"],
-    window: tuple[float, float],
-) -> None:
-    number = _richest_slice(labels)
-    plot.imshow(image[number], cmap="gray", vmin=window[0], vmax=window[1], interpolation="bilinear")
-    plot.imshow(table[labels[number]], interpolation="nearest")
-    plot.axis("off")
+def _richest_slices(labels: Integer[np.ndarray, "z y x"], values: Shaped[np.ndarray, " values"]) -> list[int]:
+    """Along each axis the slice with the most classes and, among equals, the most labelled voxels.
 
-
-def _richest_slice(labels: Integer[np.ndarray, "slices rows columns"]) -> int:
-    """The slice with the most classes and, among equals, the most labelled voxels; the middle one of an empty map."""
-    if not labels.any():
-        return len(labels) // 2
-    areas = np.count_nonzero(labels, axis=(1, 2))
-    classes = np.array([len(np.unique(plane)) if area else 0 for plane, area in zip(labels, areas, strict=True)])
-    return int(np.lexsort((areas, classes))[-1])
+    All are counted in one pass over the labelled voxels; of an empty map it is the middle one.
+    """
+    number_of = np.zeros(int(values.max(initial=0)) + 1, dtype=np.intp)
+    number_of[values] = np.arange(len(values))
+    counts = [np.zeros((size, len(values)), dtype=np.intp) for size in labels.shape]
+    for along_z, plane in enumerate(labels):
+        along_y, along_x = np.nonzero(plane)
+        numbers = number_of[plane[along_y, along_x]]
+        places: tuple[Any, ...] = (along_z, along_y, along_x)
+        for of_axis, index in zip(counts, places, strict=True):
+            found = np.bincount(index * len(values) + numbers, minlength=of_axis.size)
+            of_axis += found.reshape(of_axis.shape)
+    return [
+        int(np.lexsort((of_axis.sum(1), np.count_nonzero(of_axis, axis=1)))[-1]) if of_axis.any() else len(of_axis) // 2
+        for of_axis in counts
+    ]
 
 
 def _in_patient_axes(

@@ -108,9 +108,13 @@ class Probabilities:
         shape = (channels, *prepared.image_shape)
         # Without a name no interrupt can leave it behind.
         with tempfile.TemporaryFile(dir=self._folder) as file:
+            # A disk without room says so now, and not by a bus error when the array is filled.
             if hasattr(os, "posix_fallocate"):
-                # A disk without room says so now, and not by a bus error when the array is filled.
                 os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
+            else:
+                for _ in range(channels):
+                    file.write(bytes(4 * math.prod(prepared.image_shape)))
+                file.flush()
             return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 

@@ -90,12 +90,14 @@ class StageClock:
 
 
 def resident_memory_mb() -> float:
-    """Memory that this process holds now, in MB; its peak so far where the system does not tell the present."""
+    """Memory that this process holds now, in MB; its peak so far, or 0, where the system does not tell."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
 

@@ -132,6 +132,7 @@ class StreamingSlidingWindow:
         for network in first:
             for slab in self._slabs_of([network], plan, image, content, None):
                 slab.of(total).add_(slab.logits.cpu())
+            del slab  # a view of the ring, which would last until the next ring is there
         for slab in self._slabs_of([last], plan, image, content, progress):
             averaged(slab.logits.add_(slab.of(total).to(slab.logits.device)), len(self.networks))
             yield slab

@@ -31,8 +31,34 @@ def test_bundles_add_up_in_float32(tmp_path, bundle_network, import_bundle):
     predictor = Predictor.from_model_folder(folder, device="cpu")
     assert predictor.mode.sums == "float32"
     assert predictor.segmenter.windows.dtype == torch.float32
-    with pytest.raises(UserError, match="--sums float32 for a MONAI bundle"):
-        Predictor.from_model_folder(folder, device="cpu", sums="float16")
+
+
+def test_what_the_modes_say_is_refused_for_bundles(tmp_path, bundle_network, import_bundle):
+    folder = import_bundle("unet", bundle_network("unet"), tmp_path, (16, 16, 16))
+    for options, text in (
+        ({"sums": "float16"}, "--sums float32 for a MONAI bundle"),
+        ({"mode": "fast"}, "no --mode for a MONAI bundle"),
+        ({"step_size": 0.7}, "no -step_size for a MONAI bundle"),
+    ):
+        with pytest.raises(UserError, match=text):
+            Predictor.from_model_folder(folder, device="cpu", **options)
+
+
+def test_openvino_runs_windows_of_the_bundles_size(tmp_path, ct_on_disk, bundle_network, import_bundle):
+    import SimpleITK as sitk
+
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    folder = import_bundle("unet", bundle_network("unet"), tmp_path, (16, 16, 16))
+    plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
+    (configuration,) = plans["configurations"].values()
+    configuration["patch_size"] = [32, 32, 16]
+    (folder / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    maps = [
+        sitk.GetArrayFromImage(Predictor.from_model_folder(folder, device="cpu", backend=backend).predict(ct_on_disk))
+        for backend in ("torch", "openvino")
+    ]
+    assert len(np.unique(maps[0])) > 1
+    assert (maps[0] == maps[1]).mean() > 0.999
 
 
 @pytest.mark.slow

@@ -141,3 +141,41 @@ def test_windows_are_averaged_over_folds_and_flips(model, axes):
     every = [torch.flip(network(torch.flip(window, flip)), flip) for network in networks for flip in flips]
     expected = torch.stack(every).double().mean(0).float()
     torch.testing.assert_close(WindowNetwork(networks, axes)(window), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_optimiser_states_are_not_read(model, monkeypatch):
+    _rewrite(model, optimizer_state={"state": {0: {"exp_avg": torch.zeros(1000)}}})
+    load, mapped = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: mapped.append(kwargs["mmap"]) or load(*args, **kwargs))
+    weights = {fold: read_model(model, [fold]).networks[0].state_dict() for fold in (0, 3)}
+    assert mapped == [True, True]
+    assert torch.equal(weights[0]["decoder.seg_layers.0.bias"], weights[3]["decoder.seg_layers.0.bias"])
+
+
+def test_trainers_with_nnunets_old_signature_build_their_network(model, tmp_path, monkeypatch, caplog):
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "elder_trainer.py").write_text(
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "from nnunetv2.utilities.get_network_from_plans import get_network_from_plans\n\n\n"
+        "class ElderTrainer(nnUNetTrainer):\n"
+        "    @staticmethod\n"
+        "    def build_network_architecture(\n"
+        "        architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels,\n"
+        "        num_output_channels, enable_deep_supervision=True,\n"
+        "    ):\n"
+        "        return get_network_from_plans(\n"
+        "            architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels,\n"
+        "            num_output_channels, deep_supervision=enable_deep_supervision,\n"
+        "        )\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "trainers"))
+    expected = read_model(model, [0]).networks[0].state_dict()
+    _rewrite(model, trainer_name="ElderTrainer")
+    try:
+        found = read_model(model, [0]).networks[0].state_dict()
+    except (UserError, TypeError) as refusal:
+        pytest.fail(str(refusal))
+    assert "older versions of nnU-Net" in caplog.text
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -6,10 +6,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 import SimpleITK
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nnunetv2_ext.images.colours import display_colours
 from nnunetv2_ext.images.geometry import Grid
-from nnunetv2_ext.inference.reporting.preview import write_preview
+from nnunetv2_ext.inference.reporting.preview import _richest_slices, write_preview
 
 NAMES = {1: "head side", 2: "left"}
 
@@ -60,3 +62,23 @@ def test_an_empty_map_a_single_slice_and_a_2d_image_are_drawn(tmp_path):
     write_preview(labels[:1], image[:1], NAMES, flat, tmp_path / "flat.png")
     for name in ("empty", "slice", "flat"):
         assert matplotlib.image.imread(tmp_path / f"{name}.png").std() > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 999), shape=st.tuples(*[st.integers(1, 6)] * 3), filled=st.floats(0, 1))
+def test_the_slice_with_the_most_classes_is_drawn_and_among_equals_the_fullest(seed, shape, filled):
+    random = np.random.default_rng(seed)
+    labels = (random.choice([1, 2, 9], shape) * (random.random(shape) < filled)).astype(np.uint8)
+    for axis, found in enumerate(_richest_slices(labels, np.flatnonzero(np.bincount(labels.ravel())[1:]) + 1)):
+        planes = np.moveaxis(labels, axis, 0)
+        scores = [(len(np.unique(plane[plane > 0])), np.count_nonzero(plane)) for plane in planes]
+        assert scores[found] == max(scores)
+        assert labels.any() or found == shape[axis] // 2
+
+
+def test_classes_are_not_sought_plane_by_plane(tmp_path, monkeypatch):
+    labels, image, grid = _upright()
+    calls, unique = [], np.unique
+    monkeypatch.setattr(np, "unique", lambda *args, **kwargs: calls.append(1) or unique(*args, **kwargs))
+    write_preview(labels, image, NAMES, grid, tmp_path / "case.png")
+    assert len(calls) < min(labels.shape)

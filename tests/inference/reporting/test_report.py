@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -59,3 +61,19 @@ def test_the_report_says_which_versions_ran(tmp_path):
     assert content["device"] == "cpu"
     assert content["versions"] == versions()
     assert {"python", "nnunetv2", "nnunetv2-ext", "torch"} <= set(versions())
+
+
+def test_a_system_that_does_not_tell_its_memory_fails_no_stage(monkeypatch):
+    """Windows has neither /proc nor the module resource."""
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path.parts[1:2] != ("proc",) and exists(path))
+    monkeypatch.setitem(sys.modules, "resource", None)
+    failed = []
+    with StageClock() as clock:
+        try:
+            with clock.stage("reading", "a"):
+                pass
+        except ImportError as error:
+            failed.append(error)
+    assert failed == []
+    assert clock.totals()["reading"]["peak_memory_mb"] == 0

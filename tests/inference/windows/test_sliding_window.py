@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunetv2_ext.inference.windows import ring
 from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
@@ -201,6 +203,38 @@ def test_half_precision_of_any_shape(shape, patch_size, step_size, folds):
     check_bit_by_bit(shape, patch_size, step_size, folds, classes=3)
 
 
+class _Memory(TorchDispatchMode):
+    """Bytes of the tensors that are made of nothing: now, and at most."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten.zeros.default, torch.ops.aten.new_zeros.default):
+            self._count(made.nbytes)
+            weakref.finalize(made, self._count, -made.nbytes)
+        return made
+
+    def _count(self, number):
+        self.now += number
+        self.most = max(self.most, self.now)
+
+
+@pytest.mark.parametrize("shape", [(12, 18, 16), (20, 16, 14), (15, 17, 16), (60, 16, 14)])
+def test_five_folds_take_no_more_memory_than_nnunets(shape):
+    """nnU-Net holds the logits of the folds before, and those of the fold at work, of the whole image."""
+    networks, classes = [tiny_network(5, seed=seed) for seed in range(5)], 5
+    window = StreamingSlidingWindow(networks, classes, (12, 16, 14), dtype=torch.float16)
+    with _Memory() as memory:
+        for _ in window.slabs(random_image(shape)):
+            pass
+    of_windows = 2 * 2 * int(np.prod(shape))  # the sums of weights
+    assert memory.most <= 2 * 2 * classes * int(np.prod(shape)) + of_windows
+    check_bit_by_bit(shape, folds=5)
+
+
 def test_half_precision_in_pieces_of_a_few_classes(monkeypatch):
     monkeypatch.setitem(ring._NUMBERS_AT_ONCE, "cpu", 2 * 12 * 16 * 14)
     check_bit_by_bit((20, 24, 29), classes=5)
@@ -323,3 +357,15 @@ def test_wrong_arguments(wrong):
 def test_wrong_type_of_sums():
     with pytest.raises(ValueError, match=r"float16 or torch\.float32"):
         StreamingSlidingWindow(lambda x: x, 1, (8, 8, 8), dtype=torch.bfloat16)
+
+
+def test_networks_compute_in_the_precision_asked_for():
+    types = []
+    network, image = tiny_network(2), random_image((12, 16, 14))
+    network[0].register_forward_hook(lambda *values: types.append(values[-1].dtype))
+    exact = StreamingSlidingWindow(network, 2, (12, 16, 14), precision=torch.float32).logits(image)
+    rounded = StreamingSlidingWindow(network, 2, (12, 16, 14), precision=torch.bfloat16).logits(image)
+    assert types == [torch.float32, torch.bfloat16]
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0.05)
