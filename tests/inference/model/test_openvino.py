@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import sys
 
@@ -71,7 +72,8 @@ def test_auto_takes_it_where_it_is_installed_and_says_so(softmax_model, monkeypa
     with caplog.at_level("INFO", logger="nnunetv2_ext"):
         assert Predictor.from_model_folder(softmax_model, device="cpu", backend="auto").backend == "openvino"
     assert "with OpenVINO" in caplog.text
-    monkeypatch.setattr("nnunetv2_ext.inference.predictor.openvino_is_installed", lambda: False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
     assert Predictor.from_model_folder(softmax_model, device="cpu", backend="auto").backend == "torch"
 
 
