@@ -131,7 +131,7 @@ def _networks(predictor: Any) -> list[torch.nn.Module]:
     network = getattr(network, "_orig_mod", network)  # `WindowNetwork` compiles where nnUNet_compile asks for it
     networks = []
     for parameters in predictor.list_of_parameters or [network.state_dict()]:
-        of_fold = copy.deepcopy(network)
+        of_fold = copy.deepcopy(network, {id(tensor): tensor for tensor in network.state_dict(keep_vars=True).values()})
         of_fold.load_state_dict(parameters, assign=True)
         networks.append(of_fold.eval())
     return networks
@@ -147,6 +147,15 @@ def _what_ours_lacks(predictor: Any, save_probabilities: bool) -> str | None:
     return None
 
 
+def _predict_from_files(predictor: Any, method: str, *arguments: Any, **options: Any) -> Any:
+    # Stock looks up its own arguments by the signature of this name, to write them to a file.
+    predictor.predict_from_files = partial(predictor.nnunetv2_ext_stock[method], predictor)
+    try:
+        return predictor.nnunetv2_ext_stock["predict_from_files"](predictor, *arguments, **options)
+    finally:
+        del predictor.predict_from_files
+
+
 def predict_from_files(
     self: Any,
     list_of_lists_or_source_folder: str | list[list[str]],
@@ -156,15 +165,8 @@ def predict_from_files(
     **options: Any,
 ) -> Any:
     """Stock's method; ``use_cropped_logits_resampling`` keeps TotalSegmentator's own patch away and is ignored."""
-    stock = partial(self.nnunetv2_ext_stock["predict_from_files"], self)
-    # Stock looks up its own arguments by the signature of this name, to write them to a file.
-    self.predict_from_files = stock
-    try:
-        return stock(
-            list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files, *arguments, **options
-        )
-    finally:
-        del self.predict_from_files
+    places = list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files
+    return _predict_from_files(self, "predict_from_files", *places, *arguments, **options)
 
 
 def predict_from_files_sequential(
@@ -176,24 +178,17 @@ def predict_from_files_sequential(
     folder_with_segs_from_prev_stage: str | None = None,
 ) -> Any:
     """As stock's method: one case after the other, in the calling thread."""
-    self.predict_from_files = partial(
-        self.nnunetv2_ext_stock["predict_from_files_sequential"],
+    results = _predict_from_files(
         self,
-        # It is whose arguments go to the file.
+        "predict_from_files_sequential",
+        list_of_lists_or_source_folder,
+        output_folder_or_list_of_truncated_output_files,
+        save_probabilities,
+        overwrite,
+        num_processes_preprocessing=0,
+        num_processes_segmentation_export=0,
+        folder_with_segs_from_prev_stage=folder_with_segs_from_prev_stage,
     )
-    try:
-        results = self.nnunetv2_ext_stock["predict_from_files"](
-            self,
-            list_of_lists_or_source_folder,
-            output_folder_or_list_of_truncated_output_files,
-            save_probabilities,
-            overwrite,
-            num_processes_preprocessing=0,
-            num_processes_segmentation_export=0,
-            folder_with_segs_from_prev_stage=folder_with_segs_from_prev_stage,
-        )
-    finally:
-        del self.predict_from_files
     return None if results is None else [result for result in results if result is not None]
 
 

@@ -12,8 +12,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nnunetv2_ext.utilities.errors import UserError, disk_error
 
@@ -22,6 +23,7 @@ _logger = logging.getLogger(__name__)
 Case = TypeVar("Case")
 Prepared = TypeVar("Prepared")
 Computed = TypeVar("Computed")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -74,79 +76,63 @@ def run_pipeline(
     Raises:
         KeyboardInterrupt: Passed on after cases that are not begun were dropped and the steps under way have ended.
     """
-    run = _Run(compute, finish, progress)
-    before = ThreadPoolExecutor(preparing_workers, "preparing") if preparing_workers else None
-    after = ThreadPoolExecutor(finishing_workers, "finishing") if finishing_workers else None
-    ahead: deque[tuple[Case, Future[Prepared]]] = deque()
-    behind: deque[Future[None]] = deque()
+    outcome: Outcome[Case] = Outcome()
+    lock = threading.Lock()
 
-    def advance() -> None:
-        computed = run.compute(*ahead.popleft())
-        if computed is not None:
-            while len(behind) > finishing_workers:
-                behind.popleft().result()
-            behind.append(_submit(after, run.finish, *computed))
+    def attempt(stage: str, function: Callable[..., Result], case: Case, *inputs: Any) -> list[Result]:
+        """The result of a step; none where it failed, which ends the case."""
+        try:
+            return [function(case, *inputs)]
+        except Exception as error:
+            _logger.debug("Traceback of a failed case:", exc_info=error)
+            failure = Failure(case, stage, _reason(error))
+        end(outcome.failures, failure)
+        return []
 
-    try:
+    def end(cases: list[Any], case: Any) -> None:
+        with lock:
+            cases.append(case)
+            if progress:
+                progress()
+
+    def last_step(case: Case, computed: Computed) -> None:
+        if attempt("finishing", finish, case, computed):
+            end(outcome.done, case)
+
+    with ExitStack() as pools:
+        before = _pool(pools, preparing_workers, "preparing")
+        after = _pool(pools, finishing_workers, "finishing")
+        ahead: deque[tuple[Case, Future[list[Prepared]]]] = deque()
+        behind: deque[Future[None]] = deque()
+
+        def advance() -> None:
+            case, preparing = ahead.popleft()
+            results = [
+                each for prepared in preparing.result() for each in attempt("computing", compute, case, prepared)
+            ]
+            del preparing  # what was prepared is not needed while the last steps of other cases end
+            for computed in results:
+                while len(behind) > finishing_workers:
+                    behind.popleft().result()
+                behind.append(_submit(after, last_step, case, computed))
+
         for case in cases:
-            ahead.append((case, _submit(before, prepare, case)))
+            ahead.append((case, _submit(before, attempt, "preparing", prepare, case)))
             if len(ahead) > preparing_workers:
                 advance()
         while ahead:
             advance()
         for finished in behind:
             finished.result()
-    finally:
-        for pool in (before, after):
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
-    return run.outcome
+    return outcome
 
 
-class _Run(Generic[Case, Prepared, Computed]):
-    """Keeps the outcome, which threads of the last stage and the calling thread both write to."""
-
-    def __init__(
-        self,
-        compute: Callable[[Case, Prepared], Computed],
-        finish: Callable[[Case, Computed], None],
-        progress: Callable[[], object] | None,
-    ) -> None:
-        self.outcome: Outcome[Case] = Outcome()
-        self._compute = compute
-        self._finish = finish
-        self._progress = progress
-        self._lock = threading.Lock()
-
-    def compute(self, case: Case, prepared: Future[Prepared]) -> tuple[Case, Computed] | None:
-        """Waits for the first stage of a case and runs the second; None where either failed."""
-        error = prepared.exception()
-        if error is not None:
-            self.failed(case, "preparing", error)
-            return None
-        try:
-            return case, self._compute(case, prepared.result())
-        except Exception as problem:
-            self.failed(case, "computing", problem)
-            return None
-
-    def finish(self, case: Case, computed: Computed) -> None:
-        try:
-            self._finish(case, computed)
-        except Exception as error:
-            self.failed(case, "finishing", error)
-            return
-        with self._lock:
-            self.outcome.done.append(case)
-            if self._progress:
-                self._progress()
-
-    def failed(self, case: Case, stage: str, error: BaseException) -> None:
-        _logger.debug("Traceback of a failed case:", exc_info=error)
-        with self._lock:
-            self.outcome.failures.append(Failure(case, stage, _reason(error)))
-            if self._progress:
-                self._progress()
+def _pool(pools: ExitStack, workers: int, name: str) -> ThreadPoolExecutor | None:
+    if not workers:
+        return None
+    pool = ThreadPoolExecutor(workers, name)
+    pools.callback(pool.shutdown, wait=True, cancel_futures=True)
+    return pool
 
 
 def _reason(error: BaseException) -> str:
@@ -157,13 +143,10 @@ def _reason(error: BaseException) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def _submit(pool: ThreadPoolExecutor | None, function: Callable, *arguments: object) -> Future:
+def _submit(pool: ThreadPoolExecutor | None, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
     """Hands work to a pool, or does it at once where there is none."""
     if pool is not None:
         return pool.submit(function, *arguments)
-    future: Future = Future()
-    try:
-        future.set_result(function(*arguments))
-    except Exception as error:
-        future.set_exception(error)
+    future: Future[Result] = Future()
+    future.set_result(function(*arguments))
     return future

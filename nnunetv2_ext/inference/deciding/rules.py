@@ -179,15 +179,11 @@ class LargestLogit(_OneLabel):
 
     Args:
         channels: How many channels the network has.
-        shape: As for `DecisionRule`, and so the others.
-        new_shape: See there.
-        nearest_axis: See there.
+        *shapes: What `DecisionRule` takes.
     """
 
-    def __init__(
-        self, channels: int, shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None
-    ) -> None:
-        super().__init__(LargestWins(channels), shape, new_shape, nearest_axis)
+    def __init__(self, channels: int, *shapes: Any) -> None:
+        super().__init__(LargestWins(channels), *shapes)
 
     def _result(self) -> Winners:
         return Winners(len(self._comparison.labels), self._labels.numpy())
@@ -198,15 +194,11 @@ class PaintedRegions(_OneLabel):
 
     Args:
         values: The integer that each channel paints, in the order of painting.
-        shape: As for `DecisionRule`, and so the others.
-        new_shape: See there.
-        nearest_axis: See there.
+        *shapes: What `DecisionRule` takes.
     """
 
-    def __init__(
-        self, values: Sequence[int], shape: Sequence[int], new_shape: Sequence[int], nearest_axis: int | None = None
-    ) -> None:
-        super().__init__(LastAboveZero(values), shape, new_shape, nearest_axis)
+    def __init__(self, values: Sequence[int], *shapes: Any) -> None:
+        super().__init__(LastAboveZero(values), *shapes)
 
     def _result(self) -> Painted:
         return Painted(self._labels.numpy())

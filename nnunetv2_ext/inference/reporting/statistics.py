@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Integer, Shaped
@@ -25,13 +24,9 @@ _FIGURES = {
 _CASE = entries({"classes": mapping_of(entries(_FIGURES, needed=tuple(_FIGURES)))}, needed=("classes",))
 
 
-class ClassStatistics(TypedDict):
-    """Figures of one class in one case; intensities in the unit of the image (HU in CT), None for an empty class."""
-
-    voxels: int
-    volume_ml: float
-    mean_intensity: float | None
-    sd_intensity: float | None
+#: ``voxels``, ``volume_ml``, ``mean_intensity`` and ``sd_intensity`` of one class in one case; intensities in the unit
+#: of the image (HU in CT), None for an empty class.
+ClassStatistics = dict[str, float | None]
 
 
 def label_statistics(
@@ -63,22 +58,19 @@ def label_statistics(
     counts = np.bincount(values, minlength=length)
     sums = np.bincount(values, weights=inside, minlength=length)
     squares = np.bincount(values, weights=inside**2, minlength=length)
-    figures = {}
+    figures: dict[str, ClassStatistics] = {}
     for value, name in names.items():
         own = list((parts or {}).get(value, (value,)))
-        totals = (int(counts[own].sum()), float(sums[own].sum()), float(squares[own].sum()))
-        figures[name] = _figures(*totals, shift, voxel_volume_ml)
+        count = int(counts[own].sum())
+        mean = float(sums[own].sum()) / count if count else 0.0
+        variance = max(float(squares[own].sum()) / count - mean**2, 0.0) if count else 0.0
+        figures[name] = {
+            "voxels": count,
+            "volume_ml": count * voxel_volume_ml,
+            "mean_intensity": mean + shift if count else None,
+            "sd_intensity": variance**0.5 if count else None,
+        }
     return figures
-
-
-def _figures(count: int, total: float, squares: float, shift: float, voxel_volume_ml: float) -> ClassStatistics:
-    if not count:
-        return ClassStatistics(voxels=0, volume_ml=0.0, mean_intensity=None, sd_intensity=None)
-    mean = total / count
-    variance = max(squares / count - mean**2, 0.0)
-    return ClassStatistics(
-        voxels=count, volume_ml=count * voxel_volume_ml, mean_intensity=mean + shift, sd_intensity=variance**0.5
-    )
 
 
 def gather_statistics(folder: Path, cases: Iterable[str]) -> None:
