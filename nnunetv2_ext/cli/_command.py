@@ -105,6 +105,13 @@ def run_command(
         return EXIT_SIGNAL + number
 
 
+def count(text: str) -> int:
+    """The type of arguments that say how many: a whole number that is not negative."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, but got {text!r}")
+    return int(text)
+
+
 def print_table(rows: Iterable[tuple[str, str]]) -> None:
     """Prints rows of a name and what there is to say of it."""
     rows = list(rows)

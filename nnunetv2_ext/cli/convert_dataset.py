@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, print_table, run_command
+from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, count, make_parser, print_table, run_command
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.names import printable
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-d", "--dataset_id", type=int, metavar="ID", help="ID of the nnU-Net dataset, 1 to 999")
     parser.add_argument("-n", "--dataset_name", help="name of the nnU-Net dataset; the dataset's own by default")
     parser.add_argument(
-        "-np", "--num_processes", type=int, help="cases converted at a time; nnU-Net's default if unset"
+        "-np", "--num_processes", type=count, help="cases converted at a time; nnU-Net's default if unset"
     )
     parser.add_argument("--list", action="store_true", help="list the datasets; with NAME, the layout it expects")
     parser.add_argument("--dry_run", action="store_true", help="only look for the cases and say what was found")

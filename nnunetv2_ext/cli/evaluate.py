@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
+from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, count, make_parser, run_command
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.names import quoted
 from nnunetv2_ext.utilities.parallel import default_processes
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--chill", action="store_true", help="do not mind references without a prediction")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
-    parser.add_argument("-np", type=int, default=default_processes(), metavar="N", help="number of processes")
+    parser.add_argument("-np", type=count, default=default_processes(), metavar="N", help="number of processes")
     return parser
 
 

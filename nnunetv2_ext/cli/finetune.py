@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunetv2_ext.cli._command import make_parser, run_command
+from nnunetv2_ext.cli._command import count, make_parser, run_command
 from nnunetv2_ext.cli._training_arguments import (
     add_class_mapping_argument,
     add_option_arguments,
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_class_mapping_argument(parser)
     parser.add_argument("-tr", help="trainer; default: the one that fits the checkpoint")
     parser.add_argument("-p", help="plans identifier; default: plans made from those of the pretraining")
-    parser.add_argument("-np", type=int, default=2, help="processes that preprocess")
+    parser.add_argument("-np", type=count, default=2, help="processes that preprocess")
     add_option_arguments(parser, warmup=True)
     return run_command(parser, _run, argv)
 

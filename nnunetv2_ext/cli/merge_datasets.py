@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunetv2_ext.cli._command import make_parser, run_command
+from nnunetv2_ext.cli._command import count, make_parser, run_command
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.parallel import default_processes
 
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exceptions", metavar="FILE", help='JSON: {"SOURCE/CASE": ["CLASS", ...], ...}')
     parser.add_argument("--copy", action="store_true", help="copy images (otherwise they are linked)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset of this ID and name")
-    parser.add_argument("-np", type=int, default=default_processes(), metavar="N", help="number of processes")
+    parser.add_argument("-np", type=count, default=default_processes(), metavar="N", help="number of processes")
     return parser
 
 

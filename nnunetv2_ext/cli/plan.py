@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_ext.cli._command import make_parser, run_command
+from nnunetv2_ext.cli._command import count, make_parser, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, metavar="N", help="samples per batch")
     parser.add_argument("--name", help="name of the plans file; default: that of the template")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing plans file")
-    parser.add_argument("-np", dest="num_processes", type=int, help="processes for extracting a missing fingerprint")
+    parser.add_argument("-np", dest="num_processes", type=count, help="processes for extracting a missing fingerprint")
     return run_command(parser, _run, argv)
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
+from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, count, make_parser, run_command
 from nnunetv2_ext.utilities.names import printable
 
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="CLASS",
         help="classes that may become background, or 'all' for those that the target lacks",
     )
-    parser.add_argument("-np", "--num_processes", type=int, help="files at a time; nnU-Net's default if unset")
+    parser.add_argument("-np", "--num_processes", type=count, help="files at a time; nnU-Net's default if unset")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     return run_command(parser, _run, argv)
 

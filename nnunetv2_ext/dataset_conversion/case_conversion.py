@@ -258,7 +258,7 @@ class _Conversion:
             return self._check_encoded(label, encoded)
         values, target = self.converter.values(self.case), self.converter.target
         statistics = checks.label_statistics(label)
-        checks.check_values(statistics, values, self.case.source or self.converter.order.name)
+        checks.check_values(statistics, values, self.case.source or target.name)
         rewritten = {old: new for old, new in self.converter.rewritten_values().items() if old in statistics.voxels}
         if rewritten:
             self._found("values_rewritten", f"Took {', '.join(f'{old} as {new}' for old, new in rewritten.items())}.")

@@ -22,11 +22,13 @@ class TargetLabels:
     """What the integers of an nnU-Net dataset mean.
 
     Attributes:
+        name: Where that is written.
         labels: Class -> its integer or integers.
         ignore_label: Integer of voxels that nobody annotated; None where there are none.
         left_right_pairs: (left, right) classes.
     """
 
+    name: str
     labels: Mapping[str, LabelValue]
     ignore_label: int | None = None
     left_right_pairs: tuple[tuple[str, str], ...] = ()

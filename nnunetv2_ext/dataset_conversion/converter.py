@@ -152,7 +152,7 @@ class DatasetConverter:
     def target(self) -> TargetLabels:
         """What the integers of the nnU-Net dataset mean."""
         order = self.target_order
-        return TargetLabels(order.labels, order.ignore_label, order.left_right_pairs)
+        return TargetLabels(order.name, order.labels, order.ignore_label, order.left_right_pairs)
 
     def values(self, case: Case) -> Mapping[int, int]:
         """What becomes of each integer that a case's label map may hold."""

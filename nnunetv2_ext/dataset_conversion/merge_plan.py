@@ -53,7 +53,8 @@ class MergePlan:
     def target(self) -> TargetLabels:
         """What the merged integers mean."""
         labels = self.partial_labels
-        return TargetLabels({name: labels.label_values(name) for name in labels.class_names}, labels.ignore_label)
+        values = {name: labels.label_values(name) for name in labels.class_names}
+        return TargetLabels("the collection", values, labels.ignore_label)
 
     def labels_json(self) -> dict[str, Any]:
         """The entries of dataset.json that say what the integers mean."""

@@ -28,7 +28,7 @@ from nnunetv2_ext.images.label_maps import write_volume
 from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.labels.atoms import AtomTable, Combination, EncodedMasks
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import clear_leftovers, read_json, write_json
+from nnunetv2_ext.utilities.files import clear_leftovers, read_json, write_json, writing_in
 from nnunetv2_ext.utilities.folders import folder_under_construction, refuse_overlap
 from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.names import quoted
@@ -113,8 +113,12 @@ def _convert(
     cases = named_cases(converter.cases())
     # Whatever is wrong with the classes is said now and not after hours.
     settings = json.loads(json.dumps(converter.settings()))
-    known = _open(folder, settings, converter.report_file)
-    complete = _trusted(known, cases, converter, folder)
+    with writing_in(folder):
+        pass
+    complete = _trusted(_records(folder, settings, converter.report_file), cases, converter, folder)
+    write_json(settings, folder / WORK / "settings.json")
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(exist_ok=True)
     waiting = [case for case in cases if case.identifier not in complete]
     if complete:
         _logger.info("Going on with %s: %d of %d cases are complete.", name, len(complete), len(cases))
@@ -170,8 +174,8 @@ def _nothing_done(converter: DatasetConverter, result: ConversionResult) -> str:
 # State -------------------------------------------------------------------------------------------------------------
 
 
-def _open(folder: Path, settings: dict[str, Any], report_file: str) -> dict[str, CaseRecord]:
-    """Makes the folder ready and returns the records of an earlier conversion with the same settings."""
+def _records(folder: Path, settings: dict[str, Any], report_file: str) -> dict[str, CaseRecord]:
+    """The records of an earlier conversion with the same settings; there is nothing else in the folder."""
     work, report = folder / WORK, folder / report_file
     records: dict[str, CaseRecord] = {}
     clear_leftovers(folder, inside=True)
@@ -188,9 +192,6 @@ def _open(folder: Path, settings: dict[str, Any], report_file: str) -> dict[str,
             if file.name != "settings.json":
                 record = CaseRecord.from_json(read_json(file, RECORD))
                 records[record.identifier] = record
-    write_json(settings, work / "settings.json")
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(exist_ok=True)
     return records
 
 

@@ -34,6 +34,13 @@ _FORMATS = {
     ".tiff": ("TIFFImageIO", math.inf),
 }
 
+_NO_GRID = "it holds arrays without a grid, and pickles may hold code; write them as NIfTI"
+# What people try, and what they can do.
+_OTHERS = {
+    ".dcm": "annotations in DICOM (SEG, RTSTRUCT) have to be converted to NIfTI first",
+    **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth"), _NO_GRID),
+}
+
 # ITK takes it for 1 mm in NRRD, where only the axis of the components of a voxel, before three others, may have none.
 _UNKNOWN = re.compile(rb"^spacings:.*nan(?:[ \t]+\S+){0,2}[ \t]*$|^space directions:.*\([^)]*nan", re.I | re.M)
 
@@ -50,7 +57,8 @@ def read_itk(file: Path) -> tuple[np.ndarray, Grid]:
 
     ending = file.suffix.lower()
     if ending not in _FORMATS:
-        raise UserError(f"Expected an image (.nii.gz, .nii, {', '.join(_FORMATS)}), but got {file}.")
+        advice = f"; {_OTHERS[ending]}." if ending in _OTHERS else "."
+        raise UserError(f"Expected an image (.nii.gz, .nii, {', '.join(_FORMATS)}), but got {file}{advice}")
     name, factor = _FORMATS[ending]
     files = [file]
     if factor == DEFLATE:

@@ -38,9 +38,8 @@ def folder_under_construction(
     target = Path(target).resolve() if Path(target).is_symlink() else Path(target)
     with output_lock(target) as still_ours:
         refuse_existing(target, overwrite)
-        with writing_in(target.parent):
-            if target.exists() and not target.is_dir():
-                raise FileExistsError
+        # A file in its place is named.
+        with writing_in(target if target.exists() else target.parent):
             folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
         try:
             folder.chmod(0o777 & ~umask())
