@@ -23,8 +23,7 @@ MAY_IMPORT = {
     "checkpoints": _PARTS,
     "dataset_conversion": {"checkpoints"} | _PARTS,
     "experiment_planning": {"checkpoints", "dataset_conversion"} | _PARTS,
-    # inference/model finds the trainers of model folders in `training`, until networks have a registry of their own.
-    "inference": {"checkpoints", "dataset_conversion", "experiment_planning", "training"} | _PARTS,
+    "inference": {"checkpoints", "dataset_conversion", "experiment_planning"} | _PARTS,
     "evaluation": _PARTS,
     "model_export": {"checkpoints", "inference"} | _PARTS,
     "training": {"checkpoints", "dataset_conversion", "experiment_planning", "inference"} | _PARTS,

@@ -9,16 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunetv2_ext.architectures.stunet import STUNET_SIZES
-from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.architectures.architecture import Architecture
+from nnunetv2_ext.architectures.label_tree_network import PARENTS_NAME, give_label_tree
 from nnunetv2_ext.labels.channels import channel_names
+from nnunetv2_ext.labels.dataset_json import kind_of_dataset
 from nnunetv2_ext.utilities.errors import UserError
-
-_TRAINERS_OF_COLLECTIONS = {
-    "PlainConvUNet": "MultiTalentTrainer_unet",
-    "StridedSkipResidualEncoderUNet": "MultiTalentTrainer_resenc",
-    "SwinUNETR": "MultiTalentTrainer_swinunetr",
-}
 
 
 @dataclass
@@ -71,18 +66,8 @@ class Checkpoint:
 
     @property
     def fitting_trainer(self) -> str:
-        """A trainer that builds this network.
-
-        STU-Net of published size has its own, MultiTalent's networks theirs if the checkpoint knows its sources;
-        nnU-Net's default trainer builds whatever the plans name.
-        """
-        size = self.architecture.stunet_size
-        if size is not None:
-            return f"STUNetTrainer_{STUNET_SIZES[size].name}"
-        if "partial_labels" in (self.dataset_json or {}):
-            class_name = self.architecture.class_path.rpartition(".")[2]
-            return _TRAINERS_OF_COLLECTIONS.get(class_name, "nnUNetTrainer")
-        return "nnUNetTrainer"
+        """A trainer that builds this network, for datasets such as it was trained on."""
+        return self.architecture.family.trainers[kind_of_dataset(self.dataset_json or {})]
 
     def build_network(self, deep_supervision: bool = False) -> nn.Module:
         """Builds the network and loads the weights strictly.
@@ -94,6 +79,8 @@ class Checkpoint:
             UserError: Names or shapes of the weights do not fit the architecture.
         """
         network = self.architecture.build(self.input_channels, self.num_classes, deep_supervision)
+        if PARENTS_NAME in self.network_state:
+            give_label_tree(network, self.network_state[PARENTS_NAME])
         load_strictly(network, self.network_state, f"{self.path} ({self.architecture})")
         return network.eval()
 

@@ -31,6 +31,9 @@ PROVENANCE_NAME = "provenance.json"
 #: How the published inference prepares images, where nnU-Net's plans cannot say it; read by nnUNetv2_ext_predict.
 PROFILE_NAME = "preprocessing_profile.json"
 
+_NO_STATISTICS = {"mean": 0.0, "std": 1.0, "median": 0.0, "min": 0.0, "max": 0.0,
+                  "percentile_00_5": 0.0, "percentile_99_5": 0.0}  # fmt: skip
+
 
 def write_model_folder(
     checkpoint: Checkpoint,
@@ -141,6 +144,8 @@ def plans_for_model_folder(
     configuration = configuration or checkpoint.configuration
     plans = deepcopy(checkpoint.plans)
     entry = resolve_configuration(plans, configuration)
+    # The folder has this configuration alone.
+    entry.pop("next_stage", None)
     if len(entry["patch_size"]) != checkpoint.architecture.dimensions:
         raise UserError(
             f"The network is {checkpoint.architecture.dimensions}D, but the configuration {configuration} has the "
@@ -186,6 +191,8 @@ def plans_for_model_folder(
                 f"CT normalisation of channel {channel} needs the intensity statistics of the pretraining, which the "
                 "plans do not have; name plans that do with --plans."
             )
+        # nnU-Net hands some to every normaliser, also to those that do not look at them.
+        statistics.setdefault(str(channel), _NO_STATISTICS)
     for name in ("description", "source"):
         plans.pop(name, None)
     return plans, configuration

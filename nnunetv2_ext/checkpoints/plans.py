@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.architectures.architecture import Architecture
 from nnunetv2_ext.checkpoints.shapes import CT_STATISTICS, PLANS, TRAINED_CONFIGURATION, TRAINED_PLANS
 from nnunetv2_ext.labels.dataset_json import image_channels
 from nnunetv2_ext.utilities.class_paths import is_class_of

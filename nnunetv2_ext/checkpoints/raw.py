@@ -94,7 +94,7 @@ def open_checkpoint(path: Path | str, fold: int | str | None = None) -> RawCheck
     Raises:
         UserError: There is no checkpoint, or it cannot be read safely.
     """
-    file = _checkpoint_file(Path(path), fold)
+    file = checkpoint_file(Path(path), fold)
     if file.suffix == ".safetensors":
         return _open_safetensors(file)
     content = load_torch_file(file, mmap=True)
@@ -110,7 +110,8 @@ def open_checkpoint(path: Path | str, fold: int | str | None = None) -> RawCheck
     return raw
 
 
-def _checkpoint_file(path: Path, fold: int | str | None) -> Path:
+def checkpoint_file(path: Path, fold: int | str | None = None) -> Path:
+    """The file that a path means: itself, or the checkpoint of a fold's or model's folder."""
     if path.is_file():
         if path.suffix == ".pkl":
             raise UserError(f"{path} holds plans, not weights; give the file {path.with_suffix('')} instead.")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_ext.architectures.stunet import STUNET_SIZES
-from nnunetv2_ext.checkpoints.architecture import describe
+from nnunetv2_ext.architectures.architecture import describe
+from nnunetv2_ext.architectures.label_tree_network import PARENTS_NAME, label_tree_of
+from nnunetv2_ext.architectures.stunet_sizes import STUNET_SIZES
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint, match_state, tensor_names
-from nnunetv2_ext.labels.channels import channel_names
+from nnunetv2_ext.checkpoints.heads import Classes, Outputs, name_hints, pair_classes
 from nnunetv2_ext.utilities.errors import UserError
 
 Outcome = Literal["loaded", "adapted", "reinitialised"]
@@ -79,8 +79,8 @@ def transfer_weights(
     network: nn.Module,
     checkpoint: Checkpoint,
     *,
-    target_classes: Mapping[str, Any] | Sequence[str] | None = None,
-    source_classes: Mapping[str, Any] | Sequence[str] | None = None,
+    target_classes: Classes | None = None,
+    source_classes: Classes | None = None,
     class_mapping: Mapping[str, str] | None = None,
 ) -> TransferReport:
     """Copies the weights of a checkpoint into a network: backbone strictly, heads by class name.
@@ -88,9 +88,8 @@ def transfer_weights(
     - Backbone: every tensor must be there with the same shape.
     - Input stem: weights for one input channel are repeated for N and divided by N, so that a network that sees the
       same image N times computes what it did before.
-    - Heads: the rows of classes with the same name are copied at every level; the others keep the network's own
-      initialisation. A logit of a softmax network is relative to the others', one of a sigmoid network is not; their
-      features are the same, so their heads are transferred between the two as well.
+    - Heads: the rows of classes with the same name are copied at every level, translated where softmax, sigmoid and
+      label tree meet (`nnunetv2_ext.checkpoints.heads`); those of other classes start small.
 
     Nothing is written unless everything fits.
 
@@ -111,40 +110,83 @@ def transfer_weights(
             not fit; ``class_mapping`` names an unknown class.
     """
     network = _bare(network)
-    matched, missing, unexpected = match_state(network, checkpoint.network_state)
+    family = checkpoint.architecture.family
+    state = {name: value for name, value in checkpoint.network_state.items() if name != PARENTS_NAME}
+    matched, missing, unexpected = match_state(network, state)
+    names_of = tensor_names(network)
     tensors = network.state_dict(keep_vars=True)
-    heads = _first_names(network, _head_tensors(network))
-    stem = _first_names(network, _stem_tensors(network))
+    heads = [first for first, names in names_of.items() if any(name.startswith(family.heads) for name in names)]
+    if not heads:
+        raise UserError(
+            f"Expected a network with segmentation heads at {family.heads.rstrip('.')}, but {type(network).__name__} "
+            "has none."
+        )
+    stem = _stem_tensors(network)
     report = TransferReport(checkpoint.describe())
 
     values: dict[str, Tensor] = {}
-    different: list[str] = [*missing, *unexpected]
+    different = [name for name in (*missing, *unexpected) if name != PARENTS_NAME]
     for name, source in matched.items():
         target = tensors[name]
-        if name in heads and source.shape[1:] == target.shape[1:]:
+        if name in heads and (source.shape[1:] == target.shape[1:] or not family.has_rows):
             continue
         if source.shape == target.shape:
             values[name] = source
-        elif name in stem and _differs_in_input_channels_only(source, target):
+            report.tensors.append(TensorTransfer(name, "loaded"))
+        elif id(target) in stem and source[:, :1].shape == target[:, :1].shape:
             values[name] = _repeated(source, target.shape[1], checkpoint)
+            how = f"input channels 1 -> {target.shape[1]}, weights repeated and divided by {target.shape[1]}"
+            report.tensors.append(TensorTransfer(name, "adapted", how))
         else:
             different.append(name)
     if different:
         raise UserError(_mismatch(network, checkpoint, different[0], matched, tensors))
 
-    pairs = _pair_classes(checkpoint, target_classes, source_classes, class_mapping or {}, report)
+    own = Outputs.of(target_classes, label_tree_of(network) is not None)
+    theirs = Outputs.of(source_classes or checkpoint.labels, PARENTS_NAME in checkpoint.network_state)
+    pairs = pair_classes(checkpoint, theirs, own, class_mapping or {})
+    _note_classes(report, pairs, own, theirs)
     for name in heads:
-        values[name] = _head(tensors[name].detach(), matched[name], pairs, report, name)
+        target, source = tensors[name].detach(), matched[name]
+        if not isinstance(pairs, str) and family.has_rows and len(own.names or ()) != len(target):
+            raise UserError(
+                f"Expected {len(target)} class names for the network's outputs, but got {len(own.names or ())}."
+            )
+        same = not isinstance(pairs, str) and list(pairs.items()) == [(n, n) for n in range(checkpoint.num_classes)]
+        if same and own.kind == theirs.kind and source.shape == target.shape:
+            values[name] = source
+            report.tensors.append(TensorTransfer(name, "loaded"))
+        elif isinstance(pairs, str) or not pairs or not family.has_rows:
+            reason = pairs if isinstance(pairs, str) else "no class is in the checkpoint"
+            if pairs and not family.has_rows:
+                reason = "they are one block for all classes, which differ"
+            report.tensors.append(TensorTransfer(name, "reinitialised", f"heads: {reason}"))
+        else:
+            values[name] = own.rows(target, source, theirs, pairs)
+            detail = f"heads: {len(pairs)} of {len(target)} classes loaded by name"
+            if own.kind != theirs.kind:
+                detail += f", {theirs.kind} to {own.kind}"
+            report.tensors.append(TensorTransfer(name, "adapted", detail))
+    if PARENTS_NAME in tensors:
+        report.tensors.append(TensorTransfer(PARENTS_NAME, "reinitialised", "the label tree is the dataset's"))
     with torch.no_grad():
         for name, value in values.items():
             tensors[name].copy_(value)
-
-    recorded = {entry.name: entry for entry in report.tensors}
-    report.tensors = [
-        recorded.get(name) or _record(name, matched[name], tensors[name]) for name in tensor_names(network)
-    ]
+    place = {name: number for number, name in enumerate(names_of)}
+    report.tensors.sort(key=lambda entry: place[entry.name])
     _note_strides(report, checkpoint, network)
     return report
+
+
+def _note_classes(report: TransferReport, pairs: Mapping[int, int] | str, own: Outputs, theirs: Outputs) -> None:
+    if isinstance(pairs, str) or own.names is None or theirs.names is None:
+        return
+    for channel, name in enumerate(own.names):
+        if channel in pairs:
+            report.transferred_classes[name] = theirs.names[pairs[channel]]
+        else:
+            report.reinitialised_classes[name] = "not in the checkpoint"
+    report.notes += name_hints(list(report.reinitialised_classes), theirs.names)
 
 
 def _bare(network: nn.Module) -> nn.Module:
@@ -157,30 +199,9 @@ def _bare(network: nn.Module) -> nn.Module:
             return network
 
 
-def _head_tensors(network: nn.Module) -> list[Tensor]:
-    decoder = getattr(network, "decoder", None)
-    heads = getattr(decoder, "seg_layers", None)
-    if heads is None:
-        raise UserError(
-            f"Expected a network with segmentation heads at decoder.seg_layers, but {type(network).__name__} has none."
-        )
-    return list(heads.parameters())
-
-
-def _stem_tensors(network: nn.Module) -> list[Tensor]:
+def _stem_tensors(network: nn.Module) -> set[int]:
     """Weights whose shape depends on the number of input channels, under the names that nnU-Net's networks declare."""
-    keys = getattr(network, "keys_to_in_proj", ())
-    return [network.get_parameter(f"{key}.weight") for key in keys]
-
-
-def _first_names(network: nn.Module, tensors: Sequence[Tensor]) -> list[str]:
-    wanted = {id(tensor) for tensor in tensors}
-    state = network.state_dict(keep_vars=True)
-    return [name for name in tensor_names(network) if id(state[name]) in wanted]
-
-
-def _differs_in_input_channels_only(source: Tensor, target: Tensor) -> bool:
-    return source.ndim == target.ndim and source[:, :1].shape == target[:, :1].shape
+    return {id(network.get_parameter(f"{key}.weight")) for key in getattr(network, "keys_to_in_proj", ())}
 
 
 def _repeated(source: Tensor, channels: int, checkpoint: Checkpoint) -> Tensor:
@@ -192,140 +213,12 @@ def _repeated(source: Tensor, channels: int, checkpoint: Checkpoint) -> Tensor:
     return source.expand(-1, channels, *(-1,) * (source.ndim - 2)) / channels
 
 
-def _record(name: str, source: Tensor, target: Tensor) -> TensorTransfer:
-    if source.shape == target.shape:
-        return TensorTransfer(name, "loaded")
-    channels = target.shape[1]
-    return TensorTransfer(
-        name, "adapted", f"input channels 1 -> {channels}, weights repeated and divided by {channels}"
-    )
-
-
-def _pair_classes(
-    checkpoint: Checkpoint,
-    target_classes: Mapping[str, Any] | Sequence[str] | None,
-    source_classes: Mapping[str, Any] | Sequence[str] | None,
-    class_mapping: Mapping[str, str],
-    report: TransferReport,
-) -> list[tuple[int, int]] | str:
-    """(target channel, source channel) of each class in both, or the reason why there are none."""
-    sources = checkpoint.class_names if source_classes is None else _names(source_classes)
-    targets = None if target_classes is None else _names(target_classes)
-    if class_mapping:
-        _check_mapping(checkpoint, class_mapping, targets, sources)
-    if sources is None:
-        return "the checkpoint's class names are not known"
-    if len(sources) != checkpoint.num_classes:
-        raise UserError(
-            f"Expected {checkpoint.num_classes} names for the outputs of {checkpoint.path}, but got {len(sources)}."
-        )
-    if targets is None:
-        return "the network's class names are not known"
-    channel_of = {name: channel for channel, name in enumerate(sources)}
-    pairs = []
-    for channel, name in enumerate(targets):
-        source = class_mapping.get(name, name)
-        if source in channel_of:
-            pairs.append((channel, channel_of[source]))
-            report.transferred_classes[name] = source
-        else:
-            report.reinitialised_classes[name] = "not in the checkpoint"
-    report.notes += _name_hints(report.reinitialised_classes, sources)
-    return pairs
-
-
-def check_class_mapping(
-    checkpoint: Checkpoint, class_mapping: Mapping[str, str], target_classes: Mapping[str, Any] | Sequence[str]
-) -> None:
-    """Raises a `UserError` when `transfer_weights` could not follow a mapping of classes.
-
-    Args:
-        checkpoint: From `read_checkpoint`.
-        class_mapping: Target class to source class.
-        target_classes: As for `transfer_weights`.
-    """
-    _check_mapping(checkpoint, class_mapping, _names(target_classes), checkpoint.class_names)
-
-
-def _check_mapping(
-    checkpoint: Checkpoint,
-    class_mapping: Mapping[str, str],
-    targets: Sequence[str] | None,
-    sources: Sequence[str] | None,
-) -> None:
-    if targets is None or sources is None:
-        nameless = "the network" if sources is not None else checkpoint.path.name
-        raise UserError(
-            f"Expected the names of all classes for a class mapping, but those of {nameless} are not known; give the "
-            "model folder with its dataset.json, or leave the mapping out."
-        )
-    wrong = [f"{name} (no class of the dataset)" for name in class_mapping if name not in targets]
-    wrong += [
-        f"{name} (no class of {checkpoint.path.name})"
-        for name in dict.fromkeys(class_mapping.values())
-        if name not in sources
-    ]
-    if wrong:
-        raise UserError(
-            f"Expected a class mapping from classes of the dataset to classes of the checkpoint, but found "
-            f"{', '.join(wrong)}; choose from the dataset's {', '.join(targets)} and from the checkpoint's "
-            f"{', '.join(sources)}."
-        )
-
-
-def _name_hints(reinitialised: Mapping[str, str], sources: Sequence[str]) -> list[str]:
-    """What ``<source>/<class>`` of a collection a class of the same name might want to start from.
-
-    Protocols differ between sources, so that the choice is left to the user.
-    """
-    hints, single = [], []
-    for name in reinitialised:
-        candidates = [source for source in sources if source.endswith(f"/{name}")]
-        if len(candidates) == 1:
-            single.append(f"{name}={candidates[0]}")
-        elif candidates:
-            hints.append(
-                f"the checkpoint has {len(candidates)} classes called {name} ({', '.join(candidates)}); to start from "
-                f"one of them, choose it with --class_mapping {shlex.quote(f'{name}={candidates[0]}')}"
-            )
-    if single:
-        hints.insert(0, f"to start from classes of similar name, add --class_mapping {shlex.join(single)}")
-    return hints
-
-
-def _names(classes: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
-    return channel_names(classes) if isinstance(classes, Mapping) else tuple(classes)
-
-
-def _head(
-    target: Tensor, source: Tensor, pairs: list[tuple[int, int]] | str, report: TransferReport, name: str
-) -> Tensor:
-    if isinstance(pairs, str):
-        report.tensors.append(TensorTransfer(name, "reinitialised", f"heads: {pairs}"))
-        return target
-    names = len(report.transferred_classes) + len(report.reinitialised_classes)
-    if names != target.shape[0]:
-        raise UserError(f"Expected {target.shape[0]} class names for the network's outputs, but got {names}.")
-    rows = target.clone()
-    for to_channel, from_channel in pairs:
-        rows[to_channel] = source[from_channel]
-    if not pairs:
-        report.tensors.append(TensorTransfer(name, "reinitialised", "heads: no class is in the checkpoint"))
-    elif rows.shape == source.shape and pairs == [(channel, channel) for channel in range(len(rows))]:
-        report.tensors.append(TensorTransfer(name, "loaded"))
-    else:
-        detail = f"heads: {len(pairs)} of {len(rows)} classes loaded by name"
-        report.tensors.append(TensorTransfer(name, "adapted", detail))
-    return rows
-
-
 def _mismatch(
     network: nn.Module, checkpoint: Checkpoint, first: str, matched: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> str:
     theirs, ours = str(checkpoint.architecture), describe_network(network)
-    size = checkpoint.architecture.stunet_size
-    if size:
-        advice = f"use STUNetTrainer_{STUNET_SIZES[size].name}_ft"
+    if checkpoint.architecture.stunet_size:
+        advice = f"use {checkpoint.architecture.family.trainers['finetuning']}"
         if checkpoint.architecture.dimensions != _dimensions(network):
             advice += f" with a {checkpoint.architecture.dimensions}D configuration"
     else:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from nnunetv2_ext.training.options import TrainingOptions
 from nnunetv2_ext.utilities.errors import UserError
-
-if TYPE_CHECKING:
-    from nnunetv2_ext.training.run_training import TrainingOptions
+from nnunetv2_ext.utilities.validation import Shape, flag
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +29,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", action="store_true", help="only run the final validation")
     parser.add_argument("--val_best", action="store_true", help="validate checkpoint_best instead of checkpoint_final")
     parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints")
+    parser.add_argument("--overwrite", action="store_true", help="train anew where there is a training already")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda", help="where to train")
 
 
@@ -46,30 +46,17 @@ def add_class_mapping_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_option_arguments(parser: argparse.ArgumentParser, *, warmup: bool = False) -> None:
+def add_option_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the hyper-parameters that can be set on the command line."""
     group = parser.add_argument_group("hyper-parameters (default: what the trainer and the plans say)")
-    # SUPPRESS keeps "(default: None)" out of the help and absent options out of the namespace.
-    absent = argparse.SUPPRESS
-    group.add_argument("--num_epochs", type=_positive, default=absent, help="epochs")
-    group.add_argument("--initial_lr", type=float, default=absent, help="first learning rate")
-    group.add_argument("--weight_decay", type=float, default=absent, help="factor of the L2 penalty")
-    group.add_argument("--batch_size", type=_positive, default=absent, help="patches per batch, over all GPUs")
-    group.add_argument("--iterations_per_epoch", type=_positive, default=absent, help="training batches per epoch")
-    group.add_argument("--val_iterations_per_epoch", type=_positive, default=absent, help="validation batches")
-    group.add_argument(
-        "--oversample_foreground", type=_fraction, default=absent, help="fraction of patches centred on foreground"
-    )
-    group.add_argument("--save_every", type=_positive, default=absent, help="epochs between checkpoints")
-    group.add_argument("--seed", type=int, default=absent, help="seed of all random numbers of the main process")
-    group.add_argument("--num_workers", type=int, default=absent, help="processes that load and augment data")
-    if warmup:
-        group.add_argument(
-            "--warmup_heads", type=_not_negative, default=absent, help="epochs that train the heads alone at first"
-        )
-        group.add_argument(
-            "--warmup_network", type=_not_negative, default=absent, help="epochs with a rising rate that follow"
-        )
+    for option in dataclasses.fields(TrainingOptions):
+        shape = option.metadata["shape"]
+        # SUPPRESS keeps "(default: None)" out of the help and absent options out of the namespace.
+        how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": option.metadata["help"]}
+        if shape is flag:
+            group.add_argument(f"--{option.name}", action=argparse.BooleanOptionalAction, **how)
+        else:
+            group.add_argument(f"--{option.name}", type=_number_of(shape), metavar="N", **how)
 
 
 def run_from(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -91,6 +78,7 @@ def run_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "only_validate": arguments.val,
         "validate_best": arguments.val_best,
         "disable_checkpointing": arguments.disable_checkpointing,
+        "overwrite": arguments.overwrite,
         "device": arguments.device,
         "options": options_from(arguments),
     }
@@ -98,9 +86,7 @@ def run_from(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def options_from(arguments: argparse.Namespace) -> TrainingOptions:
     """The hyper-parameters that were given."""
-    from nnunetv2_ext.training.run_training import TrainingOptions
-
-    names = {field.name for field in dataclasses.fields(TrainingOptions)}
+    names = {option.name for option in dataclasses.fields(TrainingOptions)}
     return TrainingOptions(**{name: value for name, value in vars(arguments).items() if name in names})
 
 
@@ -128,22 +114,11 @@ def _fold(text: str) -> int | str:
     return int(text)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
-    return number
+def _number_of(shape: Shape) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        number = int(text) if text.removeprefix("-").isdigit() else float(text)
+        if not shape.fits(number):
+            raise argparse.ArgumentTypeError(f"expected {shape.expected}, got {text}")
+        return number
 
-
-def _not_negative(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
-    return number
-
-
-def _fraction(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text}")
-    return number
+    return parse

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-tr", help="trainer; default: the one that fits the checkpoint")
     parser.add_argument("-p", help="plans identifier; default: plans made from those of the pretraining")
     parser.add_argument("-np", type=count, default=2, help="processes that preprocess")
-    add_option_arguments(parser, warmup=True)
+    add_option_arguments(parser)
     return run_command(parser, _run, argv)
 
 

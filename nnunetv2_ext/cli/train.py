@@ -22,11 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "in training_options.json in the output folder.",
     )
     add_run_arguments(parser)
-    parser.add_argument("-tr", default="STUNetTrainer_base", help="trainer; nnUNetv2_ext_info trainers lists them")
+    parser.add_argument("-tr", default="nnUNetTrainer", help="trainer; nnUNetv2_ext_info trainers lists them")
     parser.add_argument("-p", default="nnUNetPlans", help="plans identifier")
     parser.add_argument("-pretrained_weights", help="checkpoint file or model folder of any known format")
     add_class_mapping_argument(parser)
-    add_option_arguments(parser, warmup=True)
+    add_option_arguments(parser)
     return run_command(parser, _run, argv)
 
 

@@ -93,6 +93,10 @@ def plans_for_dataset(
         configuration["median_image_size_in_voxels"] = median_shape
         planned[configuration_name] = configuration
 
+    for configuration in planned.values():
+        stages = configuration.get("next_stage") or []
+        if not set([stages] if isinstance(stages, str) else stages) <= planned.keys():
+            del configuration["next_stage"]
     schemes = next(c["normalization_schemes"] for c in planned.values() if "normalization_schemes" in c)
     brings_statistics = bool(template_or_plans.get("foreground_intensity_properties_per_channel"))
     if CT_SCHEME in schemes and not brings_statistics:
@@ -163,7 +167,15 @@ def _select_configurations(plans: dict[str, Any], requested: Sequence[str] | Non
     for name in requested:
         if flat_images and name != "2d":
             raise UserError(f"The images are two-dimensional, but configuration {name} is not; use -c 2d.")
-    return list(dict.fromkeys(requested))
+    selected = list(dict.fromkeys(requested))
+    for name in selected:
+        previous = resolve_configuration(plans, name).get("previous_stage") if name in available else None
+        if previous is not None and previous not in selected:
+            if previous not in available:
+                raise UserError(f"{name} goes on from {previous}, which the plans do not have; choose another with -c.")
+            logger.info("%s is planned as well, from whose predictions %s goes on.", previous, name)
+            selected.append(previous)
+    return selected
 
 
 def _base_configuration(plans: dict[str, Any], name: str, images: _Images, flat_images: bool) -> dict[str, Any]:

@@ -72,6 +72,13 @@ def read_dataset_json(file: Path | str, *needed: str) -> dict[str, Any]:
     return content
 
 
+def kind_of_dataset(dataset_json: Mapping[str, Any]) -> str:
+    """``"tree"`` for a collection with a label tree, ``"collection"`` for another one, else ``"plain"``."""
+    if "label_tree" in dataset_json:
+        return "tree"
+    return "collection" if "partial_labels" in dataset_json else "plain"
+
+
 def image_channels(dataset_json: Mapping[str, Any]) -> list[str]:
     """Names of the image channels in order.
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunetv2_ext.labels.dataset_json import read_dataset_json
+from nnunetv2_ext.labels.channels import has_regions
+from nnunetv2_ext.labels.dataset_json import kind_of_dataset, read_dataset_json
+from nnunetv2_ext.training.options import TrainingOptions
 from nnunetv2_ext.training.run_training import (
-    TrainingOptions,
     TrainingRun,
     check_device,
     check_trainer_name,
     run_training,
 )
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json
+from nnunetv2_ext.utilities.files import read_json, require_writable, write_json
 from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 
@@ -27,26 +31,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TRAINER_OF_CLASS = {
-    "PlainConvUNet": "FineTuneTrainer_unet",
-    "StridedSkipResidualEncoderUNet": "FineTuneTrainer_resenc",
-    "SwinUNETR": "FineTuneTrainer_swinunetr",
-    "SegResNet": "SegResNetTrainer",
-    "UNet": "MonaiUNetTrainer",
-}
-"""Last part of a network's class path -> trainer; other networks are built from the plans by ``FineTuneTrainer``."""
+#: Entry of plans that are made from those of a pretraining: a digest of these.
+_MADE_FROM = "made_from"
 
 
-def trainer_for(checkpoint: Checkpoint, warm_up: bool = False) -> str:
-    """Name of the trainer that fine-tunes the checkpoint's network.
+def trainer_for(checkpoint: Checkpoint, dataset_json: Mapping[str, Any], warm_up: bool = False) -> str:
+    """Name of the trainer that fine-tunes the checkpoint's network on a dataset.
 
     Args:
         checkpoint: From `read_checkpoint`.
+        dataset_json: The dataset's.
         warm_up: Whether heads and network are warmed up first, where the trainer offers the choice.
     """
-    if checkpoint.architecture.stunet_size is not None:
-        return f"{checkpoint.fitting_trainer}_ft{'_warmup' if warm_up else ''}"
-    return _TRAINER_OF_CLASS.get(checkpoint.architecture.class_path.rpartition(".")[2], "FineTuneTrainer")
+    family = checkpoint.architecture.family
+    kind = kind_of_dataset(dataset_json)
+    if kind != "plain":
+        return family.trainers[kind]
+    if has_regions(dataset_json["labels"]) and "regions" in family.trainers:
+        return family.trainers["regions"]
+    return family.trainers["finetuning"] + ("_warmup" if warm_up and family.size else "")
 
 
 def plans_name_for(checkpoint: Checkpoint) -> str:
@@ -55,7 +58,7 @@ def plans_name_for(checkpoint: Checkpoint) -> str:
     return "pretrained_" + re.sub(r"[^A-Za-z0-9_\-]+", "_", str(name))
 
 
-def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name: str) -> Path:
+def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name: str | None = None) -> Path:
     """Makes plans for a dataset from those of the pretraining, unless they are there.
 
     Patch size, spacing, network and normalisation are those the weights were trained with.
@@ -64,7 +67,7 @@ def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name:
         checkpoint: From `read_checkpoint`.
         dataset: ID or name of a dataset.
         configuration: For example ``3d_fullres``.
-        name: Plans identifier.
+        name: Plans identifier; by default that of the pretraining, told apart where another one had the same.
 
     Returns:
         Path of the plans file.
@@ -78,7 +81,17 @@ def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name:
     from nnunetv2_ext.experiment_planning.templates import load_template
 
     full_name = dataset_name(dataset)
-    path = nnunet_folder("nnUNet_preprocessed") / full_name / f"{name}.json"
+    folder = nnunet_folder("nnUNet_preprocessed") / full_name
+    source: dict[str, Any] | None = checkpoint.plans
+    if source is None and checkpoint.plans_template is not None:
+        source = load_template(checkpoint.plans_template)
+    digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:8]
+    path = folder / f"{name or plans_name_for(checkpoint)}.json"
+    if name is None and path.is_file() and source is not None:
+        plans = read_json(path)
+        check_plans(plans, path)
+        if not _are_made_from(plans, source, digest):
+            path = folder / f"{path.stem}_{digest}.json"
     if path.is_file():
         plans = read_json(path)
         check_plans(plans, path)
@@ -90,18 +103,15 @@ def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name:
             )
         logger.info("Using the plans %s.", path)
         return path
-    source: dict[str, Any]
-    if checkpoint.plans is not None:
-        source = checkpoint.plans
-    elif checkpoint.plans_template is not None:
-        source = load_template(checkpoint.plans_template)
-    else:
+    if source is None:
         raise UserError(
             f"{checkpoint.path} brings no plans and its format has no published ones; make plans for the dataset with "
             "nnUNetv2_ext_plan and name them with -p."
         )
-    plan_dataset(full_name, source, name=name, configurations=[configuration])
-    planned = read_json(path)["configurations"][configuration]
+    plan_dataset(full_name, source, name=path.stem, configurations=[configuration])
+    plans = read_json(path)
+    write_json({**plans, _MADE_FROM: digest}, path)
+    planned = plans["configurations"][configuration]
     logger.info(
         "Plans for %s were made from the pretraining: patch size %s, spacing %s mm (z, y, x), normalisation %s; "
         "written to %s.",
@@ -112,6 +122,24 @@ def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name:
         path,
     )
     return path
+
+
+def _are_made_from(plans: dict[str, Any], source: dict[str, Any], digest: str) -> bool:
+    """Whether plans are those of a pretraining; where they do not say, as those of version 0.1.0, by what they hold."""
+    from nnunetv2_ext.checkpoints.plans import resolve_configuration
+
+    if _MADE_FROM in plans:
+        return bool(plans[_MADE_FROM] == digest)
+    for name in plans["configurations"]:
+        if name not in source["configurations"]:
+            return False
+        ours, theirs = (resolve_configuration(each, name) for each in (plans, source))
+        if any(ours.get(key) != theirs.get(key) for key in ("spacing", "patch_size", "architecture")):
+            return False
+        statistics = [each.get("foreground_intensity_properties_per_channel", {}).get("0") for each in (plans, source)]
+        if "CTNormalization" in ours["normalization_schemes"] and statistics[0] != statistics[1]:
+            return False
+    return True
 
 
 def ensure_preprocessed(
@@ -201,15 +229,17 @@ def finetune(
     from nnunetv2_ext.training.trainers.base import fresh_start_is_allowed
 
     options = options or TrainingOptions()
-    nnunet_folder("nnUNet_results")
+    for variable in ("nnUNet_results", "nnUNet_preprocessed"):
+        require_writable(nnunet_folder(variable))
     check_device(run_arguments.get("device", "cuda"), run_arguments.get("num_gpus", 1))
     full_name = dataset_name(dataset)
     checkpoint = read_checkpoint(pretrained_weights)
     for note in checkpoint.notes:
         logger.info(note)
+    dataset_json = _dataset_json_of(full_name)
     if class_mapping:
         # Before the dataset is planned and preprocessed.
-        check_class_mapping(checkpoint, class_mapping, _labels_of(full_name))
+        check_class_mapping(checkpoint, class_mapping, dataset_json["labels"])
     if configuration == "2d" and checkpoint.architecture.dimensions == 3:
         # Plans for it could be made, and the dataset preprocessed, all in vain.
         raise UserError(
@@ -217,9 +247,8 @@ def finetune(
             "network with it."
         )
     warm_up = options.warmup_heads is not None or options.warmup_network is not None
-    trainer = trainer or trainer_for(checkpoint, warm_up)
+    trainer = trainer or trainer_for(checkpoint, dataset_json, warm_up)
     check_trainer_name(trainer)
-    plans = plans or plans_name_for(checkpoint)
     # The folds of a cross-validation may start at the same time; the first one makes what all of them need.
     with output_lock(nnunet_folder("nnUNet_preprocessed") / full_name, inside=True, wait=True):
         plans_file = ensure_plans(checkpoint, full_name, configuration, plans)
@@ -229,7 +258,7 @@ def finetune(
         configuration,
         fold,
         trainer,
-        plans,
+        plans_file.stem,
         pretrained_weights,
         options=options,
         class_mapping=class_mapping,
@@ -244,16 +273,16 @@ def finetune(
         full_name,
         fold,
         trainer,
-        plans,
+        plans_file.stem,
     )
     run_training(run)
 
 
-def _labels_of(full_name: str) -> dict[str, Any]:
-    """``labels`` of a dataset, from nnU-Net's raw folder or, where that is not there, from what was preprocessed."""
-    files = [nnunet_folder(variable) / full_name / "dataset.json" for variable in ("nnUNet_raw", "nnUNet_preprocessed")]
+def _dataset_json_of(full_name: str) -> dict[str, Any]:
+    """From nnU-Net's raw folder or, where that is not there, from what was preprocessed."""
+    variables = [variable for variable in ("nnUNet_raw", "nnUNet_preprocessed") if os.environ.get(variable, "").strip()]
+    files = [nnunet_folder(variable) / full_name / "dataset.json" for variable in variables]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        raise UserError(f"Expected a dataset.json of {full_name} at {files[0]} or {files[1]}, but found neither.")
-    labels: dict[str, Any] = read_dataset_json(file)["labels"]
-    return labels
+        raise UserError(f"Expected a dataset.json of {full_name} at {' or '.join(map(str, files))}, but found none.")
+    return read_dataset_json(file)

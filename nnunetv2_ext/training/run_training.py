@@ -6,77 +6,28 @@ import dataclasses
 import logging
 import multiprocessing
 import os
-import random
 import shlex
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
 from nnunetv2_ext.labels.dataset_json import check_outputs, read_dataset_json
+from nnunetv2_ext.training.options import RECORD, TrainingOptions, restore_options
 from nnunetv2_ext.training.workers import workers_looked_after
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json, write_json
+from nnunetv2_ext.utilities.files import read_json, require_writable, write_json
+from nnunetv2_ext.utilities.folders import refuse_overlap
 from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 from nnunetv2_ext.utilities.validation import anything, list_of, mapping_of
 
 logger = logging.getLogger(__name__)
 
-OPTIONS_FILE = "training_options.json"
-"""Written into the output folder of a training; says what was set on the command line."""
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Hyper-parameters given on the command line; ``None`` leaves what the trainer or the plans say.
-
-    Attributes:
-        num_epochs: Epochs of the training (of its last phase for trainers that warm up).
-        initial_lr: First learning rate.
-        weight_decay: Factor of the L2 penalty.
-        batch_size: Patches per batch over all GPUs.
-        iterations_per_epoch: Training batches per epoch.
-        val_iterations_per_epoch: Validation batches per epoch.
-        oversample_foreground: Fraction of a batch whose patches are centred on foreground.
-        warmup_heads: Epochs with frozen backbone, for trainers that warm up.
-        warmup_network: Epochs with a rising rate, for trainers that warm up.
-        save_every: Epochs between writes of the latest checkpoint.
-        seed: Seed of Python, numpy and torch. Data loading in several processes stays non-deterministic.
-        num_workers: Processes for data loading and augmentation; 0 loads in the main process.
-    """
-
-    num_epochs: int | None = None
-    initial_lr: float | None = None
-    weight_decay: float | None = None
-    batch_size: int | None = None
-    iterations_per_epoch: int | None = None
-    val_iterations_per_epoch: int | None = None
-    oversample_foreground: float | None = None
-    warmup_heads: int | None = None
-    warmup_network: int | None = None
-    save_every: int | None = None
-    seed: int | None = None
-    num_workers: int | None = None
-
-    def given(self) -> dict[str, Any]:
-        """The options that were set."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-
-
-# Option -> attribute of nnU-Net's trainer.
-_TRAINER_ATTRIBUTES = {
-    "num_epochs": "num_epochs",
-    "initial_lr": "initial_lr",
-    "weight_decay": "weight_decay",
-    "iterations_per_epoch": "num_iterations_per_epoch",
-    "val_iterations_per_epoch": "num_val_iterations_per_epoch",
-    "oversample_foreground": "oversample_foreground_percent",
-    "warmup_heads": "warmup_heads",
-    "warmup_network": "warmup_network",
-    "save_every": "save_every",
-}
+_REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
@@ -98,8 +49,9 @@ class TrainingRun:
     only_validate: bool = False
     validate_best: bool = False
     disable_checkpointing: bool = False
+    overwrite: bool = False
     device: str = "cuda"
-    options: TrainingOptions = TrainingOptions()
+    options: TrainingOptions = field(default_factory=TrainingOptions)
     class_mapping: Mapping[str, str] | None = None
     """Class of the dataset to the class of the pretrained weights that its head starts from, where names differ."""
 
@@ -111,18 +63,21 @@ def run_training(run: TrainingRun) -> None:
         UserError: Dataset, plans, trainer or device are not there, or the arguments contradict each other.
     """
     _check(run)
-    if run.options.num_workers is not None:
-        os.environ["nnUNet_n_proc_DA"] = str(run.options.num_workers)
     if run.num_gpus > 1:
         import torch.multiprocessing
         from nnunetv2.run.run_training import find_free_network_port
 
         os.environ["MASTER_ADDR"] = "localhost"
         os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
-        ranks = torch.multiprocessing.spawn(_run_distributed, args=(run,), nprocs=run.num_gpus, join=False)
+        sentences = multiprocessing.get_context("spawn").SimpleQueue()
+        ranks = torch.multiprocessing.spawn(_run_distributed, args=(run, sentences), nprocs=run.num_gpus, join=False)
         try:
             while not ranks.join():
                 pass
+        except torch.multiprocessing.ProcessRaisedException:
+            if sentences.empty():
+                raise
+            raise UserError(sentences.get()) from None
         finally:
             for process in ranks.processes:
                 process.terminate()
@@ -148,43 +103,21 @@ def make_trainer(run: TrainingRun) -> Any:
         torch.device(run.device),
     )
     trainer.disable_checkpointing = run.disable_checkpointing
-    apply_options(trainer, run.options)
+    run.options.apply(trainer)
     return trainer
 
 
-def apply_options(trainer: Any, options: TrainingOptions) -> None:
-    """Sets the options on a trainer that is not initialised yet.
-
-    Raises:
-        UserError: The trainer has no such setting.
-    """
-    given = options.given()
-    for option, attribute in _TRAINER_ATTRIBUTES.items():
-        if option not in given:
-            continue
-        if not hasattr(trainer, attribute):
-            raise UserError(
-                f"{type(trainer).__name__} has no setting for --{option}; use a trainer that has it (for example a "
-                "*_warmup trainer), or leave the option out."
-            )
-        setattr(trainer, attribute, given[option])
-    if "batch_size" in given:
-        trainer.configuration_manager.configuration["batch_size"] = given["batch_size"]
-    if "seed" in given:
-        _seed_everything(given["seed"])
-
-
-def _run_distributed(rank: int, run: TrainingRun) -> None:
+def _run_distributed(rank: int, run: TrainingRun, sentences: Any) -> None:
     import torch
     from nnunetv2.run.run_training import cleanup_ddp, setup_ddp
 
     setup_ddp(rank, run.num_gpus)
     torch.cuda.set_device(torch.device("cuda", rank))
-    # Every rank needs its own random patches, and the same ones in the next run.
-    seed = run.options.seed
-    options = dataclasses.replace(run.options, seed=None if seed is None else seed + rank)
     try:
-        _train(dataclasses.replace(run, options=options))
+        _train(run)
+    except UserError as error:
+        sentences.put(str(error))
+        raise
     finally:
         cleanup_ddp()
 
@@ -201,23 +134,48 @@ def _train_alone(run: TrainingRun, trainer: Any) -> None:
     import torch
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
-    from nnunetv2_ext.training.trainers.base import has_checkpoint_to_continue_from
+    from nnunetv2_ext.training.trainers.base import ExtTrainer, checkpoint_to_continue_from
 
-    continues = run.continue_training and has_checkpoint_to_continue_from(trainer.output_folder)
-    if run.pretrained_weights is not None and not continues:
+    folder = Path(trainer.output_folder)
+    checkpoint = checkpoint_to_continue_from(folder) if run.continue_training or run.only_validate else None
+    if run.pretrained_weights is not None and checkpoint is None:
         initialize_from_pretrained(trainer, run.pretrained_weights, run.class_mapping)
+    if checkpoint is not None and not isinstance(trainer, ExtTrainer):
+        # Trainers of this package do it themselves, for the sake of nnU-Net's own command.
+        restore_options(trainer, load_torch_file(checkpoint, mmap=True))
+    if run.overwrite and trainer.local_rank == 0:
+        _set_aside(folder)
     maybe_load_checkpoint(trainer, run.continue_training, run.only_validate)
     if trainer.local_rank == 0 and not run.only_validate:
         _record(run, Path(trainer.output_folder))
     if torch.cuda.is_available():
-        torch.backends.cudnn.deterministic = False
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.deterministic = run.options.seed is not None
+        torch.backends.cudnn.benchmark = run.options.seed is None
     with workers_looked_after(trainer):
         if not run.only_validate:
             trainer.run_training()
         if run.validate_best:
             trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
         trainer.perform_actual_validation(run.npz)
+    if trainer.local_rank == 0 and not run.only_validate:
+        shutil.rmtree(folder / _REPLACED, ignore_errors=True)
+
+
+def _set_aside(fold_folder: Path) -> None:
+    """Makes room for a training in place of another one, whose results stay until the new ones are complete."""
+    from nnunetv2_ext.training.trainers.base import CHECKPOINTS
+
+    replaced = fold_folder / _REPLACED
+    # What an interrupted run had set aside is the last complete training.
+    keeps = not (replaced / CHECKPOINTS[0]).is_file()
+    for path in (fold_folder / name for name in (*CHECKPOINTS, "validation")):
+        if path.exists() and keeps:
+            replaced.mkdir(exist_ok=True)
+            path.rename(replaced / path.name)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def initialize_from_pretrained(trainer: Any, source: str, class_mapping: Mapping[str, str] | None = None) -> None:
@@ -244,7 +202,7 @@ def _record(run: TrainingRun, output_folder: Path) -> None:
     """Adds this run to the list of runs in the output folder, so that a result can be traced to its settings."""
     from nnunetv2_ext import __version__
 
-    file = output_folder / OPTIONS_FILE
+    file = output_folder / f"{RECORD}.json"
     runs = read_json(file, list_of(mapping_of(anything))) if file.is_file() and run.continue_training else []
     runs.append({"nnunetv2_ext": __version__, **dataclasses.asdict(run)})
     write_json(runs, file)
@@ -253,17 +211,19 @@ def _record(run: TrainingRun, output_folder: Path) -> None:
 def _check(run: TrainingRun) -> None:
     from nnunetv2_ext.checkpoints.plans import check_plans, check_plans_names, trained_configuration
     from nnunetv2_ext.dataset_conversion.splits import bring_splits, refuse_too_few_cases
-    from nnunetv2_ext.training.trainers.base import fresh_start_is_allowed
+    from nnunetv2_ext.training.trainers.base import fresh_start_is_allowed, refuse_other_kinds
 
-    if run.continue_training and run.only_validate:
-        raise UserError("--c continues a training and --val only validates one; give one of the two.")
+    if run.continue_training + run.only_validate + run.overwrite > 1:
+        raise UserError(
+            "--c continues a training, --val validates and --overwrite replaces one; give one of the three."
+        )
     if run.continue_training and run.pretrained_weights is not None and not fresh_start_is_allowed():
         raise UserError("-pretrained_weights starts a training and --c continues one; give one of the two.")
     if run.class_mapping and run.pretrained_weights is None:
         raise UserError("--class_mapping says which pretrained heads to start from; give -pretrained_weights, too.")
     if run.validate_best and run.disable_checkpointing:
         raise UserError("--val_best needs what --disable_checkpointing does not write; give one of the two.")
-    nnunet_folder("nnUNet_results")
+    require_writable(nnunet_folder("nnUNet_results"))
     folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(run.dataset, "nnUNet_preprocessed")
     plans_file = folder / f"{run.plans}.json"
     if not plans_file.is_file():
@@ -287,12 +247,38 @@ def _check(run: TrainingRun) -> None:
     bring_splits(folder.name)
     # Each case has its properties in a .pkl.
     refuse_too_few_cases(run.fold, len(list(data.glob("*.pkl"))), folder)
-    check_trainer_name(run.trainer)
+    refuse_other_kinds(check_trainer_name(run.trainer), dataset_json)
     check_device(run.device, run.num_gpus)
+    _check_results(run, nnunet_folder("nnUNet_results") / folder.name, plans["plans_name"], configuration)
 
 
-def check_trainer_name(name: str) -> None:
-    """Raises a `UserError` with similar names when nnU-Net cannot find the trainer."""
+def _check_results(run: TrainingRun, results: Path, plans_name: str, configuration: Mapping[str, Any]) -> None:
+    """Looks at what is there of this fold, and of the configuration that it goes on from."""
+    from nnunetv2_ext.checkpoints.raw import checkpoint_file
+    from nnunetv2_ext.training.trainers.base import CHECKPOINTS, checkpoint_to_continue_from
+
+    fold = results / f"{run.trainer}__{plans_name}__{run.configuration}" / f"fold_{run.fold}"
+    if run.pretrained_weights is not None:
+        refuse_overlap([checkpoint_file(Path(run.pretrained_weights))], fold)
+    found = checkpoint_to_continue_from(fold)
+    if run.only_validate and (found is None or found.name != CHECKPOINTS[0]):
+        raise UserError(f"--val expects a finished training in {fold}, but there is no {CHECKPOINTS[0]}; train first.")
+    if found is not None and not (run.continue_training or run.only_validate or run.overwrite):
+        raise UserError(
+            f"Expected no training in {fold} yet, but there is {found.name}; go on with --c, or train anew with "
+            "--overwrite."
+        )
+    if (previous := configuration.get("previous_stage")) is not None:
+        predicted = results / f"{run.trainer}__{plans_name}__{previous}" / "predicted_next_stage" / run.configuration
+        if not predicted.is_dir():
+            raise UserError(
+                f"{run.configuration} goes on from the predictions of {previous}, which are expected in {predicted}, "
+                f"but there are none; train all folds of {previous} with the same trainer and plans first."
+            )
+
+
+def check_trainer_name(name: str) -> type:
+    """The trainer that nnU-Net finds; a `UserError` with similar names where it finds none."""
     import contextlib
     import difflib
     import io
@@ -304,7 +290,8 @@ def check_trainer_name(name: str) -> None:
     try:
         # nnU-Net prints every module it looks into.
         with contextlib.redirect_stdout(io.StringIO()):
-            recursive_find_trainer_class_by_name(name)
+            found: type = recursive_find_trainer_class_by_name(name)
+            return found
     except RuntimeError:
         known = [known for known in dir(trainers) if known.split("_")[0].endswith("Trainer")]
         similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -329,13 +316,3 @@ def check_device(device: str, num_gpus: int = 1) -> None:
 def _keys(file: Path) -> set[str]:
     content = read_json(file)
     return set(content) if isinstance(content, dict) else set()
-
-
-def _seed_everything(seed: int) -> None:
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    # nnU-Net's augmentation draws from numpy's global generator.
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)

@@ -18,14 +18,12 @@ class Variant:
         name: Of the class.
         bases: Names of the classes that it is derived from.
         description: First line of its docstring.
-        architecture: Key of its network, where it is not that of its bases.
         settings: Class attributes.
     """
 
     name: str
     bases: tuple[str, ...]
     description: str
-    architecture: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -36,44 +34,42 @@ def _stunet() -> Iterator[Variant]:
     for size, (letter, parameters) in _SIZES.items():
         name, network = f"STUNetTrainer_{size}", f"STU-Net {letter}"
         fine_tuning = f"{network}, fine-tuning"
-        yield Variant(name, ("ExtTrainer",), f"{network} ({parameters} parameters).", letter)
-        yield Variant(f"{name}_ft", (name,), f"{fine_tuning}.", None, {"initial_lr": 1e-3})
+        yield Variant(name, ("ExtTrainer",), f"{network} ({parameters} parameters).")
+        yield Variant(f"{name}_ft", (name,), f"{fine_tuning}.", {"initial_lr": 1e-3})
         after = f"{fine_tuning} after a warm-up of heads and network."
         yield Variant(f"{name}_ft_warmup", (f"{name}_ft", "WarmUpTrainer"), after)
         for thousands in (2, 4):
             epochs = thousands * 1000
-            yield Variant(
-                f"{name}_ep{thousands}k", (name,), f"{network}, {epochs} epochs.", None, {"num_epochs": epochs}
-            )
+            yield Variant(f"{name}_ep{thousands}k", (name,), f"{network}, {epochs} epochs.", {"num_epochs": epochs})
     published = "STU-Net B under the name that the published code gives its base trainer."
     yield Variant("STUNetTrainer", ("STUNetTrainer_base",), published)
 
 
 def _stunet_sizes(family: str, base: str) -> Iterator[Variant]:
     for size, (letter, _) in _SIZES.items():
-        settings = {"trainer_for_plain_datasets": f"STUNetTrainer_{size}"}
-        yield Variant(f"{family}_stunet_{size}", (base,), f"STU-Net {letter}.", letter, settings)
+        yield Variant(f"{family}_stunet_{size}", (base,), f"STU-Net {letter}.")
 
 
 def _multitalent() -> Iterator[Variant]:
     family, base = "MultiTalentTrainer", "PartialLabelTrainer"
     plain = [
-        Variant(f"{family}_unet", (base,), "nnU-Net's default U-Net.", "unet"),
-        Variant(f"{family}_resenc", (base,), "The residual-encoder U-Net of the published checkpoints.", "resenc"),
+        Variant(family, (base,), "The network that the plans name."),
+        Variant(f"{family}_unet", (base,), "nnU-Net's default U-Net."),
+        Variant(f"{family}_resenc", (base,), "The residual-encoder U-Net of the published checkpoints."),
         *_stunet_sizes(family, base),
     ]
     yield from plain
     networks = {variant.name: variant.description[:-1] for variant in plain}
     for name, network in {**networks, f"{family}_swinunetr": "MONAI's SwinUNETR"}.items():
-        yield Variant(f"{name}_2000ep", (name,), f"{network}, 2000 epochs as in the paper.", None, {"num_epochs": 2000})
+        yield Variant(f"{name}_2000ep", (name,), f"{network}, 2000 epochs as in the paper.", {"num_epochs": 2000})
 
 
 def _label_tree() -> Iterator[Variant]:
     family = "LabelTreeTrainer"
     by_plans = "The network of the plans, nnU-Net's U-Net by default (and SALT's with the plans ``salt``)."
-    yield Variant(f"{family}_unet", (family,), by_plans, "unet")
+    yield Variant(f"{family}_unet", (family,), by_plans)
     residual = "The residual-encoder U-Net of the published MultiTalent checkpoints."
-    yield Variant(f"{family}_resenc", (family,), residual, "resenc")
+    yield Variant(f"{family}_resenc", (family,), residual)
     yield from _stunet_sizes(family, family)
 
 
@@ -81,20 +77,20 @@ def _label_tree() -> Iterator[Variant]:
 VARIANTS = {"stunet": tuple(_stunet()), "multitalent": tuple(_multitalent()), "label_tree": tuple(_label_tree())}
 
 
-def define_variants(module: dict[str, Any], architectures: Mapping[str, Any]) -> list[str]:
-    """Defines the trainers of a module.
+def define_variants(module: dict[str, Any]) -> list[str]:
+    """Defines the trainers of a module, each with the network that `network_of_trainer` knows for its name.
 
     Args:
         module: ``globals()`` of the module, with the classes that variants are derived from.
-        architectures: Key -> network, an entry of `nnunetv2_ext.training.trainers.networks`.
 
     Returns:
         Their names.
     """
+    from nnunetv2_ext.architectures.planned import network_of_trainer
+
     variants = VARIANTS[module["__name__"].rpartition(".")[2]]
     for variant in variants:
         content = {"__module__": module["__name__"], "__doc__": variant.description, **variant.settings}
-        if variant.architecture is not None:
-            content["architecture"] = architectures[variant.architecture]
+        content["architecture"] = network_of_trainer(variant.name)
         module[variant.name] = type(variant.name, tuple(module[base] for base in variant.bases), content)
     return [variant.name for variant in variants]

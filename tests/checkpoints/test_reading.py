@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from nnunetv2_ext.architectures.architecture import Architecture
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES, STUNet
 from nnunetv2_ext.checkpoints import read_checkpoint, write_safetensors
-from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import write_json
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnunetv2_ext.architectures.architecture import Architecture
 from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES, STUNet
 from nnunetv2_ext.checkpoints import Checkpoint, transfer_weights
-from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.checkpoints.formats.base import unet_arguments
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -72,7 +72,9 @@ def test_heads_of_classes_with_the_same_name_compute_what_they_did(kind):
     image = torch.randn(1, 1, 4, 8, 8)
     for found, expected in zip(outputs(target, image), outputs(source, image), strict=True):
         torch.testing.assert_close(found[:, [0, 1]], expected[:, [0, 2]])
-    assert torch.equal(target.decoder.seg_layers[0].weight[2], fresh[2])
+    # A new class begins as the background does.
+    background = source.decoder.seg_layers[0].weight[0]
+    torch.testing.assert_close(target.decoder.seg_layers[0].weight[2], background + fresh[2] * 0.01)
     assert report.transferred_classes == {"background": "background", "spleen": "spleen"}
     assert report.reinitialised_classes == {"tumour": "not in the checkpoint"}
     assert set(report.names("adapted")) == {
@@ -109,8 +111,8 @@ def test_regions_have_no_background_channel():
     source, target = stunet(), stunet(num_classes=2, seed=1)
     transfer_weights(target, checkpoint_of(source), target_classes={"background": 0, "aorta": [1, 2], "liver": [2, 2]})
     for ours, theirs in zip(target.decoder.seg_layers, source.decoder.seg_layers, strict=True):
-        assert torch.equal(ours.weight, theirs.weight[[3, 1]])
-        assert torch.equal(ours.bias, theirs.bias[[3, 1]])
+        assert torch.equal(ours.weight, theirs.weight[[3, 1]] - theirs.weight[:1])
+        assert torch.equal(ours.bias, theirs.bias[[3, 1]] - theirs.bias[:1])
 
 
 def test_a_mapping_names_structures_that_are_called_differently():
@@ -124,6 +126,33 @@ def test_a_mapping_names_structures_that_are_called_differently():
     )
     assert torch.equal(target.decoder.seg_layers[0].weight[1], source.decoder.seg_layers[0].weight[1])
     assert "Leber (from liver)" in str(report)
+
+
+SIGMOID_LABELS = {"background": 0, "liver": [1, 1], "spleen": [2, 2], "aorta": [3, 3]}
+
+
+@pytest.mark.parametrize("kind", ["stunet", "unet"])
+@pytest.mark.parametrize(
+    ("before", "after"), [(SOURCE_LABELS, SIGMOID_LABELS), (SIGMOID_LABELS, SOURCE_LABELS)], ids=["sigmoid", "softmax"]
+)
+def test_other_outputs_predict_the_same_classes_before_any_training(kind, before, after):
+    """Voxels where at most one class is there: the class above the background's logit, or above 0."""
+    classes = [4 if labels is SOURCE_LABELS else 3 for labels in (before, after)]
+    if kind == "stunet":
+        source, target, architecture = stunet(num_classes=classes[0]), stunet(num_classes=classes[1], seed=1), None
+    else:
+        (source, architecture), (target, _) = unet(classes[0]), unet(classes[1], seed=1)
+    checkpoint = checkpoint_of(source, architecture, labels=before)
+    report = transfer_weights(target, checkpoint, target_classes=after)
+    image = torch.randn(1, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    for logits, reference in zip(outputs(target, image), outputs(source, image), strict=True):
+        if before is SOURCE_LABELS:
+            assert torch.equal(logits > 0, reference[:, 1:] > reference[:, :1])
+        else:
+            first = torch.cat((torch.zeros_like(reference[:, :1]), reference), 1).argmax(1)
+            assert torch.equal(logits.argmax(1), first)
+            assert len(first.unique()) > 1
+    assert "to s" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +193,7 @@ def test_classes_of_collections_are_pointed_out_and_not_transferred():
         target, checkpoint, target_classes=["liver", "left kidney", "aorta", "iver"], class_mapping=mapping
     )
     assert torch.equal(target.decoder.seg_layers[0].weight[[0, 2, 3]], source.decoder.seg_layers[0].weight[[0, 3, 0]])
-    assert torch.equal(target.decoder.seg_layers[0].weight[1], fresh[1])
+    torch.testing.assert_close(target.decoder.seg_layers[0].weight[1], fresh[1] * 0.01)
     assert report.notes == [
         "to start from classes of similar name, add --class_mapping 'left kidney=A/left kidney'",
     ]

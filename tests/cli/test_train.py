@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -8,16 +9,19 @@ import pytest
 from nnunetv2_ext.cli import finetune, train
 from nnunetv2_ext.cli._command import make_parser
 from nnunetv2_ext.cli._training_arguments import add_option_arguments, options_from
-from nnunetv2_ext.training.run_training import TrainingOptions
+from nnunetv2_ext.training.options import TrainingOptions
 
 
 def test_every_option_has_a_flag():
     parser = make_parser("test", "test")
-    add_option_arguments(parser, warmup=True)
+    add_option_arguments(parser)
     given = {"num_epochs": 3, "initial_lr": 0.5, "weight_decay": 0.25, "batch_size": 4, "iterations_per_epoch": 5,
              "val_iterations_per_epoch": 6, "oversample_foreground": 0.75, "warmup_heads": 0, "warmup_network": 8,
              "save_every": 9, "seed": 10, "num_workers": 0}  # fmt: skip
-    arguments = parser.parse_args([text for name, value in given.items() for text in (f"--{name}", str(value))])
+    words = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    arguments = parser.parse_args([*words, "--no-deep_supervision"])
+    given["deep_supervision"] = False
+    assert given.keys() == {option.name for option in dataclasses.fields(TrainingOptions)}
     assert options_from(arguments) == TrainingOptions(**given)
     assert options_from(parser.parse_args([])).given() == {}
 

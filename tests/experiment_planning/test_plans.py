@@ -127,7 +127,9 @@ def test_cascade_of_stock_plans_still_inherits(dataset_json, make_fingerprint):
     plans = plan(stock, dataset_json, make_fingerprint())
     assert plans["configurations"]["3d_cascade_fullres"] == stock["configurations"]["3d_cascade_fullres"]
     alone = plan(stock, dataset_json, make_fingerprint(), configurations=["3d_cascade_fullres"])
-    assert alone["configurations"]["3d_cascade_fullres"]["patch_size"] == [128, 128, 128]
+    # The stage that it goes on from comes with it.
+    assert alone["configurations"]["3d_cascade_fullres"]["previous_stage"] == "3d_fullres"
+    assert alone["configurations"]["3d_fullres"]["patch_size"] == [128, 128, 128]
 
 
 def test_two_dimensional_images(dataset_json, make_fingerprint):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from nnunetv2_ext.checkpoints import read_checkpoint
 from nnunetv2_ext.cli import finetune as command
 from nnunetv2_ext.training import finetuning
 from nnunetv2_ext.training.finetuning import ensure_plans, finetune, plans_name_for, trainer_for
-from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer
+from nnunetv2_ext.training.options import TrainingOptions
+from nnunetv2_ext.training.run_training import TrainingRun, make_trainer
 from nnunetv2_ext.utilities.errors import UserError
 
 ONE_STEP = TrainingOptions(
@@ -189,3 +191,87 @@ def test_plans_that_lack_the_configuration_are_named(pretrained, tiny_dataset, c
     plans.write_text(json.dumps({"plans_name": "mine", "configurations": {"3d_lowres": {}}}))
     assert _finetune(pretrained, "-p", "mine") == 2
     assert f"in the plans {plans}, but they have 3d_lowres" in capsys.readouterr().err
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Ends fine-tunings before they preprocess and train; the runs that were to come, with their plans."""
+    runs = []
+
+    def note(run):
+        file = Path(os.environ["nnUNet_preprocessed"]) / run.dataset / f"{run.plans}.json"
+        runs.append((run, json.loads(file.read_text(encoding="utf-8"))))
+
+    monkeypatch.setattr(finetuning, "ensure_preprocessed", lambda *arguments: None)
+    monkeypatch.setattr(finetuning, "run_training", note)
+    return runs
+
+
+def _another(pretrained, folder, change):
+    """A copy of a model folder whose plans are changed."""
+    shutil.copytree(pretrained.parents[1], folder)
+    plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
+    change(plans)
+    (folder / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("written_by", ["this version", "0.1.0"])
+def test_pretrainings_whose_plans_have_one_name_do_not_share_a_file(
+    pretrained, tiny_dataset, tmp_path, planned, written_by
+):
+
+    def coarser(plans):
+        plans["configurations"]["3d_fullres"]["spacing"] = [2.0, 2.0, 2.0]
+
+    def brighter(plans):
+        plans["foreground_intensity_properties_per_channel"]["0"]["mean"] += 100
+
+    others = [_another(pretrained, tmp_path / change.__name__, change) for change in (coarser, brighter)]
+    folders = [pretrained, *others, pretrained, *others]
+    for number, folder in enumerate(folders):
+        assert _finetune(folder) == 0
+        if number == 0 and written_by == "0.1.0":
+            file = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / f"{planned[0][0].plans}.json"
+            plans = json.loads(file.read_text(encoding="utf-8"))
+            plans.pop("made_from", None)
+            file.write_text(json.dumps(plans), encoding="utf-8")
+    spacings = [plans["configurations"]["3d_fullres"]["spacing"] for _, plans in planned]
+    means = [plans["foreground_intensity_properties_per_channel"]["0"]["mean"] for _, plans in planned]
+    assert spacings[1] == spacings[4] == [2.0, 2.0, 2.0] != spacings[0] == spacings[3]
+    assert means[2] == means[5] == means[0] + 100 == means[3] + 100
+    names = [run.plans for run, _ in planned]
+    assert names[:3] == names[3:]
+    assert names[0] == "pretrained_nnUNetPlans"
+    assert len(set(names)) == 3
+
+
+def test_a_single_stage_of_a_cascade_is_planned_without_the_next(pretrained, tiny_dataset, tmp_path, planned):
+    def cascade(plans):
+        fullres = plans["configurations"]["3d_fullres"]
+        plans["configurations"]["3d_lowres"] = {**fullres, "next_stage": "3d_cascade_fullres"}
+        plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+
+    folder = _another(pretrained, tmp_path / "cascade", cascade)
+    flags = ["-pretrained_weights", str(folder), "-device", "cpu", "--quiet"]
+    assert command.main(["7", "3d_lowres", "0", *flags]) == 0
+    assert command.main(["7", "3d_cascade_fullres", "0", *flags, "-p", "both"]) == 0
+    (_, alone), (_, both) = planned
+    assert "next_stage" not in alone["configurations"]["3d_lowres"]
+    # A stage that goes on from another one comes with it.
+    assert both["configurations"]["3d_cascade_fullres"]["previous_stage"] == "3d_lowres"
+    assert both["configurations"]["3d_lowres"]["next_stage"] == "3d_cascade_fullres"
+
+
+def test_a_second_stage_needs_the_predictions_of_the_first(tiny_dataset, capsys):
+    from nnunetv2_ext.cli import train
+
+    file = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / "nnUNetPlans.json"
+    plans = json.loads(file.read_text(encoding="utf-8"))
+    configurations = plans["configurations"]
+    configurations["3d_lowres"] = {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"}
+    configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    file.write_text(json.dumps(plans), encoding="utf-8")
+    flags = ["7", "3d_cascade_fullres", "0", "-tr", "FineTuneTrainer_unet", "-device", "cpu", "--quiet"]
+    assert train.main(flags) == 2
+    assert "3d_cascade_fullres goes on from the predictions of 3d_lowres" in capsys.readouterr().err

@@ -16,7 +16,8 @@ from nnunetv2_ext.labels.label_tree import LabelTree
 from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision, halving_weights
 from nnunetv2_ext.training.loss.label_tree_loss import LabelTreeLoss
 from nnunetv2_ext.training.loss.partial_label_loss import PartialLabelLoss
-from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer
+from nnunetv2_ext.training.options import TrainingOptions
+from nnunetv2_ext.training.run_training import TrainingRun, make_trainer
 
 TREE = LabelTree.from_nested({"background": {}, "body": {"liver": {}, "spleen": {}}})
 CLASSES = len(TREE)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.architectures.architecture import Architecture
 from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 from nnunetv2_ext.utilities.errors import UserError

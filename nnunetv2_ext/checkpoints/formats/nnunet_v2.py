@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from nnunetv2_ext.architectures.architecture import Architecture
+from nnunetv2_ext.architectures.families import recognise
+from nnunetv2_ext.architectures.label_tree_network import PARENTS_NAME
 from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
-from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.checkpoints.checkpoint import match_state
 from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation
 from nnunetv2_ext.checkpoints.formats.nnunet_v1_resenc import resenc_translation
@@ -15,11 +17,6 @@ from nnunetv2_ext.checkpoints.formats.stunet_v1 import stunet_from_names
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 from nnunetv2_ext.utilities.errors import UserError
 
-_STUNET_NAMES = {"encoder.stages.0.0.conv1.weight", "decoder.upsample_layers.0.conv.weight"}
-# The stock residual encoder pools before its projection, which then has the number 1.
-_STRIDED_RESENC_NAMES = {"encoder.stages.1.blocks.0.skip.0.conv.weight", "decoder.transpconvs.0.weight"}
-_PLAIN_UNET_NAMES = {"encoder.stages.0.0.convs.0.conv.weight", "decoder.transpconvs.0.weight"}
-_SWINUNETR_NAMES = {"swinViT.patch_embed.proj.weight", "decoder.seg_layers.0.weight"}
 _STRIDED_RESENC = f"{StridedSkipResidualEncoderUNet.__module__}.{StridedSkipResidualEncoderUNet.__name__}"
 
 
@@ -29,13 +26,9 @@ def _recognises(raw: RawCheckpoint) -> bool:
 
 def _reader_of_names(raw: RawCheckpoint) -> Callable[[RawCheckpoint], Translation] | None:
     """For networks that are known by the names of their weights alone: what infers their sizes."""
-    readers = (
-        (_STUNET_NAMES, stunet_from_names),
-        (_STRIDED_RESENC_NAMES, resenc_translation),
-        (_PLAIN_UNET_NAMES, unet_translation),
-        (_SWINUNETR_NAMES, _swinunetr_translation),
-    )
-    return next((reader for names, reader in readers if raw.state.keys() >= names), None)
+    readers = {"resenc": resenc_translation, "unet": unet_translation, "swinunetr": _swinunetr_translation}
+    family = recognise(raw.state)
+    return None if family is None else stunet_from_names if family.size else readers[family.key]
 
 
 def _translate(raw: RawCheckpoint) -> Translation:
@@ -75,13 +68,14 @@ def _from_architecture(raw: RawCheckpoint, architecture: Architecture) -> Transl
             f"{difference}); the trainer{f' {trainer}' if trainer else ''} built another network: give plans that name "
             "it."
         )
-    return Translation(raw.state, architecture, _inputs(raw, architecture), _outputs(raw))
+    return Translation(raw.state, architecture, _inputs(raw, architecture), _outputs(raw, architecture))
 
 
 def _first_difference(raw: RawCheckpoint, architecture: Architecture) -> str | None:
     """Name of a tensor that only one side has or that has another shape; None if the weights are this network's."""
-    network = architecture.build(_inputs(raw, architecture), _outputs(raw), deep_supervision=False)
-    matched, missing, unexpected = match_state(network, raw.state)
+    network = architecture.build(_inputs(raw, architecture), _outputs(raw, architecture), deep_supervision=False)
+    state = {name: tensor for name, tensor in raw.state.items() if name != PARENTS_NAME}
+    matched, missing, unexpected = match_state(network, state)
     tensors = network.state_dict()
     different = [name for name, value in matched.items() if value.shape != tensors[name].shape]
     return next(iter(missing + unexpected + different), None)
@@ -94,13 +88,13 @@ def _swinunetr_translation(raw: RawCheckpoint) -> Translation:
     return Translation(raw.state, architecture, input_channels=stem[1], num_classes=head[0])
 
 
-def _outputs(raw: RawCheckpoint) -> int:
+def _outputs(raw: RawCheckpoint, architecture: Architecture) -> int:
     if "num_classes" in raw.content:
         return int(raw.content["num_classes"])
-    heads = [name for name in raw.state if name.startswith("decoder.seg_layers.") and name.endswith(".weight")]
-    if not heads:
-        raise UserError(f"Expected segmentation heads named decoder.seg_layers.* in {raw.path}, but found none.")
-    return raw.shape(heads[0])[0]
+    name, axis = architecture.family.outputs
+    if name not in raw.state:
+        raise UserError(f"Expected segmentation heads with {name} in {raw.path}, but found none.")
+    return raw.shape(name)[axis]
 
 
 def _inputs(raw: RawCheckpoint, architecture: Architecture) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNet, strides_that_fit, stunet_strides
-from nnunetv2_ext.checkpoints.architecture import Architecture
+from nnunetv2_ext.architectures.architecture import Architecture
+from nnunetv2_ext.architectures.stunet import STUNet
+from nnunetv2_ext.architectures.stunet_sizes import PUBLISHED_STRIDES, strides_that_fit, stunet_strides
 from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, rename
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 from nnunetv2_ext.utilities.errors import UserError

@@ -13,7 +13,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager, deter
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunetv2_ext.checkpoints.architecture import Architecture, building
+from nnunetv2_ext.architectures.architecture import building
+from nnunetv2_ext.architectures.planned import network_of_trainer
 from nnunetv2_ext.checkpoints.plans import check_plans, trained_configuration
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
 from nnunetv2_ext.checkpoints.shapes import MODEL_CHECKPOINT
@@ -166,9 +167,10 @@ def _build_network(
     """The network as the trainer built it, without deep supervision."""
     inputs = determine_num_input_channels(plans, configuration, dataset_json)
     outputs = labels.num_segmentation_heads
-    if trainer_name == "nnUNetTrainer":
-        # Its network is that of the plans; importing all trainers to learn this would take ten seconds.
-        return Architecture.from_plans(configuration.configuration).build(inputs, outputs, deep_supervision=False)
+    known = network_of_trainer(trainer_name)
+    if known is not None:
+        with building(f"the network of {trainer_name}"):
+            return known.build(configuration.configuration, inputs, outputs, deep_supervision=False)
     trainer = _find_trainer(trainer_name)
     described: tuple[Any, ...] = (plans, configuration)
     if "plans_manager" not in inspect.signature(trainer.build_network_architecture).parameters:
@@ -186,15 +188,8 @@ def _build_network(
 
 
 def _find_trainer(name: str) -> Any:
-    """A trainer of this package, or else any that nnU-Net finds."""
+    """A trainer of another package."""
     checked_name(name, "the name of a trainer in the checkpoint")
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-    from nnunetv2_ext.training import trainers
-
-    found = getattr(trainers, name, None)
-    if isinstance(found, type) and issubclass(found, nnUNetTrainer):
-        return found
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     try:

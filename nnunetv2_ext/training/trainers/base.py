@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,47 +16,25 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_ext.checkpoints.architecture import building
+from nnunetv2_ext.architectures.architecture import building
+from nnunetv2_ext.architectures.families import FAMILIES, family_of
+from nnunetv2_ext.architectures.planned import FromPlans, network_of_trainer
 from nnunetv2_ext.checkpoints.plans import check_plans, check_plans_names
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
 from nnunetv2_ext.checkpoints.shapes import TRAINING_CHECKPOINT
 from nnunetv2_ext.dataset_conversion.splits import refuse_too_few_cases
-from nnunetv2_ext.training.trainers.networks import FromPlans, NetworkEntry
+from nnunetv2_ext.labels.dataset_json import kind_of_dataset
+from nnunetv2_ext.training.options import SETTINGS, SETTINGS_VARIABLE, TrainingOptions, restore_options, seed_everything
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import atomic_path, parse_json
+from nnunetv2_ext.utilities.files import atomic_path
 from nnunetv2_ext.utilities.locks import output_lock
-from nnunetv2_ext.utilities.validation import check, entries, flag, integer, number
-
-HYPER_PARAMETERS = (
-    "initial_lr",
-    "weight_decay",
-    "num_epochs",
-    "num_iterations_per_epoch",
-    "num_val_iterations_per_epoch",
-    "oversample_foreground_percent",
-    "enable_deep_supervision",
-    "save_every",
-)
-"""The class attributes that `ExtTrainer` copies onto every instance; `nnUNetv2_ext_train` sets the same names."""
-
-_SETTINGS = entries(
-    {
-        **dict.fromkeys(HYPER_PARAMETERS, integer(1)),
-        "initial_lr": number(0),
-        "weight_decay": number(0),
-        "oversample_foreground_percent": number(0, 1),
-        "enable_deep_supervision": flag,
-    },
-    closed=True,
-)
-
-SETTINGS_VARIABLE = "nnUNetv2_ext_settings"
-"""Environment variable; a JSON object with values for `HYPER_PARAMETERS`, for use with stock ``nnUNetv2_train``."""
+from nnunetv2_ext.utilities.validation import check
 
 ALLOW_FRESH_START = "nnUNetv2_ext_allow_fresh_start"
 """Environment variable; ``1`` makes ``--c`` start a new training where there is nothing to continue."""
 
-CHECKPOINTS_TO_CONTINUE_FROM = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+"""What a training leaves in the folder of a fold; nnU-Net goes on from the first of them that is there."""
 
 
 class ExtTrainer(nnUNetTrainer):
@@ -64,10 +43,11 @@ class ExtTrainer(nnUNetTrainer):
     A subclass states what differs from nnU-Net's defaults::
 
         class STUNetTrainer_small(ExtTrainer):
-            architecture = STUNetFromPlans("S")
+            architecture = STUNetFromPlans(size="S")
 
     Attributes:
-        architecture: Which network to build; an entry of `nnunetv2_ext.training.trainers.networks`.
+        kind: Of dataset, see `kind_of_dataset`; others are refused.
+        architecture: Which network to build; an entry of `nnunetv2_ext.architectures.planned`.
         initial_lr: Learning rate at the first epoch.
         weight_decay: Factor of the L2 penalty.
         num_epochs: Epochs of the whole training.
@@ -76,9 +56,11 @@ class ExtTrainer(nnUNetTrainer):
         oversample_foreground_percent: Fraction of a batch whose patches are centred on foreground.
         enable_deep_supervision: Whether the loss is computed on several resolutions.
         save_every: Epochs between writes of ``checkpoint_latest.pth``.
+        seed: Determines the random numbers of each epoch and rank, so that a resumed training draws the same.
     """
 
-    architecture: ClassVar[NetworkEntry] = FromPlans()
+    kind: ClassVar[str] = "plain"
+    architecture: ClassVar[FromPlans] = FromPlans()
     initial_lr: float = 1e-2
     weight_decay: float = 3e-5
     num_epochs: int = 1000
@@ -87,6 +69,7 @@ class ExtTrainer(nnUNetTrainer):
     oversample_foreground_percent: float = 0.33
     enable_deep_supervision: bool = True
     save_every: int = 25
+    seed: int | None = None
 
     # Set by nnU-Net; named here for type checkers, which do not see into nnU-Net.
     network: nn.Module
@@ -101,20 +84,29 @@ class ExtTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  the signature is nnU-Net's contract
     ):
+        # Before nnU-Net creates folders for a training that cannot run.
+        refuse_other_kinds(type(self), dataset_json)
+        self._read_labels(dataset_json)
         check_plans(plans, "the plans of this training")
         # nnU-Net makes folders of these names in its constructor.
         check_plans_names(plans, "the plans of this training")
         continuing = bool(plans.get("continue_training", False))
         super().__init__(plans, configuration, fold, dataset_json, device)
         # nnUNetTrainer.__init__ has just written its own defaults onto the instance.
-        settings = settings_from_environment()
-        for name in HYPER_PARAMETERS:
-            setattr(self, name, settings.get(name, getattr(type(self), name)))
-        if settings:
-            self.print_to_log_file(f"Settings from the environment variable {SETTINGS_VARIABLE}: {settings}")
+        for name in SETTINGS:
+            if hasattr(type(self), name):
+                setattr(self, name, getattr(type(self), name))
+        settings = TrainingOptions.from_environment()
+        settings.apply(self)
+        if settings.given():
+            self.print_to_log_file(f"Settings from the environment variable {SETTINGS_VARIABLE}: {settings.given()}")
         self.logger.local_logger = PlainNumbersLogger()
+        self._optimizer_states: dict[str, Any] | None = None
         if continuing:
             self._require_checkpoint()
+
+    def _read_labels(self, dataset_json: Mapping[str, Any]) -> None:
+        """Hook for trainers that look into the dataset.json before anything is made of it."""
 
     @classmethod
     def build_network_architecture(
@@ -129,7 +121,7 @@ class ExtTrainer(nnUNetTrainer):
         check_plans(plans_manager.plans, "the plans of this model")
         with building(f"the network of {cls.__name__}"):
             return cls.architecture.build(
-                plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+                configuration_manager.configuration, num_input_channels, num_output_channels, enable_deep_supervision
             )
 
     def do_split(self) -> tuple[list[str], list[str]]:
@@ -152,14 +144,16 @@ class ExtTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         """Builds network, optimiser and loss, and logs where the network departs from the plans."""
         if not self.was_initialized:
+            self.enable_deep_supervision &= len(self._output_scales()) > 1
             super().initialize()
-            for note in self.architecture.notes(self.configuration_manager):
+            for note in self.architecture.notes(self.configuration_manager.configuration):
                 self.print_to_log_file(note)
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
-        if not self.enable_deep_supervision:
-            return None
-        return self.architecture.deep_supervision_scales(self.configuration_manager)
+        return self._output_scales() if self.enable_deep_supervision else None
+
+    def _output_scales(self) -> list[list[float]]:
+        return self.architecture.deep_supervision_scales(self.configuration_manager.configuration)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Switches the auxiliary outputs of the network on or off."""
@@ -188,7 +182,7 @@ class ExtTrainer(nnUNetTrainer):
             super().save_checkpoint(str(temporary))
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Continues from a checkpoint of this trainer.
+        """Takes the weights, the options and the log of a checkpoint; a training that goes on takes the optimiser, too.
 
         Replaces nnU-Net's method, which unpickles whatever the file holds and fails on the dictionary that its own
         signature promises.
@@ -199,26 +193,53 @@ class ExtTrainer(nnUNetTrainer):
         Raises:
             UserError: The file is truncated, is not a checkpoint, or carries code.
         """
-        self.initialize()
         checkpoint = (
             filename_or_checkpoint
             if isinstance(filename_or_checkpoint, dict)
             else load_torch_file(filename_or_checkpoint, map_location=self.device)
         )
         check(checkpoint, TRAINING_CHECKPOINT, "the checkpoint of this training")
+        if not self.was_initialized:
+            restore_options(self, checkpoint)
+        self.initialize()
         weights = {name.removeprefix("module."): value for name, value in checkpoint["network_weights"].items()}
         self.bare_network.load_state_dict(weights)
-        self.my_init_kwargs = checkpoint["init_args"]
         self.current_epoch = checkpoint["current_epoch"]
         self.logger.load_checkpoint(checkpoint["logging"])
         self._best_ema = checkpoint["_best_ema"]
         self.inference_allowed_mirroring_axes = checkpoint.get(
             "inference_allowed_mirroring_axes", self.inference_allowed_mirroring_axes
         )
-        self.prepare_optimizer_for_epoch(self.current_epoch - 1)
-        self.optimizer.load_state_dict(checkpoint["optimizer_state"])
-        if self.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
-            self.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
+        self._optimizer_states = {name: checkpoint[name] for name in ("optimizer_state", "grad_scaler_state")}
+
+    def on_train_start(self) -> None:
+        """Loads the data, and the state of the optimiser where a training goes on."""
+        super().on_train_start()
+        self.resume_optimizer()
+
+    def resume_optimizer(self) -> None:
+        """Gives the optimiser the state of the checkpoint that was loaded, if one was."""
+        if (states := self._optimizer_states) is not None:
+            self._optimizer_states = None
+            self.prepare_optimizer_for_epoch(self.current_epoch - 1)
+            self.optimizer.load_state_dict(states["optimizer_state"])
+            if self.grad_scaler is not None and states["grad_scaler_state"] is not None:
+                self.grad_scaler.load_state_dict(states["grad_scaler_state"])
+
+    def on_epoch_start(self) -> None:
+        """Draws the random numbers of this epoch, whatever came before it."""
+        super().on_epoch_start()
+        if self.seed is not None:
+            seed_everything(self.seed, self.local_rank, self.current_epoch)
+
+    def get_training_transforms(self, *arguments: Any, **named: Any) -> Any:
+        """nnU-Net's augmentation; with a seed, no transform chooses its algorithm by the clock."""
+        transforms = super().get_training_transforms(*arguments, **named)
+        for transform in transforms.transforms if self.seed is not None else ():
+            inner = getattr(transform, "transform", transform)
+            if hasattr(inner, "benchmark"):
+                inner.benchmark = False
+        return transforms
 
     def prepare_optimizer_for_epoch(self, epoch: int) -> None:
         """Hook for schedules whose optimiser changes during training; called before an optimiser state is loaded.
@@ -230,7 +251,7 @@ class ExtTrainer(nnUNetTrainer):
     def _require_checkpoint(self) -> None:
         """Stops a ``--c`` that would silently start from scratch."""
         folder = Path(self.output_folder)
-        if has_checkpoint_to_continue_from(folder):
+        if checkpoint_to_continue_from(folder) is not None:
             return
         if fresh_start_is_allowed():
             self.print_to_log_file(f"There is no checkpoint in {folder}: a new training starts, as asked for.")
@@ -241,9 +262,37 @@ class ExtTrainer(nnUNetTrainer):
         )
 
 
-def has_checkpoint_to_continue_from(output_folder: str | Path) -> bool:
-    """Whether ``--c`` finds something in the output folder of a fold."""
-    return any((Path(output_folder) / name).is_file() for name in CHECKPOINTS_TO_CONTINUE_FROM)
+_KINDS = {
+    "plain": "a plain dataset",
+    "collection": "a collection of partially labelled datasets",
+    "tree": "a collection with a label tree",
+}
+
+
+def refuse_other_kinds(trainer: type, dataset_json: Mapping[str, Any]) -> None:
+    """Checks that a trainer knows what the labels of a dataset mean.
+
+    Trainers for plain datasets would take what a source does not annotate for background.
+
+    Raises:
+        UserError: It does not.
+    """
+    kind, expected = kind_of_dataset(dataset_json), getattr(trainer, "kind", "plain")
+    if kind == expected:
+        return
+    entry = getattr(trainer, "architecture", FromPlans())
+    families = [family for family in FAMILIES if entry in map(network_of_trainer, family.trainers.values())]
+    better = (families[0] if families and entry != FromPlans() else family_of("")).trainers[kind]
+    raise UserError(
+        f"{trainer.__name__} expects {_KINDS[expected]}, but the dataset.json is that of {_KINDS[kind]}; train with "
+        f"-tr {better}, or make {_KINDS[expected]} of it."
+    )
+
+
+def checkpoint_to_continue_from(fold_folder: str | Path) -> Path | None:
+    """The file that ``--c`` goes on from."""
+    files = [Path(fold_folder) / name for name in CHECKPOINTS]
+    return next((file for file in files if file.is_file()), None)
 
 
 def fresh_start_is_allowed() -> bool:
@@ -251,23 +300,15 @@ def fresh_start_is_allowed() -> bool:
     return os.environ.get(ALLOW_FRESH_START, "0") == "1"
 
 
-def settings_from_environment() -> dict[str, Any]:
-    """Hyper-parameters that the user set in the environment.
-
-    Raises:
-        UserError: The variable does not hold a JSON object, or names something else than `HYPER_PARAMETERS`.
-    """
-    text = os.environ.get(SETTINGS_VARIABLE, "").strip() or "{}"
-    where = f"the variable {SETTINGS_VARIABLE}"
-    settings: dict[str, Any] = check(parse_json(text, where), _SETTINGS, where)
-    return settings
-
-
 class PlainNumbersLogger(LocalLogger):
     """nnU-Net's log with Python numbers in place of numpy's, so that ``torch.load(weights_only=True)`` reads it."""
 
     def log(self, key: str, value: Any, step: int) -> None:
-        """Logs one value (a number or a list of numbers) for an epoch."""
+        """Logs one value (a number or a list of numbers) for an epoch; a moving average passes over undefined ones."""
+        if key == "ema_fg_dice" and np.isnan(value):
+            # Nothing with a Dice was drawn in this epoch, or in the one before.
+            earlier = [*self.my_fantastic_logging[key], self.my_fantastic_logging["mean_fg_dice"][-1]]
+            value = next((known for known in reversed(earlier) if not np.isnan(known)), 0.0)
         super().log(key, _plain(value), step)
 
 

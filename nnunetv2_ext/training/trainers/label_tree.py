@@ -14,23 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.label_tree_network import label_tree_of
-from nnunetv2_ext.architectures.stunet import STUNET_SIZES
-from nnunetv2_ext.labels.label_tree import SECTION
 from nnunetv2_ext.labels.tree_sources import TreeSources
 from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision, halving_weights
 from nnunetv2_ext.training.loss.label_tree_loss import LabelTreeLoss
 from nnunetv2_ext.training.pseudo_dice import count_leaf_hits
-from nnunetv2_ext.training.trainers.networks import (
-    MULTITALENT_RESENC,
-    FromPlans,
-    NetworkEntry,
-    STUNetFromPlans,
-    WithLabelTree,
-)
 from nnunetv2_ext.training.trainers.partial_labels import PartialLabelTrainer
 from nnunetv2_ext.training.validation_per_source import CasesOfOneKind, group_cases
 from nnunetv2_ext.training.variants import define_variants
-from nnunetv2_ext.utilities.errors import UserError
 
 
 class LabelTreeTrainer(PartialLabelTrainer):
@@ -42,17 +32,13 @@ class LabelTreeTrainer(PartialLabelTrainer):
         formula: ``"possible_leaves"``, or ``"salt"`` for the published loss; see `LabelTreeLoss`.
     """
 
+    kind = "tree"
     formula: ClassVar[Any] = "possible_leaves"
     partial_labels: TreeSources
 
-    @classmethod
-    def _read_partial_labels(cls, dataset_json: Mapping[str, Any]) -> TreeSources:
-        if SECTION not in dataset_json:
-            raise UserError(
-                f"{cls.__name__} expects a dataset.json with a {SECTION!r} section, but this dataset has none; train "
-                f"it with -tr {cls.trainer_for_plain_datasets}, or give it a label tree (docs/label_trees.md)."
-            )
-        return TreeSources.from_dataset_json(dataset_json)
+    def _read_labels(self, dataset_json: Mapping[str, Any]) -> None:
+        self.partial_labels = TreeSources.from_dataset_json(dataset_json)
+        self._region_table = torch.from_numpy(self.partial_labels.region_table())
 
     def initialize(self) -> None:
         """Builds network, optimiser and loss, and gives the network its tree."""
@@ -131,12 +117,4 @@ class LabelTreeTrainer(PartialLabelTrainer):
         return self.network.register_forward_hook(lambda _network, _images, _outputs: None)
 
 
-_NETWORKS: dict[str, NetworkEntry] = {
-    "unet": FromPlans(),
-    "resenc": MULTITALENT_RESENC,
-    **{size: STUNetFromPlans(size) for size in STUNET_SIZES},
-}
-
-__all__ = define_variants(  # noqa: PLE0605
-    globals(), {key: WithLabelTree(network) for key, network in _NETWORKS.items()}
-)
+__all__ = define_variants(globals())  # noqa: PLE0605

@@ -12,9 +12,9 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
 
+from nnunetv2_ext.architectures.planned import FromPlans
 from nnunetv2_ext.training.loss.dice_ce import DiceCrossEntropy
 from nnunetv2_ext.training.trainers.base import ExtTrainer
-from nnunetv2_ext.training.trainers.networks import FromPlans
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
 

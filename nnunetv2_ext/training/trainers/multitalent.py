@@ -4,7 +4,7 @@ Ulrich et al., "MultiTalent: A Multi-dataset Approach to Medical Image Segmentat
 https://arxiv.org/abs/2303.14444. The paper trains 2000 epochs (``_2000ep``) with the plans ``multitalent_unet`` and
 ``multitalent_resenc``; other numbers of epochs are nnU-Net's default.
 
-A further network is one entry of `variants`, or one class of a few lines; see docs/extend.md.
+A further network is an entry of `training/variants.py`, or a class of a few lines; see docs/extend.md.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
-from nnunetv2_ext.architectures.stunet import STUNET_SIZES
-from nnunetv2_ext.training.trainers.networks import MULTITALENT_RESENC, PLAIN_UNET, STUNetFromPlans
 from nnunetv2_ext.training.trainers.partial_labels import PartialLabelTrainer
 from nnunetv2_ext.training.trainers.swinunetr import SwinUNETRSettings
 from nnunetv2_ext.training.variants import define_variants
@@ -30,6 +28,4 @@ class MultiTalentTrainer_swinunetr(SwinUNETRSettings, PartialLabelTrainer):
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
 
-_NETWORKS = {"unet": PLAIN_UNET, "resenc": MULTITALENT_RESENC, **{size: STUNetFromPlans(size) for size in STUNET_SIZES}}
-
-__all__ = ["MultiTalentTrainer_swinunetr", *define_variants(globals(), _NETWORKS)]  # noqa: PLE0604
+__all__ = ["MultiTalentTrainer_swinunetr", *define_variants(globals())]  # noqa: PLE0604

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from nnunetv2_ext.architectures.segmentation_heads import SelectableHeads
 from nnunetv2_ext.dataset_conversion.splits import bring_splits
-from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels
+from nnunetv2_ext.labels.partial_labels import PartialLabels
 from nnunetv2_ext.training.dataloading.annotated_cases import AnnotatedCases, sampling_probabilities
 from nnunetv2_ext.training.dataloading.label_map_loader import LabelMapDataLoader
 from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision, halving_weights
@@ -34,7 +34,6 @@ from nnunetv2_ext.training.validation_per_source import (
     group_cases,
     merge_summaries,
 )
-from nnunetv2_ext.utilities.errors import UserError
 
 
 class PartialLabelTrainer(ExtTrainer):
@@ -45,40 +44,21 @@ class PartialLabelTrainer(ExtTrainer):
 
     Attributes:
         smooth: See `PartialLabelLoss`.
-        trainer_for_plain_datasets: What to run instead where a dataset is no collection.
     """
 
+    kind = "collection"
     smooth: float = 1.0
-    trainer_for_plain_datasets: ClassVar[str] = "nnUNetTrainer"
+    partial_labels: PartialLabels
+    _validated_cases: CasesOfOneKind | None = None
 
     # Set by nnU-Net; named here for type checkers, which do not see into nnU-Net.
     dataset_json: dict[str, Any]
     label_manager: Any
     output_folder: str
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008  the signature is nnU-Net's contract
-    ):
-        # Before nnU-Net creates folders for a training that cannot run.
-        self.partial_labels = self._read_partial_labels(dataset_json)
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def _read_labels(self, dataset_json: Mapping[str, Any]) -> None:
+        self.partial_labels = PartialLabels.from_dataset_json(dataset_json)
         self._region_table = torch.from_numpy(self.partial_labels.region_table())
-        self._validated_cases: CasesOfOneKind | None = None
-
-    @classmethod
-    def _read_partial_labels(cls, dataset_json: Mapping[str, Any]) -> PartialLabels:
-        if SECTION not in dataset_json:
-            raise UserError(
-                f"{cls.__name__} expects a collection (a dataset.json with a {SECTION!r} section), but this is a plain "
-                f"dataset; train it with -tr {cls.trainer_for_plain_datasets}, or make a collection of it with "
-                "nnUNetv2_ext_merge_datasets."
-            )
-        return PartialLabels.from_dataset_json(dataset_json)
 
     def initialize(self) -> None:
         """Builds network, optimiser and loss; says so where a network can only evaluate all heads."""

@@ -8,10 +8,8 @@ default.
 
 from __future__ import annotations
 
-from nnunetv2_ext.architectures.stunet import STUNET_SIZES
 from nnunetv2_ext.training.trainers.base import ExtTrainer  # noqa: F401
-from nnunetv2_ext.training.trainers.networks import STUNetFromPlans
 from nnunetv2_ext.training.trainers.warmup import WarmUpTrainer  # noqa: F401
 from nnunetv2_ext.training.variants import define_variants
 
-__all__ = define_variants(globals(), {size: STUNetFromPlans(size) for size in STUNET_SIZES})  # noqa: PLE0605
+__all__ = define_variants(globals())  # noqa: PLE0605

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from nnunetv2_ext.architectures.planned import SwinUNETRForPlans
 from nnunetv2_ext.training.trainers.base import ExtTrainer
-from nnunetv2_ext.training.trainers.networks import SwinUNETRForPlans
 
 
 class SwinUNETRSettings(ExtTrainer):
@@ -15,7 +15,7 @@ class SwinUNETRSettings(ExtTrainer):
         adam_epsilon: Added to the denominator of AdamW's step; its default of 1e-8 vanishes in half precision.
     """
 
-    architecture = SwinUNETRForPlans(feature_size=48, activation_checkpointing=True)
+    architecture = SwinUNETRForPlans()
     initial_lr = 5e-4
     enable_deep_supervision = False
     adam_epsilon: float = 1e-4

@@ -9,14 +9,9 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer, run_training
-from nnunetv2_ext.training.trainers.base import (
-    ALLOW_FRESH_START,
-    HYPER_PARAMETERS,
-    SETTINGS_VARIABLE,
-    ExtTrainer,
-    settings_from_environment,
-)
+from nnunetv2_ext.training.options import SETTINGS, SETTINGS_VARIABLE, TrainingOptions
+from nnunetv2_ext.training.run_training import TrainingRun, make_trainer, run_training
+from nnunetv2_ext.training.trainers.base import ALLOW_FRESH_START, ExtTrainer
 from nnunetv2_ext.utilities.errors import UserError
 
 SHORT = TrainingOptions(
@@ -36,7 +31,9 @@ def test_constructor_has_nnunets_parameters():
 def test_defaults_are_nnunets(tiny_dataset):
     stock = make_trainer(run_of(tiny_dataset, "nnUNetTrainer", options=TrainingOptions()))
     ours = make_trainer(run_of(tiny_dataset, "STUNetTrainer_small", options=TrainingOptions()))
-    differing = {name for name in HYPER_PARAMETERS if getattr(stock, name) != getattr(ours, name)}
+    settings = [name for name in SETTINGS if hasattr(stock, name)]
+    assert len(settings) == 8
+    differing = {name for name in settings if getattr(stock, name) != getattr(ours, name)}
     assert differing == {"save_every"}
     assert ours.save_every == 25
 
@@ -62,7 +59,7 @@ def test_settings_reach_the_trainer_of_the_stock_command(tiny_dataset, monkeypat
 def test_wrong_settings_are_refused(monkeypatch, text):
     monkeypatch.setenv(SETTINGS_VARIABLE, text)
     with pytest.raises(UserError, match=r"Expected (JSON|an object|only the entries .* as epochs).* in the variable"):
-        settings_from_environment()
+        TrainingOptions.from_environment()
 
 
 def test_options_that_the_trainer_lacks_are_refused(tiny_dataset):
@@ -91,6 +88,7 @@ def test_training_writes_checkpoints_that_are_safe_to_read_and_to_continue(tiny_
     )
     trainer = make_trainer(longer)
     trainer.load_checkpoint(str(folder / "checkpoint_final.pth"))
+    trainer.resume_optimizer()
     assert trainer.current_epoch == 2
     for name, value in trainer.network.state_dict().items():
         assert torch.equal(value, checkpoint["network_weights"][name])
@@ -130,7 +128,7 @@ def test_continuing_without_a_checkpoint_is_an_error_unless_asked_for(tiny_datas
         ({"plans": "noPlans"}, "Expected the plans noPlans"),
         ({"configuration": "4d"}, "Expected one of the configurations"),
         ({"trainer": "STUNetTrainer_smal"}, "similar: STUNetTrainer_small"),
-        ({"continue_training": True, "only_validate": True}, "one of the two"),
+        ({"continue_training": True, "only_validate": True}, "one of the three"),
         ({"continue_training": True, "pretrained_weights": "x"}, "one of the two"),
         ({"num_gpus": 3}, "as many GPUs"),
         ({"configuration": "2d"}, "nnUNetv2_preprocess -d 007"),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer, run_training
+from nnunetv2_ext.training.options import TrainingOptions
+from nnunetv2_ext.training.run_training import TrainingRun, make_trainer, run_training
 from nnunetv2_ext.utilities.errors import UserError
 
 SHORT = TrainingOptions(

@@ -9,7 +9,8 @@ import torch
 
 pytest.importorskip("monai", reason="the extra 'monai' is not installed")
 
-from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer, run_training
+from nnunetv2_ext.training.options import TrainingOptions
+from nnunetv2_ext.training.run_training import TrainingRun, make_trainer, run_training
 from nnunetv2_ext.utilities.errors import UserError
 
 SHORT = TrainingOptions(num_epochs=1, iterations_per_epoch=1, val_iterations_per_epoch=1, seed=1, num_workers=0)

@@ -7,31 +7,32 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from nnunetv2_ext.architectures.planned import SwinUNETRForPlans
 from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
 from nnunetv2_ext.architectures.stunet import STUNet
 from nnunetv2_ext.architectures.unet import PlainConvUNet
 from nnunetv2_ext.experiment_planning.templates import load_template
 from nnunetv2_ext.training.trainers import finetune, multitalent
-from nnunetv2_ext.training.trainers.networks import SwinUNETRForPlans
 from nnunetv2_ext.training.trainers.partial_labels import PartialLabelTrainer
 from nnunetv2_ext.utilities.errors import UserError
 
 TRAINERS = [getattr(multitalent, name) for name in multitalent.__all__]
 
 
-def managers(template, **changes):
+def configuration(template, **changes):
     """What a trainer gets from nnU-Net for a template's 3d_fullres configuration."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     content = {**load_template(template), "plans_name": template, "dataset_name": "Dataset001_X"}
     content["configurations"]["3d_fullres"].update(changes)
-    manager = PlansManager(content)
-    return manager, manager.get_configuration("3d_fullres")
+    return PlansManager(content).get_configuration("3d_fullres").configuration
 
 
 def build(trainer, template, classes=3, **changes):
     with torch.device("meta"):
-        return trainer.architecture.build(*managers(template, **changes), 1, classes, trainer.enable_deep_supervision)
+        return trainer.architecture.build(
+            configuration(template, **changes), 1, classes, trainer.enable_deep_supervision
+        )
 
 
 @pytest.mark.parametrize("trainer", TRAINERS, ids=multitalent.__all__)
@@ -56,7 +57,7 @@ def test_each_family_builds_its_network_with_selectable_heads(trainer, template,
     assert isinstance(built, network)
     assert len(built.decoder.seg_layers) == 5
     assert all(head.weight.shape[0] == 4 for head in built.decoder.seg_layers)
-    scales = trainer.architecture.deep_supervision_scales(managers(template)[1])
+    scales = trainer.architecture.deep_supervision_scales(configuration(template))
     assert len(scales) == 5
     assert scales[0] == [1, 1, 1]
 
@@ -69,7 +70,7 @@ def test_nnunets_resenc_presets_get_the_network_of_the_published_checkpoints():
 
 
 def test_plans_of_another_network_are_refused():
-    with pytest.raises(UserError, match="expects plans for a PlainConvUNet, but 'multitalent_resenc' are for"):
+    with pytest.raises(UserError, match="expects plans for a PlainConvUNet, but these are for"):
         build(multitalent.MultiTalentTrainer_unet, "multitalent_resenc")
 
 
@@ -79,8 +80,8 @@ class TestSwinUNETR:
         trainer = multitalent.MultiTalentTrainer_swinunetr
         assert not trainer.enable_deep_supervision
         # Not on the meta device: MONAI computes with the network's numbers while it is built.
-        plans = managers("multitalent_unet", patch_size=[96, 96, 96])
-        built = trainer.architecture.build(*plans, 1, 4, trainer.enable_deep_supervision)
+        plans = configuration("multitalent_unet", patch_size=[96, 96, 96])
+        built = trainer.architecture.build(plans, 1, 4, trainer.enable_deep_supervision)
         (head,) = built.decoder.seg_layers
         assert head.weight.shape[:2] == (4, 48)
         assert built.swinViT.layers1[0].use_checkpoint
@@ -104,7 +105,7 @@ class TestSwinUNETR:
         monkeypatch.setitem(sys.modules, "monai.networks", None)
         monkeypatch.delitem(sys.modules, "nnunetv2_ext.architectures.swinunetr", raising=False)
         with pytest.raises(UserError, match=r"pip install 'nnunetv2-ext\[monai\]'"):
-            SwinUNETRForPlans().build(None, SimpleNamespace(patch_size=[32, 32, 32]), 1, 2, False)
+            SwinUNETRForPlans().build({"patch_size": [32, 32, 32]}, 1, 2, False)
 
 
 def test_the_number_of_annotated_classes_does_not_recompile():

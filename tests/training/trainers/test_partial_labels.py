@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from nnunetv2_ext.labels.partial_labels import PartialLabels
-from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer, run_training
+from nnunetv2_ext.training.options import TrainingOptions
+from nnunetv2_ext.training.run_training import TrainingRun, make_trainer, run_training
 from nnunetv2_ext.training.trainers.partial_labels import annotated_classes
 from nnunetv2_ext.utilities.errors import UserError
 

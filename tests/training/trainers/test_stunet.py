@@ -6,9 +6,9 @@ import pytest
 import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+from nnunetv2_ext.architectures.planned import STUNetFromPlans
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
 from nnunetv2_ext.training.trainers import stunet
-from nnunetv2_ext.training.trainers.networks import STUNetFromPlans
 
 VARIANTS = {
     "": (1e-2, 1000),
@@ -19,19 +19,17 @@ VARIANTS = {
 }
 
 
-class Plan:
-    """The two entries of nnU-Net's configuration manager that shape an STU-Net."""
-
-    def __init__(self, patch_size, pool_op_kernel_sizes):
-        self.patch_size = patch_size
-        self.pool_op_kernel_sizes = pool_op_kernel_sizes
+def configuration(patch_size, strides):
+    """What shapes an STU-Net in the configuration of a plans file."""
+    arguments = {"strides": [list(stride) for stride in strides]}
+    return {"patch_size": list(patch_size), "architecture": {"network_class_name": "x", "arch_kwargs": arguments}}
 
 
 @pytest.mark.parametrize("size", STUNET_SIZES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_published_names_and_settings(size, variant):
     trainer = getattr(stunet, f"STUNetTrainer_{STUNET_SIZES[size].name}{variant}")
-    assert trainer.architecture == STUNetFromPlans(size)
+    assert trainer.architecture == STUNetFromPlans(size=size)
     assert (trainer.initial_lr, trainer.num_epochs) == VARIANTS[variant]
 
 
@@ -53,9 +51,9 @@ def test_every_trainer_is_found_by_nnunet_as_the_very_class_and_can_be_pickled()
     ids=["fewer stages than six", "more stages than six", "bottleneck of one voxel", "2D"],
 )
 def test_targets_match_the_outputs(patch, strides, expected_scales):
-    plan = Plan(patch, strides)
-    entry = STUNetFromPlans("S")
-    network = entry.build(None, plan, 1, 3, deep_supervision=True)
+    plan = configuration(patch, strides)
+    entry = STUNetFromPlans(size="S")
+    network = entry.build(plan, 1, 3, deep_supervision=True)
     outputs = network(torch.zeros(1, 1, *patch))
     scales = entry.deep_supervision_scales(plan)
     assert [tuple(output.shape[2:]) for output in outputs] == [
@@ -65,7 +63,7 @@ def test_targets_match_the_outputs(patch, strides, expected_scales):
 
 
 def test_departures_from_the_plans_are_noted():
-    entry = STUNetFromPlans("S")
-    assert entry.notes(Plan((128, 128, 128), [(1, 1, 1)] + [(2, 2, 2)] * 4 + [(1, 1, 2)])) == []
-    (note,) = entry.notes(Plan((32, 32, 32), [(1, 1, 1)] + [(2, 2, 2)] * 5))
+    entry = STUNetFromPlans(size="S")
+    assert entry.notes(configuration((128, 128, 128), [(1, 1, 1)] + [(2, 2, 2)] * 4 + [(1, 1, 2)])) == []
+    (note,) = entry.notes(configuration((32, 32, 32), [(1, 1, 1)] + [(2, 2, 2)] * 5))
     assert "stage 5 has stride [1, 1, 1] instead of [2, 2, 2]" in note

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from nnunetv2_ext.training.run_training import TrainingOptions, TrainingRun, make_trainer
+from nnunetv2_ext.training.options import TrainingOptions
+from nnunetv2_ext.training.run_training import TrainingRun, make_trainer
 from nnunetv2_ext.training.trainers.warmup import head_parameters
 
 OPTIONS = TrainingOptions(
@@ -82,6 +83,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_dataset, tmp_path, stop_
 
     second = make(tiny_dataset)
     second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    second.resume_optimizer()
     assert second.current_epoch == stop_after
     train(second, range(stop_after, 6))
     for name, value in second.network.state_dict().items():

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from nnunetv2_ext.architectures.architecture import Architecture
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
-from nnunetv2_ext.checkpoints.architecture import Architecture
 from nnunetv2_ext.utilities.errors import UserError
 
 STUNET = "nnunetv2_ext.architectures.stunet.STUNet"

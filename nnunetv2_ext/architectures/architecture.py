@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from nnunetv2_ext.architectures.stunet import STUNET_SIZES, STUNet
+from nnunetv2_ext.architectures.families import FAMILIES, NetworkFamily, family_of
+from nnunetv2_ext.architectures.stunet_sizes import STUNET_SIZES
 from nnunetv2_ext.utilities.class_paths import resolve_class
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
@@ -37,12 +38,8 @@ _OPERATIONS = {
 _LARGEST_NETWORK_GIB = 16
 _MOST_TENSORS = 20_000
 
-#: Where classes live that cannot be imported without MONAI.
-_NEED_MONAI = (
-    "monai.",
-    "nnunetv2_ext.architectures.monai_networks.",
-    "nnunetv2_ext.architectures.swinunetr.",
-)
+#: Classes that cannot be imported without MONAI.
+_NEED_MONAI = ("monai.", *(family.class_path for family in FAMILIES if family.extra == "monai"))
 
 
 @dataclass(frozen=True)
@@ -135,12 +132,19 @@ class Architecture:
         if strides and isinstance(strides[0], Sequence):
             return len(strides[0])
         conv_op = str(self.arguments.get("conv_op", ""))
-        return int(conv_op[-2]) if conv_op.endswith(("2d", "3d")) else int(self.arguments.get("spatial_dims", 0))
+        if conv_op.endswith(("2d", "3d")):
+            return int(conv_op[-2])
+        return int(self.arguments.get("spatial_dims", self.arguments.get("dimensions", 0)))
+
+    @property
+    def family(self) -> NetworkFamily:
+        """What is known of networks of this class and size."""
+        return family_of(_MOVED.get(self.class_path, self.class_path), self.stunet_size)
 
     @property
     def stunet_size(self) -> str | None:
         """``"S"``, ``"B"``, ``"L"`` or ``"H"`` for an STU-Net of published size, otherwise None."""
-        if self.class_path != f"{STUNet.__module__}.{STUNet.__name__}":
+        if self.class_path != FAMILIES[0].class_path:
             return None
         features = tuple(self.arguments["features_per_stage"])
         blocks = self.arguments["n_blocks_per_stage"]

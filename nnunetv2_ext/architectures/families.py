@@ -1,0 +1,122 @@
+"""The networks that this package knows by name: what tells their weights, where their heads are, what trains them.
+
+A further network is an entry here; `nnunetv2_ext.architectures.planned` builds it from plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from nnunetv2_ext.architectures.stunet_sizes import STUNET_SIZES
+
+_OURS = "nnunetv2_ext.architectures."
+_STOCK = "dynamic_network_architectures.architectures.unet."
+
+#: Kind of dataset -> the trainer of any network that the plans name.
+_GENERIC = {
+    "plain": "nnUNetTrainer",
+    "finetuning": "FineTuneTrainer",
+    "collection": "MultiTalentTrainer",
+    "tree": "LabelTreeTrainer_unet",
+}
+
+
+@dataclass(frozen=True)
+class NetworkFamily:
+    """A network.
+
+    Attributes:
+        key: The word for it.
+        class_path: Dotted path of its class.
+        trainers: Kind of dataset (``plain``, ``collection``, ``tree``) -> what trains it; ``finetuning`` on plain
+            datasets, ``regions`` on those with sigmoid outputs where that is another one.
+        size: Of STU-Net: ``"S"``, ``"B"``, ``"L"`` or ``"H"``.
+        signature: Names of weights that together no other network has.
+        extra: Extra of this package that it needs.
+        heads: What the names of its segmentation heads begin with.
+        outputs: A tensor of the heads, and which of its axes is as long as there are outputs.
+        has_rows: Whether each output has its own row in every tensor of the heads.
+    """
+
+    key: str
+    class_path: str
+    trainers: Mapping[str, str] = field(default_factory=lambda: _GENERIC)
+    size: str | None = None
+    signature: frozenset[str] = frozenset()
+    extra: str | None = None
+    heads: str = "decoder.seg_layers."
+    outputs: tuple[str, int] = ("decoder.seg_layers.0.weight", 0)
+    has_rows: bool = True
+
+
+def _trainers(suffix: str, **others: str) -> dict[str, str]:
+    names = {"finetuning": "FineTuneTrainer", "collection": "MultiTalentTrainer", "tree": "LabelTreeTrainer"}
+    return {**_GENERIC, **{kind: f"{name}_{suffix}" for kind, name in names.items()}, **others}
+
+
+def _stunet(letter: str, name: str) -> NetworkFamily:
+    own = f"STUNetTrainer_{name}"
+    return NetworkFamily(
+        f"stunet_{name}",
+        f"{_OURS}stunet.STUNet",
+        _trainers(f"stunet_{name}", plain=own, finetuning=f"{own}_ft"),
+        size=letter,
+        signature=frozenset({"encoder.stages.0.0.conv1.weight", "decoder.upsample_layers.0.conv.weight"}),
+    )
+
+
+_MONAI = {"finetuning": "SegResNetTrainer", "regions": "FineTuneTrainer"}
+
+FAMILIES: tuple[NetworkFamily, ...] = (
+    *(_stunet(letter, size.name) for letter, size in STUNET_SIZES.items()),
+    NetworkFamily(
+        "resenc",
+        f"{_OURS}resenc.StridedSkipResidualEncoderUNet",
+        _trainers("resenc"),
+        # The stock residual encoder pools before its projection, which then has the number 1.
+        signature=frozenset({"encoder.stages.1.blocks.0.skip.0.conv.weight", "decoder.transpconvs.0.weight"}),
+    ),
+    NetworkFamily(
+        "unet",
+        f"{_STOCK}PlainConvUNet",
+        _trainers("unet"),
+        signature=frozenset({"encoder.stages.0.0.convs.0.conv.weight", "decoder.transpconvs.0.weight"}),
+    ),
+    NetworkFamily("residual_encoder", f"{_STOCK}ResidualEncoderUNet"),
+    NetworkFamily(
+        "swinunetr",
+        f"{_OURS}swinunetr.SwinUNETR",
+        _trainers("swinunetr", tree=_GENERIC["tree"]),
+        signature=frozenset({"swinViT.patch_embed.proj.weight", "decoder.seg_layers.0.weight"}),
+        extra="monai",
+    ),
+    NetworkFamily("segresnet", f"{_OURS}monai_networks.SegResNet", {**_GENERIC, **_MONAI}, extra="monai"),
+    NetworkFamily(
+        "monai_unet",
+        f"{_OURS}monai_networks.UNet",
+        {**_GENERIC, **_MONAI, "finetuning": "MonaiUNetTrainer"},
+        extra="monai",
+        heads="model.2.",
+        outputs=("model.2.0.conv.weight", 1),
+        # Its last block is a residual unit over the classes themselves.
+        has_rows=False,
+    ),
+)
+_OTHER = NetworkFamily("plans", "")
+
+
+def family_of(class_path: str, size: str | None = None) -> NetworkFamily:
+    """The family of a network; for one that nobody knows what holds for every network that plans name.
+
+    Args:
+        class_path: Dotted path of its class.
+        size: Of an STU-Net; None where it is not a published one.
+    """
+    known = next((family for family in FAMILIES if (family.class_path, family.size) == (class_path, size)), None)
+    return known or replace(_OTHER, class_path=class_path)
+
+
+def recognise(names: Collection[str]) -> NetworkFamily | None:
+    """The family to which weights with these names belong; of the sizes of an STU-Net, the first."""
+    return next((family for family in FAMILIES if family.signature and family.signature <= set(names)), None)
