@@ -171,7 +171,7 @@ def test_trees_start_from_plain_weights_and_plain_networks_from_trees(tiny_tree_
 @pytest.mark.parametrize("trainer", ["STUNetTrainer_small_ft", "FineTuneTrainer_unet", "nnUNetTrainer"])
 def test_trainers_refuse_datasets_of_another_kind(trainer, tiny_collection, capsys):
     assert train.main(["8", "3d_fullres", "0", "-tr", trainer, *FLAGS]) == 2
-    better = "MultiTalentTrainer_stunet_small" if "STUNet" in trainer else "MultiTalentTrainer,"
+    better = "MultiTalentTrainer_stunet_small." if "STUNet" in trainer else "MultiTalentTrainer."
     assert f"the dataset.json is that of a collection of partially labelled datasets; train with -tr {better}" in (
         capsys.readouterr().err
     )

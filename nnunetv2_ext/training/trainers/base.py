@@ -267,6 +267,11 @@ _KINDS = {
     "collection": "a collection of partially labelled datasets",
     "tree": "a collection with a label tree",
 }
+_MADE_WITH = {
+    "plain": "",
+    "collection": ", or make a collection of it with nnUNetv2_ext_merge_datasets",
+    "tree": ", or give it a label tree (docs/label_trees.md)",
+}
 
 
 def refuse_other_kinds(trainer: type, dataset_json: Mapping[str, Any]) -> None:
@@ -285,7 +290,7 @@ def refuse_other_kinds(trainer: type, dataset_json: Mapping[str, Any]) -> None:
     better = (families[0] if families and entry != FromPlans() else family_of("")).trainers[kind]
     raise UserError(
         f"{trainer.__name__} expects {_KINDS[expected]}, but the dataset.json is that of {_KINDS[kind]}; train with "
-        f"-tr {better}, or make {_KINDS[expected]} of it."
+        f"-tr {better}{_MADE_WITH[expected]}."
     )
 
 

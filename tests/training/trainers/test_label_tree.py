@@ -34,7 +34,7 @@ def dice(first, second):
 
 
 def test_a_dataset_without_a_tree_is_refused(tiny_dataset):
-    with pytest.raises(UserError, match="'label_tree' section"):
+    with pytest.raises(UserError, match="-tr nnUNetTrainer, or give it a label tree"):
         make_trainer(run_of(tiny_dataset))
 
 
