@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", type=Path, default=Path("nnUNetv2_ext_demo"), metavar="DIR", help="new folder for everything"
     )
     parser.add_argument(
-        "--keep", action="store_true", help="keep data and models too, not only the table, the picture and the logs"
+        "--keep", action="store_true", help="keep data and models too, not only the table, the evaluations and the logs"
     )
     parser.add_argument("-device", choices=("cpu", "cuda", "mps"), default="cpu", help="where networks run")
     return run_command(parser, _run, argv)

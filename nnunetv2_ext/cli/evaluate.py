@@ -6,6 +6,7 @@ import argparse
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, count, make_parser, run_command
@@ -37,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         "--mapping", metavar="NAME", help="score predictions of another label order, such as TotalSegmentator's"
     )
     parser.add_argument("--pred_order", metavar="NAME", help="label order of the predictions, where they do not say")
+    parser.add_argument("--compare", metavar="DIR", help="predictions of the same cases that -pred is compared with")
+    parser.add_argument("-i", metavar="DIR", help="images on which the worst cases are drawn, such as imagesTr")
+    parser.add_argument("--worst", type=int, default=5, metavar="N", help="draw the N worst cases on the page")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="score these classes only")
     parser.add_argument(
         "--tolerances",
@@ -70,20 +74,26 @@ def _tolerance(text: str) -> tuple[str, float]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from nnunetv2_ext.evaluation.comparison import compare_predictions
     from nnunetv2_ext.evaluation.evaluate import check_output_folder, evaluate_folder, write_evaluation
     from nnunetv2_ext.utilities.locks import output_lock
 
     tolerances = dict(map(_tolerance, arguments.tolerances))
     # Before the folder for the results is made, which may be that of the predictions.
-    for what, given in (("reference label maps", arguments.gt), ("predictions", arguments.pred)):
-        if not Path(given).is_dir():
+    for what, given in (
+        ("reference label maps", arguments.gt),
+        ("predictions", arguments.pred),
+        ("predictions", arguments.compare),
+        ("images", arguments.i),
+    ):
+        if given is not None and not Path(given).is_dir():
             raise UserError(f"Expected a folder of {what}, but {given} is none.")
     folder = Path(arguments.o or arguments.pred)
     check_output_folder(folder, arguments.overwrite)
     with output_lock(folder, inside=True):
-        evaluation = evaluate_folder(
+        evaluate = partial(
+            evaluate_folder,
             arguments.gt,
-            arguments.pred,
             dataset_json=arguments.djfile,
             order=arguments.order,
             mapping=arguments.mapping,
@@ -95,14 +105,21 @@ def _run(arguments: argparse.Namespace) -> int:
             processes=arguments.np,
             progress=not arguments.quiet,
         )
+        evaluation, comparison = evaluate(arguments.pred, worst=max(arguments.worst, 0), images=arguments.i), None
+        problems = evaluation.problems
+        if arguments.compare:
+            other = evaluate(arguments.compare)
+            problems += other.problems
+            names = evaluation.summary["class_names"]
+            comparison = {"other": arguments.compare, **compare_predictions(evaluation.cases, other.cases, names)}
         title = f"Evaluation of {Path(arguments.pred).resolve().name}"
-        write_evaluation(evaluation, folder, title, arguments.overwrite)
+        write_evaluation(evaluation, folder, title, arguments.overwrite, comparison)
     logger.info(
         "Scored %d cases: mean Dice %.4f; see %s.",
         len(evaluation.cases),
         evaluation.summary["foreground_mean"]["Dice"],
         folder / "evaluation.html",
     )
-    for problem in evaluation.problems:
+    for problem in problems:
         logger.error("Not scored: %s", problem)
-    return EXIT_BATCH_HAD_FAILURES if evaluation.problems else 0
+    return EXIT_BATCH_HAD_FAILURES if problems else 0

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunetv2_ext.demo.commands import Runner, run_as_subprocess
-from nnunetv2_ext.demo.overlay import save_overlay
-from nnunetv2_ext.demo.phantom_datasets import FILE_ENDING, Protocol, write_raw_dataset
+from nnunetv2_ext.demo.phantom_datasets import Protocol, write_raw_dataset
 from nnunetv2_ext.demo.results import DiceTable, read_summary
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import require_writable
@@ -96,7 +95,7 @@ class Tour:
     """Runs the tour in a folder of its own; see `run`.
 
     Attributes:
-        folder: Receives nnU-Net's three folders, logs, predictions, the table and the picture.
+        folder: Receives nnU-Net's three folders, logs, predictions, the table and the evaluations.
         size: How much data and training.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
         runner: Runs one command.
@@ -233,32 +232,19 @@ class Tour:
         return self.folder / "predictions" / "per_source" / protocol.name
 
     def evaluate(self) -> DiceTable:
-        """Scores all predictions, draws the picture and writes the table."""
+        """Scores all predictions and writes the table."""
         table = DiceTable()
         for protocol in SOURCES:
             dice = self._score(protocol, self.predictions(protocol))
             table.rows[f"all sources at once: {protocol.name}"] = dice
         table.rows[f"fine-tuned: {TARGET.name}"] = self._score(TARGET, self.predictions(TARGET))
         table.save(self.folder / "dice.json")
-        self.draw()
         return table
-
-    def draw(self) -> None:
-        """Draws the held-out patients of the fourth dataset."""
-        raw = self.raw / TARGET.folder_name
-        images = sorted((raw / "imagesTs").glob(f"*{FILE_ENDING}"))
-        names = [image.name.removesuffix(f"_0000{FILE_ENDING}") + FILE_ENDING for image in images]
-        save_overlay(
-            [(i, raw / "labelsTs" / n, self.predictions(TARGET) / n) for i, n in zip(images, names, strict=True)],
-            {name: values[0] for name, values in TARGET.class_values.items()},
-            self.folder / "overlay.png",
-            "Fine-tuned network on patients that it has never seen",
-        )
 
     def _score(self, protocol: Protocol, predictions: Path) -> dict[str, float]:
         raw, output = self.raw / protocol.folder_name, self.folder / "evaluation" / protocol.folder_name
         command = ["nnUNetv2_ext_evaluate", "-gt", str(raw / "labelsTs"), "-pred", str(predictions)]
-        command += ["-djfile", str(raw / "dataset.json"), "-o", str(output), "-np", "1"]
+        command += ["-djfile", str(raw / "dataset.json"), "-i", str(raw / "imagesTs"), "-o", str(output), "-np", "1"]
         self._step(f"Score the predictions for {protocol.name}", command)
         return read_summary(output / "summary.json")
 
@@ -294,7 +280,7 @@ def take_tour(
 
     Args:
         folder: Must not exist, or be empty.
-        keep: Whether nnU-Net's folders and the predictions stay; the table, the picture and the logs always do.
+        keep: Whether nnU-Net's folders and the predictions stay; the table, the evaluations and the logs always do.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
         size: How much data and training.
         runner: Runs one command.
@@ -315,6 +301,8 @@ def take_tour(
             for name in (*NNUNET_VARIABLES, "new_patients", "predictions"):
                 shutil.rmtree(folder / name)
     logger.info(
-        "\nThe tour took %.1f minutes. The picture is %s.", (time.perf_counter() - start) / 60, folder / "overlay.png"
+        "\nThe tour took %.1f minutes. Patients are drawn in %s.",
+        (time.perf_counter() - start) / 60,
+        folder / "evaluation" / TARGET.folder_name / "evaluation.html",
     )
     return table

@@ -13,13 +13,17 @@ import numpy.typing as npt
 from nnunetv2_ext.evaluation.classes import References, explained_by, find_name, match_classes, read_prediction_order
 from nnunetv2_ext.evaluation.metrics import ScoredClass, evaluate_label_map
 from nnunetv2_ext.images.files import label_maps_among
-from nnunetv2_ext.images.reading import read_volume
+from nnunetv2_ext.images.geometry import Grid
+from nnunetv2_ext.images.preview import draw_label_maps
+from nnunetv2_ext.images.reading import read_volume, read_volumes
 from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.labels.atoms import encode_masks
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import input_files
 from nnunetv2_ext.utilities.names import file_name
+
+_Integers = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -184,29 +188,72 @@ def evaluate_case(job: EvaluationJob) -> dict[str, dict[str, float]] | str:
         UserError: A file cannot be read, prediction and reference do not lie on one grid, or the prediction has a value
             that no class explains.
     """
+    pair = _read(job)
+    if isinstance(pair, str):
+        return pair
+    grid, label_map, prediction, classes = pair
+    return evaluate_label_map(label_map, prediction, grid.spacing[::-1], classes, job.ignore_label)
+
+
+def draw_case(job: EvaluationJob, images: Path | None = None) -> bytes:
+    """A picture of a case that could be scored: reference and prediction where they differ most, as a PNG file.
+
+    Args:
+        job: The case.
+        images: Folder of the images that the label maps are drawn on, in nnU-Net's naming or by case.
+
+    Raises:
+        UserError: A file cannot be read any more, or the image lies on another grid.
+    """
+    pair = _read(job)
+    assert not isinstance(pair, str), "it was scored"
+    grid, *maps, classes = pair
+    # Small classes come last, over those that contain them; ignored voxels are left out of both.
+    classes = sorted(classes, key=lambda scored: -len(scored.reference))
+    ignored = maps[0] == job.ignore_label if job.ignore_label is not None else np.zeros(maps[0].shape, bool)
+    painted = []
+    for array, values in zip(maps, ("reference", "prediction"), strict=True):
+        highest = max(value for scored in classes for value in getattr(scored, values))
+        numbers = np.zeros(highest + 2, np.uint16)
+        for number, scored in enumerate(classes, start=1):
+            numbers[list(getattr(scored, values))] = number
+        numbers[0] = 0
+        inside = (array >= 0) & (array <= highest) & ~ignored
+        painted.append(numbers[np.where(inside, array, highest + 1)].reshape((1,) * (3 - array.ndim) + array.shape))
+    intensities = None
+    if images is not None:
+        among = label_maps_among(input_files(images), images)
+        name = next((name for name in (f"{job.case}_0000", job.case) if name in among), None)
+        intensities = None if name is None else read_volumes(among[name])[0]
+        if intensities is not None and (difference := intensities.grid.difference(grid)):
+            raise UserError(f"Expected {among[name or '']} on the grid of {job.reference}, but they have {difference}.")
+    names = {number: scored.name for number, scored in enumerate(classes, start=1)}
+    rows = dict(zip(("reference", "prediction"), painted, strict=True))
+    return draw_label_maps(rows, None if intensities is None else intensities.array, names, grid, job.case, dpi=70)
+
+
+def _read(job: EvaluationJob) -> tuple[Grid, _Integers, _Integers, Sequence[ScoredClass]] | str:
+    """The grid, both label maps, and the classes with their values in them; or what is wrong with the references."""
     reference = read_volume(job.reference)
     label_map = _whole_numbers(reference, job.reference)
     if complaint := _unexplained(label_map, job.explained, job.case, job.reference):
         return complaint
-    classes: Sequence[ScoredClass] = job.classes
-    if job.masks:
-        names = list(job.masks)
-        encoded = encode_masks(_array(job.masks[name], reference, job) for name in names)
-        prediction: npt.NDArray[np.integer[Any]] = encoded.label_map
-        # In atoms, a class is every value whose combination contains it.
-        atoms = {
-            name: tuple(value for value, combination in enumerate(encoded.combinations) if index in combination)
-            for index, name in enumerate(names)
-        }
-        classes = [replace(scored, prediction=atoms[scored.name]) for scored in classes]
-    else:
+    if not job.masks:
         prediction = _array(job.prediction, reference, job)
         if complaint := _unexplained(prediction, job.explained_prediction, job.case, job.prediction):
             raise UserError(complaint)
-    return evaluate_label_map(label_map, prediction, reference.grid.spacing[::-1], classes, job.ignore_label)
+        return reference.grid, label_map, prediction, job.classes
+    encoded = encode_masks(_array(job.masks[name], reference, job) for name in job.masks)
+    # In atoms, a class is every value whose combination contains it.
+    atoms = {
+        name: tuple(value for value, combination in enumerate(encoded.combinations) if index in combination)
+        for index, name in enumerate(job.masks)
+    }
+    classes = [replace(scored, prediction=atoms[scored.name]) for scored in job.classes]
+    return reference.grid, label_map, encoded.label_map, classes
 
 
-def _unexplained(array: npt.NDArray[np.integer[Any]], explained: frozenset[int], case: str, file: Path) -> str | None:
+def _unexplained(array: _Integers, explained: frozenset[int], case: str, file: Path) -> str | None:
     """The sentence for values without a meaning, which would be scored as background."""
     values = np.unique(array[np.isin(array, sorted(explained), invert=True)])
     if not values.size:
@@ -218,7 +265,7 @@ def _unexplained(array: npt.NDArray[np.integer[Any]], explained: frozenset[int],
     )
 
 
-def _array(file: Path, reference: Volume, job: EvaluationJob) -> npt.NDArray[np.integer[Any]]:
+def _array(file: Path, reference: Volume, job: EvaluationJob) -> _Integers:
     """Reads a prediction and checks that it lies on the grid of its reference."""
     prediction = read_volume(file)
     if difference := prediction.grid.difference(reference.grid):
@@ -229,7 +276,7 @@ def _array(file: Path, reference: Volume, job: EvaluationJob) -> npt.NDArray[np.
     return _whole_numbers(prediction, file)
 
 
-def _whole_numbers(volume: Volume, file: Path) -> npt.NDArray[np.integer[Any]]:
+def _whole_numbers(volume: Volume, file: Path) -> _Integers:
     """The voxels along as many axes as the file has."""
     try:
         array = as_integers(volume.array)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_ext.evaluation.cases import EvaluationJob, PredictionFolder, evaluate_case, label_map_files
+from nnunetv2_ext.evaluation.cases import EvaluationJob, PredictionFolder, draw_case, evaluate_case, label_map_files
 from nnunetv2_ext.evaluation.classes import References, read_references
 from nnunetv2_ext.evaluation.page import write_evaluation_page
-from nnunetv2_ext.evaluation.summary import CaseMetrics, summarise, write_csv
+from nnunetv2_ext.evaluation.summary import CaseMetrics, mean_dice, summarise, write_csv
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import refuse_existing, require_writable, write_json
 from nnunetv2_ext.utilities.parallel import parallel_map
 
 SUMMARY_FILE, TABLE_FILE, PAGE_FILE = "summary.json", "metrics.csv", "evaluation.html"
+COMPARISON_FILE = "comparison.json"
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +31,13 @@ class Evaluation:
         summary: Content of summary.json.
         cases: Scores of each case.
         problems: One sentence for each case that could not be scored.
+        worst: Case -> picture (PNG) of those with the lowest mean Dice, the worst first.
     """
 
     summary: dict[str, Any]
     cases: tuple[CaseMetrics, ...]
     problems: tuple[str, ...]
+    worst: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def evaluate_folder(
@@ -48,6 +52,8 @@ def evaluate_folder(
     tolerances: Mapping[str, float] | None = None,
     lesions: Sequence[str] = (),
     chill: bool = False,
+    worst: int = 0,
+    images: Path | str | None = None,
     processes: int = 0,
     progress: bool = True,
 ) -> Evaluation:
@@ -65,6 +71,8 @@ def evaluate_folder(
         tolerances: Class -> mm, of its ``SurfaceDice``; 2 mm where nothing is said.
         lesions: Classes whose connected components are counted as detected, missed and invented.
         chill: Leave out references without a prediction silently (nnU-Net's word).
+        worst: How many of the worst cases are drawn.
+        images: Folder of the images that they are drawn on, such as ``imagesTr``.
         processes: Number of worker processes; with 0, everything runs in this process.
         progress: Whether to show a progress bar.
 
@@ -92,7 +100,7 @@ def evaluate_folder(
         except UserError as error:
             problems.append(str(error))
     problems += _missing_masks(jobs)
-    cases = []
+    cases: list[tuple[CaseMetrics, EvaluationJob]] = []
     for outcome in parallel_map(evaluate_case, jobs, processes=processes, description="Evaluating", progress=progress):
         if outcome.result is None:
             problems.append(outcome.error or "")
@@ -100,17 +108,32 @@ def evaluate_folder(
         job = outcome.item
         if isinstance(outcome.result, str):
             raise UserError(outcome.result)
-        cases.append(CaseMetrics(job.case, job.source, job.reference, job.prediction, outcome.result))
+        cases.append((CaseMetrics(job.case, job.source, job.reference, job.prediction, outcome.result), job))
     if not cases:
         first = f"; the first problem: {problems[0]}" if problems else "; no reference has a prediction of its name."
         raise UserError(f"None of the {len(files)} cases in {references} could be scored{first}")
-    _say_what_is_left_out(meaning, cases)
+    scores = tuple(score for score, _ in cases)
+    _say_what_is_left_out(meaning, scores)
     names = {reference.key: reference.name for reference in meaning.classes if reference.wanted}
-    return Evaluation(summarise(cases, names), tuple(cases), tuple(problems))
+    ranked = sorted((mean_dice(score), number) for number, score in enumerate(scores) if not isnan(mean_dice(score)))
+    shown = [cases[number][1] for _, number in ranked[:worst]]
+    pictures = {}
+    for job in shown:
+        try:
+            pictures[job.case] = draw_case(job, Path(images) if images else None)
+        except UserError as error:
+            problems.append(str(error))
+    return Evaluation(summarise(scores, names), scores, tuple(problems), pictures)
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path | str, title: str, overwrite: bool = False) -> None:
-    """Writes summary.json, metrics.csv and evaluation.html.
+def write_evaluation(
+    evaluation: Evaluation,
+    folder: Path | str,
+    title: str,
+    overwrite: bool = False,
+    comparison: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes summary.json, metrics.csv and evaluation.html, and comparison.json where there is one.
 
     Raises:
         UserError: One of the files exists and may not be overwritten.
@@ -119,7 +142,9 @@ def write_evaluation(evaluation: Evaluation, folder: Path | str, title: str, ove
     check_output_folder(folder, overwrite)
     write_json(evaluation.summary, folder / SUMMARY_FILE)
     write_csv(evaluation.cases, evaluation.summary["class_names"], folder / TABLE_FILE)
-    write_evaluation_page(evaluation.summary, evaluation.cases, evaluation.problems, title, folder / PAGE_FILE)
+    if comparison is not None:
+        write_json(comparison, folder / COMPARISON_FILE)
+    write_evaluation_page(evaluation, comparison, title, folder / PAGE_FILE)
 
 
 def check_output_folder(folder: Path | str, overwrite: bool = False) -> None:
@@ -129,7 +154,7 @@ def check_output_folder(folder: Path | str, overwrite: bool = False) -> None:
         UserError: A result exists and may not be overwritten, or the folder cannot be written.
     """
     require_writable(folder)
-    for name in (SUMMARY_FILE, TABLE_FILE, PAGE_FILE):
+    for name in (SUMMARY_FILE, TABLE_FILE, PAGE_FILE, COMPARISON_FILE):
         refuse_existing(Path(folder) / name, overwrite)
 
 
@@ -144,7 +169,7 @@ def _missing_masks(jobs: Sequence[EvaluationJob]) -> list[str]:
     ]
 
 
-def _say_what_is_left_out(meaning: References, cases: list[CaseMetrics]) -> None:
+def _say_what_is_left_out(meaning: References, cases: Sequence[CaseMetrics]) -> None:
     scored = {key for case in cases for key in case.metrics}
     absent = [reference.name for reference in meaning.classes if reference.wanted and reference.key not in scored]
     if absent:

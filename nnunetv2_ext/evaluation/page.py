@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import math
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from nnunetv2_ext.evaluation.summary import CaseMetrics, values_of
+from nnunetv2_ext.evaluation.summary import CaseMetrics, mean_dice, values_of
 from nnunetv2_ext.pages.rendering import write_page
+
+if TYPE_CHECKING:
+    from nnunetv2_ext.evaluation.evaluate import Evaluation
 
 # Metric -> what the axis says.
 PLOTTED = {
     "Dice": "Dice",
-    "SurfaceDice2mm": "Surface Dice at 2 mm",
+    "SurfaceDice": "Surface Dice at the tolerance of the class",
     "HD95": "95th percentile Hausdorff distance (mm)",
     "RelativeVolumeError": "Relative volume error",
 }
@@ -26,6 +30,7 @@ TABULATED = {
     "Recall": "Recall",
     "HD95": "HD95 (mm)",
     "MeanSurfaceDistance": "Mean surface distance (mm)",
+    "SurfaceDice": "Surface Dice",
     "SurfaceDice1mm": "Surface Dice 1 mm",
     "SurfaceDice2mm": "Surface Dice 2 mm",
     "SurfaceDice3mm": "Surface Dice 3 mm",
@@ -34,17 +39,18 @@ TABULATED = {
 
 
 def write_evaluation_page(
-    summary: Mapping[str, Any], cases: Sequence[CaseMetrics], problems: Sequence[str], title: str, target: Path
+    evaluation: Evaluation, comparison: Mapping[str, Any] | None, title: str, target: Path
 ) -> None:
     """Writes the page.
 
     Args:
-        summary: What `summarise` returned.
-        cases: The scored cases.
-        problems: One sentence for each case that could not be scored.
+        evaluation: What was scored.
+        comparison: What `compare_predictions` returned, if there is a second prediction.
         title: Heading.
         target: An ``.html`` file.
     """
+    summary, cases = evaluation.summary, evaluation.cases
+    dice = {case.case: mean_dice(case) for case in cases}
     write_page(
         "evaluation.html",
         target,
@@ -52,8 +58,10 @@ def write_evaluation_page(
         summary=summary,
         class_names=summary["class_names"],
         number_of_cases=len(cases),
-        problems=problems,
+        problems=evaluation.problems,
         metrics=TABULATED,
+        comparison=comparison,
+        worst=[(case, dice[case], b64encode(picture).decode()) for case, picture in evaluation.worst.items()],
         plots={heading: _box_plot(cases, summary, metric) for metric, heading in PLOTTED.items()},
     )
 
@@ -84,7 +92,7 @@ def _box_plot(cases: Sequence[CaseMetrics], summary: Mapping[str, Any], metric: 
         axes.plot(numbers, [position] * len(numbers), ".", color="#1f77b4", alpha=0.4, markersize=4)
     axes.set_yticks(list(positions), [names[key] for key in values], parse_math=False)
     axes.set_ylim(0.3, len(values) + 0.7)
-    if metric in ("Dice", "SurfaceDice2mm"):
+    if metric in ("Dice", "SurfaceDice"):
         axes.set_xlim(-0.02, 1.02)
     axes.grid(axis="x", color="#ddd")
     buffer = io.StringIO()

@@ -70,6 +70,11 @@ def values_of(cases: Iterable[CaseMetrics], key: str, metric: str) -> list[float
     return [case.metrics[key][metric] for case in cases if key in case.metrics]
 
 
+def mean_dice(case: CaseMetrics) -> float:
+    """Mean over the classes of a case."""
+    return _over_numbers(np.mean, [metrics["Dice"] for metrics in case.metrics.values()])
+
+
 def write_csv(cases: Sequence[CaseMetrics], class_names: Mapping[str, str], target: Path) -> None:
     """One line per case and class; an empty field is a NaN."""
     with atomic_path(target) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2_ext.images.label_maps import write_label_map
+from nnunetv2_ext.images.preview import write_preview
 from nnunetv2_ext.images.reading import Case, Scan
 from nnunetv2_ext.inference.deciding.rules import Decisions
 from nnunetv2_ext.inference.preparing.protocol import Prepared
-from nnunetv2_ext.inference.reporting.preview import write_preview
 from nnunetv2_ext.inference.reporting.probabilities import Probabilities
 from nnunetv2_ext.inference.reporting.report import StageClock
 from nnunetv2_ext.inference.reporting.statistics import label_statistics

@@ -78,5 +78,6 @@ def test_whole_tour_in_small(tmp_path):
     assert len(table.rows) == len(SOURCES) + 1
     assert all(0 <= dice <= 1 for classes in table.rows.values() for dice in classes.values())
     assert json.loads((tmp_path / "demo" / "dice.json").read_text()).keys() == table.rows.keys()
-    assert (tmp_path / "demo" / "overlay.png").stat().st_size > 10_000
+    page = tmp_path / "demo" / "evaluation" / TARGET.folder_name / "evaluation.html"
+    assert page.read_text(encoding="utf-8").count("<img") == SMALL.test_cases
     assert not (tmp_path / "demo" / "nnUNet_raw").exists()

@@ -25,8 +25,10 @@ def test_the_page_runs(write_map, write_dataset_json, code_in, tmp_path, monkeyp
             rng.integers(0, 4, (4, 5, 6)).astype(np.uint8), tmp_path / "nnUNet_raw" / folder / "labelsTr/a.nii.gz"
         )
     write_map(rng.choice([0, 1, kidney], (4, 5, 6)).astype(np.uint8), tmp_path / "PREDICTIONS" / "a.nii.gz")
+    for folder in ("OTHER_PREDICTIONS/a", "nnUNet_raw/Dataset007_Organs/imagesTr/a_0000"):
+        write_map(np.ones((4, 5, 6), dtype=np.uint8), tmp_path / f"{folder}.nii.gz")
     lines = [line for block in code_in("evaluate.md", "bash") for line in block.splitlines()]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         program, *arguments = shlex.split(line)
         assert program == "nnUNetv2_ext_evaluate"

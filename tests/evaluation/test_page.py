@@ -25,7 +25,7 @@ def evaluation(tmp_path):
         keys = ("1",) if number < 3 else ("2", "3")
         metrics = {key: dict(zip(METRICS, rng.random(len(METRICS)).tolist(), strict=True)) for key in keys}
         if "3" in metrics:
-            metrics["3"] |= dict.fromkeys(("Dice", "HD95", "SurfaceDice2mm", "RelativeVolumeError"), float("nan"))
+            metrics["3"] |= dict.fromkeys(("Dice", "HD95", "SurfaceDice", "RelativeVolumeError"), float("nan"))
         source = "A" if number < 3 else "B"
         cases.append(CaseMetrics(f"case_{number}", source, tmp_path / "gt", tmp_path / "pred", metrics))
     return Evaluation(summarise(cases, NAMES), tuple(cases), ("Case <x> is bad & gone.",))
@@ -35,7 +35,9 @@ def test_the_page_is_self_contained_and_well_formed(evaluation, tmp_path):
     write_evaluation(evaluation, tmp_path, "Evaluation of <pred>")
     page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 4
-    assert not re.findall(r'(?:src|href)="(?!#)', page.replace("xlink:href", "")), "nothing is loaded from elsewhere"
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', page.replace("xlink:href", "")), (
+        "nothing is loaded from elsewhere"
+    )
     assert "<b>liver" not in page
     assert page.count("A/&lt;b&gt;liver&lt;/b&gt; &amp; $x_1$") >= 5, "in both tables and the plots"
     assert "Case &lt;x&gt; is bad &amp; gone." in page

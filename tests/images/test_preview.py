@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nnunetv2_ext.images.colours import display_colours
 from nnunetv2_ext.images.geometry import Grid
-from nnunetv2_ext.inference.reporting.preview import _richest_slices, write_preview
+from nnunetv2_ext.images.preview import _richest_slices, draw_label_maps, write_preview
 
 NAMES = {1: "head side", 2: "left"}
 
@@ -82,3 +82,15 @@ def test_classes_are_not_sought_plane_by_plane(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "unique", lambda *args, **kwargs: calls.append(1) or unique(*args, **kwargs))
     write_preview(labels, image, NAMES, grid, tmp_path / "case.png")
     assert len(calls) < min(labels.shape)
+
+
+def test_two_maps_are_drawn_where_they_differ(tmp_path):
+    labels, image, grid = _upright()
+    other = labels.copy()
+    other[:, 20:, 5:10] = 0
+    (tmp_path / "both.png").write_bytes(draw_label_maps({"one": labels, "two": other}, None, NAMES, grid, "case"))
+    picture = matplotlib.image.imread(tmp_path / "both.png")
+    rows = np.array_split(picture, 2)
+    shares = [(np.abs(row[..., :3] - row[..., :3].mean(-1, keepdims=True)).max(-1) > 0.05).sum() for row in rows]
+    assert shares[0] > shares[1] * 1.05 > 0
+    assert draw_label_maps({"one": labels, "two": labels}, image, NAMES, grid)

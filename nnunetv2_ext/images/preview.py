@@ -1,0 +1,139 @@
+"""One picture per case: the image in grey with classes over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer, Shaped
+
+from nnunetv2_ext.images.colours import display_colours
+from nnunetv2_ext.images.geometry import AxisTurn, Grid
+from nnunetv2_ext.utilities.files import atomic_path
+from nnunetv2_ext.utilities.label_counts import count_label_values
+
+_OPACITY = 0.5
+_LEGEND_ROWS = 28
+
+# A soft-tissue window of CT, in HU (level 40, width 400), used where the image reaches air and bone.
+_CT_WINDOW = (-160.0, 240.0)
+
+
+def write_preview(
+    labels: Integer[np.ndarray, "z y x"],
+    intensities: Shaped[np.ndarray, "z y x"],
+    names: Mapping[int, str],
+    grid: Grid,
+    target: Path | str,
+    title: str = "",
+) -> None:
+    """Writes what `draw_label_maps` draws of one label map as a PNG file."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(draw_label_maps({"": labels}, intensities, names, grid, title))
+
+
+def draw_label_maps(
+    maps: Mapping[str, Integer[np.ndarray, "z y x"]],
+    intensities: Shaped[np.ndarray, "z y x"] | None,
+    names: Mapping[int, str],
+    grid: Grid,
+    title: str = "",
+    dpi: int = 100,
+) -> bytes:
+    """Draws an axial, a coronal and a sagittal slice of label maps, one map per row, with colours and a legend.
+
+    Each slice is the one with the most different classes, and the largest labelled area among those; of two maps, the
+    one in which they differ most. The patient is shown as radiologists expect: head up, patient's right on the left.
+
+    Args:
+        maps: Name -> label map, one or two of the same shape.
+        intensities: The image of that shape; black if there is none.
+        names: Class name of every integer but 0.
+        grid: Where the voxels lie.
+        title: Text above the picture.
+        dpi: Pixels per inch; a row is 15 inches wide.
+
+    Returns:
+        A PNG file.
+    """
+    # The object interface draws without the global state of pyplot, so that several threads may draw at once.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    spacing = grid.spacing[::-1] if grid.dimension == 3 else (max(grid.spacing), *grid.spacing[::-1])
+    # Rows run from head to foot and from front to back, columns to the patient's left: left, posterior, inferior.
+    turn = AxisTurn.to("LPI", grid) if grid.dimension == 3 else AxisTurn((0, 1, 2), (False, False, False))
+    spacing = turn.reorder(spacing)
+    rows = {name: np.ascontiguousarray(turn.forward(labels)) for name, labels in maps.items()}
+    first, *others = rows.values()
+    image = np.zeros((1, 1, 1)) if intensities is None else intensities
+    low, high = _window(image)
+    image = np.broadcast_to(turn.forward(image), first.shape)
+    size = max(max(names, default=0), *(int(labels.max(initial=0)) for labels in rows.values())) + 1
+    counts = np.sum([count_label_values(labels, size) for labels in rows.values()], axis=0)
+    colours = {value: np.array(colour) / 255 for value, colour in display_colours(names).items()}
+    table = np.zeros((size, 4))
+    for value, colour in colours.items():
+        table[value] = (*colour, _OPACITY)
+    differences = [(first != other).view(np.uint8) for other in others]
+    shown = next((difference for difference in differences if difference.any()), first)
+    chosen = _richest_slices(shown, np.flatnonzero(count_label_values(shown, int(shown.max(initial=0)) + 1)[1:]) + 1)
+
+    widths = [first.shape[axis] * spacing[axis] for axis in (2, 2, 1)]
+    figure = Figure(figsize=(15, 5 * len(rows)), facecolor="black", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), 4, width_ratios=[*widths, max(widths) * 0.6], squeeze=False)
+    for plots, (name, labels) in zip(axes, rows.items(), strict=True):
+        for axis, (plot, view) in enumerate(zip(plots, ("axial", "coronal", "sagittal"), strict=False)):
+            across = [size for number, size in enumerate(spacing) if number != axis]
+            grey, numbers = (np.take(array, chosen[axis], axis) for array in (image, labels))
+            plot.imshow(grey, cmap="gray", vmin=low, vmax=high, interpolation="bilinear")
+            plot.imshow(table[numbers], interpolation="nearest")
+            plot.set_aspect(across[0] / across[1])
+            plot.set_title(f"{name} {view}".strip(), color="white", fontsize=9)
+        for plot in plots:
+            plot.axis("off")
+    present = sorted((value for value in names if counts[value]), key=lambda value: -counts[value])
+    patches = [Patch(color=tuple(colours[value]), label=names[value]) for value in present[:_LEGEND_ROWS]]
+    if more := len(present) - len(patches):
+        patches.append(Patch(color="none", label=f"and {more} smaller classes"))
+    legend = axes[0, 3].legend(handles=patches, loc="center left", fontsize=7, frameon=False, labelcolor="white")
+    for text in (*legend.get_texts(), figure.suptitle(title, color="white", fontsize=10)):
+        text.set_parse_math(False)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=dpi)
+    return picture.getvalue()
+
+
+def _richest_slices(labels: Integer[np.ndarray, "z y x"], values: Shaped[np.ndarray, " values"]) -> list[int]:
+    """Along each axis the slice with the most classes and, among equals, the most labelled voxels.
+
+    All are counted in one pass over the labelled voxels; of an empty map it is the middle one.
+    """
+    number_of = np.zeros(int(values.max(initial=0)) + 1, dtype=np.intp)
+    number_of[values] = np.arange(len(values))
+    counts = [np.zeros((size, len(values)), dtype=np.intp) for size in labels.shape]
+    for along_z, plane in enumerate(labels):
+        along_y, along_x = np.nonzero(plane)
+        numbers = number_of[plane[along_y, along_x]]
+        places: tuple[Any, ...] = (along_z, along_y, along_x)
+        for of_axis, index in zip(counts, places, strict=True):
+            found = np.bincount(index * len(values) + numbers, minlength=of_axis.size)
+            of_axis += found.reshape(of_axis.shape)
+    return [
+        int(np.lexsort((of_axis.sum(1), np.count_nonzero(of_axis, axis=1)))[-1]) if of_axis.any() else len(of_axis) // 2
+        for of_axis in counts
+    ]
+
+
+def _window(intensities: Shaped[np.ndarray, "z y x"]) -> tuple[float, float]:
+    """Black and white level: the soft-tissue window for what looks like HU, else the 1st and 99th percentile."""
+    sample = intensities.ravel()[:: max(1, intensities.size // 1_000_000)]
+    low, high = (float(value) for value in np.percentile(sample, (1, 99)))
+    if low < -500 and high < 4000:
+        return _CT_WINDOW
+    return low, max(high, low + 1e-6)
