@@ -112,6 +112,16 @@ def count(text: str) -> int:
     return int(text)
 
 
+def add_group_argument(parser: argparse.ArgumentParser) -> None:
+    """``--group`` of the commands that write folds."""
+    parser.add_argument(
+        "--group",
+        metavar="FILE_OR_PATTERN",
+        help="keep the cases of one patient in one fold: JSON or CSV (case, patient), or a regular expression that "
+        "finds the patient in the name of a case, such as '(.*)_visit'",
+    )
+
+
 def print_table(rows: Iterable[tuple[str, str]]) -> None:
     """Prints rows of a name and what there is to say of it."""
     rows = list(rows)

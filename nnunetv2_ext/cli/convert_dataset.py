@@ -6,7 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, count, make_parser, print_table, run_command
+from nnunetv2_ext.cli._command import (
+    EXIT_BATCH_HAD_FAILURES,
+    add_group_argument,
+    count,
+    make_parser,
+    print_table,
+    run_command,
+)
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.names import printable
 
@@ -49,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--regions", action="store_true", help="write organ-with-tumour classes where the field uses them"
     )
+    add_group_argument(parser)
     parser.add_argument("--overlaps", choices=("regions", "last"), help="overlapping masks: regions, or the last wins")
     parser.add_argument("--order", help="generic layouts: label order (name, JSON file or dataset.json)")
     parser.add_argument("--image", help="generic layouts: where images are, as in 'images/{case}.nii.gz'")
@@ -82,6 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         copy_images=arguments.copy_images,
         regions=arguments.regions,
         overlaps=arguments.overlaps,
+        group=arguments.group,
     )
     converter = find_dataset(arguments.dataset).open(arguments.input, options)
     if arguments.dry_run:

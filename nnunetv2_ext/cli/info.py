@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from nnunetv2_ext import __version__
 from nnunetv2_ext.cli._command import make_parser, print_table, run_command
+from nnunetv2_ext.utilities.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: lists trainers, plan templates and label orders, or checks the environment."""
+    """Entry point: lists trainers, plan templates, label orders and datasets, or checks the environment."""
     parser = make_parser("nnUNetv2_ext_info", "List what nnunetv2-ext offers, or check the set-up.")
     topics = parser.add_subparsers(dest="topic", metavar="TOPIC", help="all lists in short when left out")
-    for name, run, description in (
-        ("trainers", _trainers, "trainers for nnUNetv2_train -tr"),
-        ("plans", _plans, "plan templates for nnUNetv2_ext_plan -t"),
-        ("label_orders", _label_orders, "label orders: what the integers of published label maps mean"),
+    # Before or after the topic.
+    as_json: dict[str, Any] = {"action": "store_true", "help": "print JSON instead of text"}
+    parser.add_argument("--json", **as_json)
+    for name, run, description, about in (
+        ("trainers", _trainers, "trainers for nnUNetv2_train -tr", ""),
+        ("plans", _plans, "plan templates for nnUNetv2_ext_plan -t", "the content of one"),
+        ("label_orders", _label_orders, "what the integers of published label maps mean", "the content of one"),
+        ("datasets", _datasets, "datasets that nnUNetv2_ext_convert_dataset reads", "all that is known of one"),
         (
             "environment",
             _environment,
             "check versions, folders and the trainer lookup; exit code 1 if something is broken",
+            "",
         ),
     ):
-        topics.add_parser(name, help=description, description=description).set_defaults(run=run)
-    data = "datasets that nnUNetv2_ext_convert_dataset reads; with NAME, all that is known of one"
-    dataset = topics.add_parser("datasets", help=data, description=data)
-    dataset.add_argument("name", nargs="?", metavar="NAME", help="one of them")
-    dataset.set_defaults(run=_datasets)
+        topic = topics.add_parser(name, help=description, description=description)
+        if about:
+            topic.add_argument("name", nargs="?", metavar="NAME", help=about)
+        topic.add_argument("--json", default=argparse.SUPPRESS, **as_json)
+        topic.set_defaults(run=run)
     tree = topics.add_parser("tree", help="draw a label tree", description="Draw a label tree as text or as SVG.")
     tree.add_argument("name", metavar="NAME", help="a tree that ships with the package, or a JSON or dataset.json file")
     tree.add_argument("--svg", metavar="FILE", help="write an SVG drawing instead of printing text")
+    tree.add_argument("--json", default=argparse.SUPPRESS, **as_json)
     tree.set_defaults(run=_tree)
     parser.set_defaults(run=_overview)
     return run_command(parser, lambda arguments: arguments.run(arguments), argv)
@@ -41,38 +51,66 @@ def _overview(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.resources import list_resources
     from nnunetv2_ext.training.trainer_listing import list_trainers
 
-    print(f"nnunetv2-ext {__version__}")
-    print(f"trainers: {', '.join(list_trainers())}")
-    print(f"plans: {', '.join(list_resources('plans'))}")
-    print(f"label_orders: {', '.join(list_resources('label_orders'))}")
-    print(f"datasets: {', '.join(datasets())}")
+    lists = {
+        "trainers": list(list_trainers()),
+        "plans": list_resources("plans"),
+        "label_orders": list_resources("label_orders"),
+        "datasets": list(datasets()),
+    }
+    if arguments.json:
+        _print_json({"version": __version__, **lists})
+        return
+    print(f"nnunetv2-ext {__version__}", *_lines(lists), sep="\n")
     print("More: nnUNetv2_ext_info trainers|plans|label_orders|datasets; set-up: nnUNetv2_ext_info environment")
 
 
 def _trainers(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.training.trainer_listing import list_trainers
 
-    print_table(list_trainers().items())
+    _print_list(list_trainers(), arguments)
 
 
 def _plans(arguments: argparse.Namespace) -> None:
-    print_table((name, content["description"]) for name, content in _contents("plans"))
+    _resources("plans", lambda content: content["description"], arguments)
 
 
 def _label_orders(arguments: argparse.Namespace) -> None:
-    print_table(
-        (name, f"{len(content['labels'])} classes. {content.get('description', '')}")
-        for name, content in _contents("label_orders")
+    _resources(
+        "label_orders",
+        lambda content: f"{len(content['labels'])} classes. {content.get('description', '')}",
+        arguments,
     )
+
+
+def _resources(folder: str, summary: Any, arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.resources import list_resources, resource_folder
+    from nnunetv2_ext.utilities.files import read_json
+
+    names = list_resources(folder)
+    if arguments.name and arguments.name not in names:
+        raise UserError(f"Expected one of {', '.join(names)}, but got {arguments.name!r}.")
+    wanted = [arguments.name] if arguments.name else names
+    contents = {name: read_json(resource_folder(folder) / f"{name}.json") for name in wanted}
+    if not arguments.name:
+        _print_list({name: summary(content) for name, content in contents.items()}, arguments)
+    elif arguments.json:
+        _print_json(contents[arguments.name])
+    else:
+        print(*_lines(contents[arguments.name]), sep="\n")
 
 
 def _datasets(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.dataset_conversion.registry import datasets, description, find_dataset
 
-    if arguments.name:
-        print(description(find_dataset(arguments.name)))
+    if not arguments.name:
+        _print_list({name: entry.about for name, entry in datasets().items()}, arguments)
+        return
+    entry = find_dataset(arguments.name)
+    if arguments.json:
+        about = {"name": entry.name, "about": entry.about, "layout": entry.layout, "note": entry.note}
+        _print_json({**about, **entry.facts})
     else:
-        print_table((name, entry.about) for name, entry in datasets().items())
+        print(description(entry))
 
 
 def _tree(arguments: argparse.Namespace) -> None:
@@ -83,7 +121,10 @@ def _tree(arguments: argparse.Namespace) -> None:
 
     tree = LabelTree.from_file(arguments.name)
     if arguments.svg is None:
-        print(tree_as_text(tree))
+        if arguments.json:
+            _print_json(tree.to_nested())
+        else:
+            print(tree_as_text(tree))
         return
     with output_lock(arguments.svg):
         refuse_existing(arguments.svg)
@@ -91,20 +132,38 @@ def _tree(arguments: argparse.Namespace) -> None:
             temporary.write_text(tree_as_svg(tree), encoding="utf-8")
 
 
-def _contents(folder: str) -> Iterable[tuple[str, dict]]:
-    from nnunetv2_ext.resources import list_resources, resource_folder
-    from nnunetv2_ext.utilities.files import read_json
-
-    return [(name, read_json(resource_folder(folder) / f"{name}.json")) for name in list_resources(folder)]
-
-
 def _environment(arguments: argparse.Namespace) -> int:
     from nnunetv2_ext.utilities.environment import check_environment
 
-    broken = 0
+    findings = []
     for finding in check_environment("STUNetTrainer_small"):
-        broken += finding.state == "broken"
-        mark = {"ok": "ok", "note": "  ", "broken": "!!"}[finding.state]
-        print(f"{mark}  {finding.subject:<30}  {finding.message}", flush=True)
-    print("The set-up works." if not broken else f"{broken} of these have to be mended (marked !!).")
+        findings.append(finding)
+        if not arguments.json:
+            mark = {"ok": "ok", "note": "  ", "broken": "!!"}[finding.state]
+            print(f"{mark}  {finding.subject:<30}  {finding.message}", flush=True)
+    broken = sum(finding.state == "broken" for finding in findings)
+    if arguments.json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        print("The set-up works." if not broken else f"{broken} of these have to be mended (marked !!).")
     return int(broken > 0)
+
+
+def _print_list(descriptions: Mapping[str, str], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        _print_json(descriptions)
+    else:
+        print_table(descriptions.items())
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=4, ensure_ascii=False))
+
+
+def _lines(content: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}:"
+            yield from _lines(value, f"{indent}  ")
+        else:
+            yield f"{indent}{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunetv2_ext.cli._command import count, make_parser, run_command
+from nnunetv2_ext.cli._command import add_group_argument, count, make_parser, run_command
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.parallel import default_processes
 
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a case that lacks classes which its source otherwise annotates; may be repeated",
     )
     parser.add_argument("--exceptions", metavar="FILE", help='JSON: {"SOURCE/CASE": ["CLASS", ...], ...}')
+    add_group_argument(parser)
     parser.add_argument("--copy", action="store_true", help="copy images (otherwise they are linked)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset of this ID and name")
     parser.add_argument("-np", type=count, default=default_processes(), metavar="N", help="number of processes")
@@ -73,6 +74,7 @@ def _run(arguments: argparse.Namespace) -> None:
             exceptions=exceptions,
         ),
         copy=arguments.copy,
+        group=arguments.group,
         overwrite=arguments.overwrite,
         processes=arguments.np,
         progress=not arguments.quiet,

@@ -40,6 +40,7 @@ class ConversionOptions:
         copy_images: Rewrite every image instead of linking those that nnU-Net can read as they are.
         regions: Write the overlapping classes that the field evaluates (organ with its tumour) instead of the labels.
         overlaps: ``"regions"`` or ``"last"``: what becomes of overlapping masks; None for the dataset's own way.
+        group: Which cases belong to one patient and stay in one fold (`read_groups`).
     """
 
     order: str | None = None
@@ -52,6 +53,7 @@ class ConversionOptions:
     copy_images: bool = False
     regions: bool = False
     overlaps: str | None = None
+    group: str | None = None
 
 
 class DatasetConverter:
@@ -265,11 +267,11 @@ class DatasetConverter:
         return {}
 
     def splits(self, training: Sequence[CaseRecord], groups: Sequence[Sequence[str]]) -> Splits:
-        """The source's own folds; where it has none but has duplicates, folds that keep these together; else nothing.
+        """The source's own folds, else folds that keep groups together, else nothing; groups of the user's come first.
 
         Args:
             training: The cases for training.
-            groups: Those of them that show the same image.
+            groups: Those of them that show the same image, or are of one patient.
         """
         names = sorted(record.identifier for record in training)
         folds: dict[int, set[str]] = defaultdict(set)
@@ -278,7 +280,7 @@ class DatasetConverter:
                 folds[record.fold].add(record.identifier)
         if not folds and any(record.split == "val" for record in training):
             folds[0] = {record.identifier for record in training if record.split == "val"}
-        if not folds:
+        if not folds or self.options.group:
             return stratified_splits(dict.fromkeys(names, ""), groups) if groups else []
         return [
             {"train": [name for name in names if name not in folds[fold]], "val": sorted(folds[fold])}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,23 +78,16 @@ def find_duplicates(fingerprints: Mapping[str, ImageFingerprint]) -> list[Duplic
     Returns:
         Groups of at least two cases, in the order of their first case.
     """
-    groups = _DisjointSets(fingerprints)
     by_hash: dict[str, list[str]] = defaultdict(list)
     by_shape: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for case, fingerprint in fingerprints.items():
         by_hash[fingerprint.voxel_hash].append(case)
         if fingerprint.statistics:
             by_shape[fingerprint.shape, len(fingerprint.statistics)].append(case)
-    for cases in by_hash.values():
-        for other in cases[1:]:
-            groups.join(cases[0], other)
-    for cases in by_shape.values():
-        for first, second in _close_pairs(cases, fingerprints):
-            groups.join(first, second)
-    found = [tuple(sorted(cases)) for cases in groups.sets() if len(cases) > 1]
+    close = (pair for cases in by_shape.values() for pair in _close_pairs(cases, fingerprints))
     return [
         DuplicateGroup(cases, identical=len({fingerprints[case].voxel_hash for case in cases}) == 1)
-        for cases in sorted(found)
+        for cases in joined([*by_hash.values(), *close])
     ]
 
 
@@ -139,23 +132,12 @@ def _close_pairs(cases: Sequence[str], fingerprints: Mapping[str, ImageFingerpri
     return pairs
 
 
-class _DisjointSets:
-    """Union-find over case identifiers."""
-
-    def __init__(self, members: Mapping[str, Any]) -> None:
-        self._parent = {member: member for member in members}
-
-    def _root(self, member: str) -> str:
-        while self._parent[member] != member:
-            self._parent[member] = self._parent[self._parent[member]]
-            member = self._parent[member]
-        return member
-
-    def join(self, first: str, second: str) -> None:
-        self._parent[self._root(second)] = self._root(first)
-
-    def sets(self) -> list[list[str]]:
-        members: dict[str, list[str]] = defaultdict(list)
-        for member in self._parent:
-            members[self._root(member)].append(member)
-        return list(members.values())
+def joined(groups: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Groups that have no case in common: those that have one become one, sorted."""
+    group_of: dict[str, tuple[str, ...]] = {}
+    for group in groups:
+        parts = {group_of.get(case, (case,)) for case in group}
+        if len(parts) > 1:
+            union = tuple(sorted(case for part in parts for case in part))
+            group_of.update(dict.fromkeys(union, union))
+    return sorted(set(group_of.values()))

@@ -52,6 +52,7 @@ def merge_datasets(
     *,
     options: MergeOptions | None = None,
     copy: bool = False,
+    group: str | None = None,
     overwrite: bool = False,
     processes: int = 0,
     progress: bool = True,
@@ -66,6 +67,7 @@ def merge_datasets(
         name: Its name without ``DatasetXXX_``.
         options: Classes to share, select, rename, and per-case exceptions.
         copy: Copy images instead of linking them.
+        group: Which cases belong to one patient and stay in one fold (`read_groups`).
         overwrite: Replace an existing dataset of this ID and name.
         processes: Number of worker processes; with 0, everything runs in this process.
         progress: Whether to show a progress bar.
@@ -75,7 +77,7 @@ def merge_datasets(
     """
     folder = nnunet_folder("nnUNet_raw") / parse_new_dataset_name(dataset_id, name)
     inputs = [read_input_dataset(argument) for argument in datasets]
-    merge = _Merge(inputs, plan_merge(inputs, options or MergeOptions()), copy)
+    merge = _Merge(inputs, plan_merge(inputs, options or MergeOptions()), copy, group)
     done = convert_dataset(merge, folder, num_processes=processes, overwrite=overwrite, progress=progress)
     result = MergeResult(folder, merge.plan, done.duplicates, done.splits, done.placed)
     _say(result, {record.identifier: case.source for record, case in zip(done.records, merge.cases(), strict=True)})
@@ -87,8 +89,8 @@ class _Merge(DatasetConverter):
     admits_2d = True
     all_or_nothing = True
 
-    def __init__(self, inputs: Sequence[InputDataset], plan: MergePlan, copy: bool) -> None:
-        super().__init__(_ENTRY, inputs[0].folder, ConversionOptions(copy_images=copy))
+    def __init__(self, inputs: Sequence[InputDataset], plan: MergePlan, copy: bool, group: str | None) -> None:
+        super().__init__(_ENTRY, inputs[0].folder, ConversionOptions(copy_images=copy, group=group))
         self.inputs, self.plan = inputs, plan
         self._channels, self._target = inputs[0].channels, plan.target
         # Where the inputs differ, the ones that are not compressed NIfTI are rewritten.

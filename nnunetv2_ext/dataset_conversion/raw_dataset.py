@@ -20,8 +20,9 @@ from nnunetv2_ext import __version__
 from nnunetv2_ext.dataset_conversion.case_conversion import WORK, Job, convert_case, encoded_file, planned_files
 from nnunetv2_ext.dataset_conversion.case_record import HARD_LINK, RECORD, SYMBOLIC_LINK, CaseRecord, stamp_of
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
-from nnunetv2_ext.dataset_conversion.duplicates import DuplicateGroup, find_duplicates
+from nnunetv2_ext.dataset_conversion.duplicates import DuplicateGroup, find_duplicates, joined
 from nnunetv2_ext.dataset_conversion.findings import ERROR, Finding, severity
+from nnunetv2_ext.dataset_conversion.grouping import read_groups
 from nnunetv2_ext.dataset_conversion.layout import Case, named_cases
 from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, hand_over_splits, read_splits
 from nnunetv2_ext.images.label_maps import write_volume
@@ -111,8 +112,10 @@ def _convert(
     converter: DatasetConverter, folder: Path, name: str, num_processes: int, progress: bool
 ) -> ConversionResult:
     cases = named_cases(converter.cases())
-    # Whatever is wrong with the classes is said now and not after hours.
+    # Whatever is wrong with classes and groups is said now and not after hours.
     settings = json.loads(json.dumps(converter.settings()))
+    group = converter.options.group
+    patients = read_groups(group, [case.identifier for case in cases if case.split != "test"]) if group else []
     with writing_in(folder):
         pass
     complete = _trusted(_records(folder, settings, converter.report_file), cases, converter, folder)
@@ -145,8 +148,8 @@ def _convert(
     table = _fix_overlaps(converter, result.converted, folder, num_processes, progress)
     training = [record for record in result.converted if record.split != "test"]
     names = {record.identifier for record in training}
-    together = [[case for case in group.cases if case in names] for group in groups]
-    result = replace(result, splits=converter.splits(training, [cases for cases in together if len(cases) > 1]))
+    together = [[case for case in group if case in names] for group in (*(each.cases for each in groups), *patients)]
+    result = replace(result, splits=converter.splits(training, joined(together)))
     (folder / SPLITS_FILE).unlink(missing_ok=True)
     if result.splits:
         write_json(result.splits, folder / SPLITS_FILE)

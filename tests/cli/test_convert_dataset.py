@@ -84,3 +84,19 @@ def test_the_list_needs_no_heavy_imports():
         "    assert not {'torch', 'nnunetv2', 'SimpleITK', 'scipy'} & set(sys.modules), sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_cases_of_one_patient_stay_in_one_fold(miniature, nnunet_folders):
+    miniature.text("order.json", {"name": "mine", "labels": {"liver": 1}})
+    for case in [f"p{patient}_visit{visit}" for patient in range(4) for visit in (1, 2)]:
+        miniature.case(f"images/{case}.nii.gz", f"labels/{case}.nii.gz", "nih_pancreas_ct")
+    order = miniature.root / "order.json"
+    arguments = ["label_maps", "-i", miniature.root, "-d", 7, "--order", order, "-np", 1]
+    assert _run(*arguments, "--group", "(p.)_visit") == 0
+    splits = json.loads((nnunet_folders / "nnUNet_raw/Dataset007_LabelMaps/splits_final.json").read_text("utf-8"))
+    assert sorted(case for fold in splits for case in fold["val"]) == [
+        f"p{p}_visit{v}" for p in range(4) for v in (1, 2)
+    ]
+    for fold in splits:
+        assert not {case[:2] for case in fold["val"]} & {case[:2] for case in fold["train"]}
+    assert _run(*arguments, "--group", "(q.)_visit") == 2

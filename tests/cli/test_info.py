@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -41,6 +42,38 @@ def test_a_dataset_comes_with_what_is_known_of_it(capsys):
     assert "- licence: CC BY 3.0" in output
     assert main(["datasets", "nih"]) == 2
     assert "there is no 'nih'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place", "value"),
+    [
+        (["label_orders", "kits19"], ("labels", "kidney_tumor"), 2),
+        (["plans", "stunet_ct"], ("configurations", "3d_fullres", "batch_size"), 2),
+        (["datasets", "nih_pancreas_ct"], ("training cases",), 80),
+        (["label_orders"], ("kits19",), "2 classes. KiTS19: kidneys and kidney tumours in CT."),
+        (["trainers"], ("STUNetTrainer_small_ft",), "STU-Net S, fine-tuning."),
+        (["tree", "salt"], ("background",), {}),
+        ([], ("plans", 0), list_resources("plans")[0]),
+    ],
+)
+def test_everything_is_there_as_json_too(arguments, place, value, capsys):
+    for words in ([*arguments, "--json"], ["--json", *arguments]):
+        assert main(words) == 0
+        content = json.loads(capsys.readouterr().out)
+        for name in place:
+            content = content[name]
+        assert content == value
+
+
+def test_a_label_order_and_a_template_are_printed(capsys):
+    assert main(["label_orders", "kits19"]) == 0
+    output = capsys.readouterr().out.splitlines()
+    assert "  kidney_tumor: 2" in output
+    assert "licence: CC BY-NC-SA 4.0" in output
+    assert main(["plans", "stunet_ct"]) == 0
+    assert "    patch_size: 128, 128, 128" in capsys.readouterr().out.splitlines()
+    assert main(["plans", "nothing"]) == 2
+    assert "Expected one of " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["trainers"], ["plans"], ["label_orders"], ["datasets"], ["--help"]])
