@@ -66,8 +66,7 @@ class Architecture:
         entry = configuration.get("architecture")
         if not isinstance(entry, Mapping) or not isinstance(entry.get("network_class_name"), str):
             raise UserError(
-                "Expected plans that name their network under 'architecture', but found none; plans from before "
-                "nnU-Net 2.4 have to be planned anew."
+                "Expected plans that name their network under 'architecture', but found none; plan the dataset anew."
             )
         architecture = cls(
             entry["network_class_name"], dict(entry["arch_kwargs"]), tuple(entry.get("_kw_requires_import", ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
     """Refuses plans that name anything but networks and nnU-Net's own normalisers, preprocessors, readers and so on.
 
     Args:
-        plans: nnU-Net v2 plans, or a plan template.
+        plans: nnU-Net v2 plans, or a plan template; those from before nnU-Net 2.4 get the entry ``architecture``.
         source: Where they come from, for the error message.
         to_run: Whether data are prepared as the plans say, so that nnU-Net has to find what they name.
 
@@ -33,6 +34,7 @@ def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
         UserError: They are no plans, or they name something else.
     """
     check(plans, PLANS, source)
+    _complete(plans, source)
     _check_axes(plans, source)
     kinds = _kinds()
     for section in (plans, *(resolve_configuration(plans, name) for name in plans["configurations"])):
@@ -48,6 +50,24 @@ def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
                         f"Expected the name of something in {package} that serves as {key} in {source}, but found "
                         f"{name!r:.200}; correct the plans, or install what brings it."
                     )
+
+
+def _complete(plans: dict[str, Any], source: Path | str) -> None:
+    """Lets nnU-Net say which network plans from before its version 2.4 mean."""
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+    for name, configuration in plans["configurations"].items():
+        if "architecture" not in configuration and "UNet_class_name" in configuration:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    ConfigurationManager(configuration)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"Expected the configuration {name!r} of {source} to describe its network as nnU-Net did before "
+                    f"version 2.4, but that is incomplete ({type(error).__name__}: {error}); take other plans."
+                ) from error
+    check(plans, PLANS, source)
 
 
 def _check_axes(plans: Mapping[str, Any], source: Path | str) -> None:

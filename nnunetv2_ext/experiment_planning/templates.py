@@ -61,5 +61,4 @@ def check_template(plans: Any, source: str) -> None:
     # Names of dataset and plans are those of another dataset, and not used.
     check_plans_names({"configurations": plans["configurations"]}, source)
     for name in plans["configurations"]:
-        # Plans from before nnU-Net 2.4 lack the architecture and have to be planned anew.
         check(resolve_configuration(plans, name), PLANNED_CONFIGURATION, f"the configuration {name!r} of {source}")

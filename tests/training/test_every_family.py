@@ -13,7 +13,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_ext.checkpoints import read_checkpoint
-from nnunetv2_ext.cli import finetune, train
+from nnunetv2_ext.cli import finetune, import_weights, train
 from nnunetv2_ext.training import finetuning
 from nnunetv2_ext.training.trainers.partial_labels import PartialLabelTrainer
 
@@ -118,6 +118,43 @@ def test_every_network_is_fine_tuned_on_its_own_classes(key, tiny_dataset, tmp_p
     before, after = _weights(folder / "fold_0" / "checkpoint_final.pth"), _weights(_result("*"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def _as_before_2_4(plans):
+    """The entries that plans had for their network, such as those of TotalSegmentator's models have."""
+    configuration = plans["configurations"]["3d_fullres"]
+    arguments = configuration.pop("architecture")["arch_kwargs"]
+    configuration |= {
+        "UNet_class_name": "PlainConvUNet",
+        "UNet_base_num_features": 4,
+        "unet_max_num_features": 6,
+        "n_conv_per_stage_encoder": arguments["n_conv_per_stage"],
+        "n_conv_per_stage_decoder": arguments["n_conv_per_stage_decoder"],
+        "num_pool_per_axis": [2, 2, 2],
+        "pool_op_kernel_sizes": arguments["strides"],
+        "conv_kernel_sizes": arguments["kernel_sizes"],
+    }
+
+
+def test_models_from_before_nnunet_2_4_are_imported_and_fine_tuned(tiny_dataset, tmp_path, monkeypatch):
+    class_path, arguments, edge = NETWORKS["unet"]
+    old_features = {**arguments, "features_per_stage": [4, 6, 6]}
+    monkeypatch.setitem(NETWORKS, "unet", (class_path, old_features, edge))
+    folder = _pretrained("unet", tiny_dataset, tmp_path / "model", {"background": 0, "liver": 1, "spleen": 2})
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=False)
+    _as_before_2_4(content["init_args"]["plans"])
+    torch.save(content, file)
+    (folder / "plans.json").write_text(json.dumps(content["init_args"]["plans"]), encoding="utf-8")
+
+    assert import_weights.main([str(folder), "-d", "Dataset101_Old", "--quiet"]) == 0
+    (imported,) = (Path(os.environ["nnUNet_results"]) / "Dataset101_Old").glob("*/fold_0/checkpoint_final.pth")
+    before = _weights(file)
+    assert all(torch.equal(value, before[name]) for name, value in _weights(imported).items())
+    flags = ["7", "3d_fullres", "0", "-pretrained_weights", str(folder), *FLAGS, *NO_WARM_UP]
+    assert finetune.main(flags) == 0
+    after = _weights(_result("FineTuneTrainer_unet"))
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
 @pytest.mark.parametrize(
