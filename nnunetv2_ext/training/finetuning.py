@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from nnunetv2_ext.training.run_training import (
     run_training,
 )
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json, require_writable, write_json
+from nnunetv2_ext.utilities.files import disk_errors_named, read_json, require_writable, write_json
 from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 
@@ -182,14 +183,17 @@ def ensure_preprocessed(
     if not missing:
         return
     logger.info("Preprocessing %s for %s.", plans_file.parent.name, plans["plans_name"])
-    preprocess_dataset(
-        convert_dataset_name_to_id(plans_file.parent.name),
-        plans_identifier=plans["plans_name"],
-        configurations=[configuration],
-        num_processes=[num_processes],
-        verbose=False,
-        show_progress_bar=show_progress,
-    )
+    # nnU-Net's workers say that they ended, not that the disk is full.
+    folder = plans_file.parent
+    with tempfile.NamedTemporaryFile(dir=folder) as probe, disk_errors_named(folder, Path(probe.name)):
+        preprocess_dataset(
+            convert_dataset_name_to_id(folder.name),
+            plans_identifier=plans["plans_name"],
+            configurations=[configuration],
+            num_processes=[num_processes],
+            verbose=False,
+            show_progress_bar=show_progress,
+        )
 
 
 def finetune(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,22 @@ def test_pretrainings_whose_plans_have_one_name_do_not_share_a_file(
     assert names[:3] == names[3:]
     assert names[0] == "pretrained_nnUNetPlans"
     assert len(set(names)) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no sizes of files")
+@pytest.mark.usefixtures("threads_instead_of_processes")
+def test_a_disk_that_is_full_while_the_dataset_is_preprocessed_is_named(pretrained, tiny_dataset, capsys):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, before[1]))
+    try:
+        assert _finetune(pretrained) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert "the disk does not take it (File too large)" in error
+    assert "Traceback" not in error
 
 
 def test_a_single_stage_of_a_cascade_is_planned_without_the_next(pretrained, tiny_dataset, tmp_path, planned):

@@ -170,6 +170,14 @@ def test_a_wrong_setting_is_named(tiny_dataset, monkeypatch, capsys):
     assert "Expected an integer (1 or more) as num_epochs in the variable" in capsys.readouterr().err
 
 
+def test_cases_of_a_fold_that_are_not_there_are_named(tiny_dataset, capsys):
+    folds = [{"train": ["case_0", "case_77"], "val": ["case_1"]}]
+    file = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / "splits_final.json"
+    file.write_text(json.dumps(folds), encoding="utf-8")
+    assert _train(*SHORT) == 2
+    assert "but 1 of 3 are missing (case_77); preprocess them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("variable", ["nnUNet_results", "nnUNet_preprocessed"])
 @pytest.mark.parametrize("below", ["", "below"])
 @pytest.mark.parametrize("main", [train.main, finetune.main])

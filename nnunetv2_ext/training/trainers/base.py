@@ -128,12 +128,17 @@ class ExtTrainer(nnUNetTrainer):
         """Training and validation cases.
 
         Raises:
-            UserError: There are no folds yet, and too few cases to make five.
+            UserError: There are no folds yet, and too few cases to make five, or a case of the fold is not there.
         """
-        cases = len(list(Path(self.preprocessed_dataset_folder).glob("*.pkl")))
-        refuse_too_few_cases(self.fold, cases, Path(self.preprocessed_dataset_folder_base))
-        keys: tuple[list[str], list[str]] = super().do_split()
-        return keys
+        cases = {file.stem for file in Path(self.preprocessed_dataset_folder).glob("*.pkl")}
+        refuse_too_few_cases(self.fold, len(cases), Path(self.preprocessed_dataset_folder_base))
+        train, validation = super().do_split()
+        if missing := sorted({*train, *validation} - cases):
+            raise UserError(
+                f"Expected the cases of fold {self.fold} in {self.preprocessed_dataset_folder}, but {len(missing)} of "
+                f"{len({*train, *validation})} are missing ({missing[0]}); preprocess them, or correct the folds."
+            )
+        return train, validation
 
     @property
     def bare_network(self) -> nn.Module:
