@@ -609,7 +609,9 @@ def test_memory_that_runs_out_on_the_device_is_taken_from_the_cpu(softmax_model,
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("sums", ["float16", "float32"])
-def test_memory_that_runs_out_on_a_gpu_is_taken_from_the_cpu(tmp_path, make_model_folder, make_ct, cuda, sums):
+def test_memory_that_runs_out_on_a_gpu_is_taken_from_the_cpu(
+    tmp_path, make_model_folder, make_ct, cuda, sums, monkeypatch
+):
     labels = {"background": 0, **{f"class_{value}": value for value in range(1, 400)}}
     folder = make_model_folder(tmp_path / "model", dataset={"labels": labels})
     image = make_ct(size=(96, 96, 24), spacing=(1.5, 1.5, 2.0))
@@ -620,11 +622,18 @@ def test_memory_that_runs_out_on_a_gpu_is_taken_from_the_cpu(tmp_path, make_mode
     # Enough for a window of 400 classes (3 MB) and its network, but not for the ring of sums (59 MB).
     allowed = torch.cuda.memory_reserved() + 40 * 2**20
     torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.get_device_properties(cuda).total_memory)
+    made, make = [], Ring.__init__
+
+    def counted(self, plan, folds, weights, fill):
+        made.append(fill.device.type)
+        make(self, plan, folds, weights, fill)
+
+    monkeypatch.setattr(Ring, "__init__", counted)
     try:
         found = SimpleITK.GetArrayFromImage(predictor.predict(image))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert predictor.segmenter.windows.accumulate_on.type == "cpu"
+    assert made == ["cuda", "cpu"]
     # Not to the last voxel: with other memory, cuDNN takes other algorithms.
     assert _agreement(found, expected) > 0.999
 
