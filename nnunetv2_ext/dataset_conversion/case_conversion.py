@@ -76,16 +76,17 @@ def convert_case(job: Job, problem: str = "") -> CaseRecord:
     return record
 
 
-def _place(image: Volume, target: Path, copy: bool) -> str:
+def _place(image: Volume, target: Path, ending: str, copy: bool) -> str:
     """Puts an image into the dataset and says how.
 
     A hard link costs no space, outlives the source, and travels with rsync or tar as a file. A symbolic link takes its
     place between file systems and for files of another owner; where there are no links, or on request, it is a copy.
     """
-    if image.file is None or image.mended or not image.file.name.endswith("".join(target.suffixes[-2:])):
+    if image.file is None or image.mended or not image.file.name.endswith(ending):
         write_volume(image.with_array(compact(image.array)), target)
         return REWRITTEN
     source = image.file.resolve()
+    target.parent.mkdir(exist_ok=True)
     for how, link in () if copy else ((HARD_LINK, os.link), (SYMBOLIC_LINK, os.symlink)):
         temporary = target.with_name(f".{target.name}.tmp")
         temporary.unlink(missing_ok=True)
@@ -132,7 +133,7 @@ class _Conversion:
             label = self._check_and_translate(label, encoded)
         self._refuse_errors()
         self.record.placed = [
-            _place(image, self.folder / file, self.options.copy_images)
+            _place(image, self.folder / file, self.converter.file_ending, self.options.copy_images)
             for image, file in zip(images, planned_images, strict=True)
         ]
         if label is not None and planned_label:

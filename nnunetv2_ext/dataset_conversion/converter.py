@@ -86,8 +86,26 @@ class DatasetConverter:
         return find_root(self.source, self.file_patterns(), self.name)
 
     def file_patterns(self) -> tuple[FilePattern, ...]:
-        """Where the files of this source lie; those of the entry, unless the user says so."""
-        return self.entry.patterns
+        """Where the files of this source lie; those of the entry, unless the user says so.
+
+        Raises:
+            UserError: What the user says names no cases, or classes where there are none, or none where there are.
+        """
+        if self.options.image is None and self.options.label is None:
+            return self.entry.patterns
+        (usual,) = self.entry.patterns
+        pattern = replace(usual, image=self.options.image or usual.image, label=self.options.label or usual.label)
+        if "{case}" not in pattern.image or "{case}" not in str(pattern.label) or pattern.has_masks != usual.has_masks:
+            wanted, other = (
+                (
+                    "{case} in --image and {case} and {class} in --label",
+                    "one label map per case is the layout 'label_maps'",
+                )
+                if usual.has_masks
+                else ("{case} in --image and --label, and no {class}", "one mask per class is the layout 'masks'")
+            )
+            raise UserError(f"Expected {wanted}, but got {pattern.image!r} and {pattern.label!r}; {other}.")
+        return (pattern,)
 
     def cases(self) -> list[Case]:
         """All cases, in a fixed order.
@@ -104,7 +122,7 @@ class DatasetConverter:
         return [
             self._judged(case, table, parts.get(case.identifier))
             for case in found
-            if re.fullmatch(self.entry.members, case.identifier)
+            if re.fullmatch(self.entry.members, case.identifier, re.DOTALL)
             and not (case.problem and case.identifier in self.entry.absent)
         ]
 
@@ -244,12 +262,8 @@ class DatasetConverter:
             table: Label values of overlapping masks, where there are any.
         """
         order = self.target_order
-        content: dict[str, Any] = {
-            "channel_names": {str(index): channel for index, channel in enumerate(self.channels())},
+        content = self.common_json(name, training) | {
             "labels": order.nnunet_labels(),
-            "numTraining": len(training),
-            "file_ending": self.file_ending,
-            "name": name,
             "description": order.description,
             "reference": order.source,
             "licence": order.licence,
@@ -261,6 +275,15 @@ class DatasetConverter:
         elif self.options.regions:
             content["labels"], content["regions_class_order"] = region_labels(order)
         return content | self.metadata(training)
+
+    def common_json(self, name: str, training: Sequence[str]) -> dict[str, Any]:
+        """The part of dataset.json that every dataset has, whatever its labels are."""
+        return {
+            "channel_names": {str(index): channel for index, channel in enumerate(self.channels())},
+            "numTraining": len(training),
+            "file_ending": self.file_ending,
+            "name": name,
+        }
 
     def metadata(self, cases: Sequence[str]) -> dict[str, Any]:
         """Further entries for the dataset.json, given the identifiers of its training cases."""

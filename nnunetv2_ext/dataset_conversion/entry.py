@@ -136,4 +136,4 @@ class DatasetEntry:
 
     def is_test(self, case: str) -> bool:
         """Whether a case belongs to the test set by its name."""
-        return self.test_cases is not None and re.fullmatch(self.test_cases, case) is not None
+        return self.test_cases is not None and re.fullmatch(self.test_cases, case, re.DOTALL) is not None

@@ -28,7 +28,8 @@ class Case:
         masks: Class name to the file with the mask of that class.
         split: ``"train"`` and ``"val"`` go to imagesTr, ``"test"`` to imagesTs.
         fold: The fold whose validation set the case belongs to, where the source says so.
-        source: Name of the dataset that a case of a collection comes from.
+        source: Name of the dataset that a case of a collection comes from; empty where that is not known.
+        own_name: What it is called there.
         values: What becomes of the integers of its label map, where that is not the same for all cases.
         crop: Index bounds ``(first, end)`` along x, y, z of the image oriented left, posterior, superior.
         problem: Why the case cannot be converted, in one sentence; empty where nothing is known against it.
@@ -41,6 +42,7 @@ class Case:
     split: Split = "train"
     fold: int | None = None
     source: str = ""
+    own_name: str = ""
     values: Mapping[int, int] | None = None
     crop: tuple[tuple[int, int], ...] | None = None
     problem: str = ""

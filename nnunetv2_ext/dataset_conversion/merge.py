@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.dataset_conversion.case_record import CaseRecord
 from nnunetv2_ext.dataset_conversion.checks import TargetLabels
 from nnunetv2_ext.dataset_conversion.converter import ConversionOptions, DatasetConverter
-from nnunetv2_ext.dataset_conversion.duplicates import DuplicateGroup
 from nnunetv2_ext.dataset_conversion.entry import DatasetEntry
 from nnunetv2_ext.dataset_conversion.layout import Case
-from nnunetv2_ext.dataset_conversion.merge_inputs import InputCase, InputDataset, read_input_dataset
+from nnunetv2_ext.dataset_conversion.merge_inputs import InputDataset, read_input_dataset
 from nnunetv2_ext.dataset_conversion.merge_plan import MergeOptions, MergePlan, plan_merge
-from nnunetv2_ext.dataset_conversion.raw_dataset import convert_dataset
+from nnunetv2_ext.dataset_conversion.raw_dataset import ConversionResult, convert_dataset
 from nnunetv2_ext.dataset_conversion.splits import Splits, stratified_splits
 from nnunetv2_ext.labels.atoms import AtomTable
 from nnunetv2_ext.utilities.paths import nnunet_folder, parse_new_dataset_name
@@ -26,23 +25,15 @@ logger = logging.getLogger(__name__)
 _ENTRY = DatasetEntry("merge", "", "nnU-Net raw datasets, merged into one.", is_generic=True)
 
 
-@dataclass(frozen=True)
-class MergeResult:
+@dataclass(frozen=True, kw_only=True)
+class MergeResult(ConversionResult):
     """What a merge made.
 
     Attributes:
-        folder: The new raw dataset.
         plan: Classes, label values and sources.
-        duplicates: Images that occur more than once.
-        splits: Content of ``splits_final.json``.
-        placed: How many image files were linked, copied or rewritten.
     """
 
-    folder: Path
     plan: MergePlan
-    duplicates: tuple[DuplicateGroup, ...]
-    splits: Splits
-    placed: Mapping[str, int]
 
 
 def merge_datasets(
@@ -79,8 +70,8 @@ def merge_datasets(
     inputs = [read_input_dataset(argument) for argument in datasets]
     merge = _Merge(inputs, plan_merge(inputs, options or MergeOptions()), copy, group)
     done = convert_dataset(merge, folder, num_processes=processes, overwrite=overwrite, progress=progress)
-    result = MergeResult(folder, merge.plan, done.duplicates, done.splits, done.placed)
-    _say(result, {record.identifier: case.source for record, case in zip(done.records, merge.cases(), strict=True)})
+    result = MergeResult(plan=merge.plan, **vars(done))
+    _say(result, {case.identifier: case.source for case in merge.cases()})
     return result
 
 
@@ -114,14 +105,7 @@ class _Merge(DatasetConverter):
 
     def cases(self) -> list[Case]:
         return [
-            Case(
-                case.name,
-                case.images,
-                case.label,
-                split=case.split,
-                source=case.source,
-                values=_explained(dataset, case, table),
-            )
+            replace(case, values=_explained(dataset, case, table))
             for dataset, table in zip(self.inputs, self.plan.value_tables, strict=True)
             for case in dataset.cases
         ]
@@ -136,12 +120,7 @@ class _Merge(DatasetConverter):
         return sections | {"sources": sources}
 
     def dataset_json(self, name: str, training: Sequence[str], table: AtomTable | None = None) -> dict[str, Any]:
-        content: dict[str, Any] = {
-            "name": name,
-            "channel_names": {str(index): channel for index, channel in enumerate(self.channels())},
-            "numTraining": len(training),
-            "file_ending": self.file_ending,
-        }
+        content = self.common_json(name, training)
         readers = {dataset.dataset_json.get("overwrite_image_reader_writer") for dataset in self.inputs}
         reader = readers.pop() if len(readers) == 1 else None
         if reader is not None:
@@ -160,7 +139,7 @@ class _Merge(DatasetConverter):
         return stratified_splits({record.identifier: source_of(record.identifier) for record in training}, groups)
 
 
-def _explained(dataset: InputDataset, case: InputCase, table: Mapping[int, int]) -> dict[int, int]:
+def _explained(dataset: InputDataset, case: Case, table: Mapping[int, int]) -> dict[int, int]:
     """The entries of a value table that a case may hold: a collection explains more than each of its sources."""
     if case.source not in dataset.sources:
         return dict(table)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_ext.dataset_conversion.layout import Split
+from nnunetv2_ext.dataset_conversion.layout import Case
 from nnunetv2_ext.labels.dataset_json import LABEL_VALUE, image_channels, read_dataset_json
 from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
 from nnunetv2_ext.labels.partial_labels import SECTION, PartialLabels, Source
@@ -21,27 +21,6 @@ from nnunetv2_ext.utilities.validation import check, choice, entries
 
 # What SimpleITK reads and writes and nnU-Net's SimpleITK or NIfTI readers accept.
 _VOLUME_ENDINGS = FILE_ENDINGS[:5]
-
-
-@dataclass(frozen=True)
-class InputCase:
-    """One case.
-
-    Attributes:
-        name: Identifier in the merged dataset.
-        own_name: Identifier in the dataset that it comes from.
-        source: Name of its source; empty for a test case of a collection, which does not say.
-        images: One file per channel.
-        label: The label map; a test case may have none.
-        split: ``"train"`` or ``"test"``.
-    """
-
-    name: str
-    own_name: str
-    source: str
-    images: tuple[Path, ...]
-    label: Path | None
-    split: Split = "train"
 
 
 @dataclass(frozen=True)
@@ -64,7 +43,7 @@ class InputDataset:
     regions: Mapping[str, tuple[int, ...]]
     painted: Mapping[str, int]
     sources: Mapping[str, Source]
-    cases: tuple[InputCase, ...]
+    cases: tuple[Case, ...]
     channels: tuple[str, ...]
     file_ending: str
     ignore_label: int | None = None
@@ -115,7 +94,7 @@ def read_input_dataset(argument: str) -> InputDataset:
 def _read_plain_dataset(
     folder: Path,
     dataset_json: Mapping[str, Any],
-    found: Sequence[InputCase],
+    found: Sequence[Case],
     channels: tuple[str, ...],
     name: str,
 ) -> InputDataset:
@@ -135,12 +114,12 @@ def _read_plain_dataset(
             f"{'none' if order is None else len(order)}."
         )
     names = case_names(f"{name}_{case.own_name}" for case in found)
-    cases = tuple(replace(case, name=names[f"{name}_{case.own_name}"], source=name) for case in found)
+    cases = tuple(replace(case, identifier=names[f"{name}_{case.own_name}"], source=name) for case in found)
     return InputDataset(
         folder=folder,
         regions=regions,
         painted=dict(zip(regions, order, strict=True)) if order else {n: min(v) for n, v in regions.items()},
-        sources={name: Source(tuple(regions), tuple(case.name for case in cases if case.split == "train"))},
+        sources={name: Source(tuple(regions), tuple(case.identifier for case in cases if case.split == "train"))},
         cases=cases,
         channels=channels,
         file_ending=dataset_json["file_ending"],
@@ -152,7 +131,7 @@ def _read_plain_dataset(
 def _read_collection(
     folder: Path,
     dataset_json: Mapping[str, Any],
-    found: Sequence[InputCase],
+    found: Sequence[Case],
     channels: tuple[str, ...],
 ) -> InputDataset:
     partial_labels = PartialLabels.from_dataset_json(dataset_json)
@@ -180,7 +159,7 @@ def _read_collection(
         cases=tuple(
             replace(
                 case,
-                name=names[case.own_name],
+                identifier=names[case.own_name],
                 source=partial_labels.source_of(case.own_name) if case.split == "train" else "",
             )
             for case in found
@@ -192,19 +171,14 @@ def _read_collection(
     )
 
 
-def _cases_of(folder: Path, dataset_json: Mapping[str, Any], number_of_channels: int) -> list[InputCase]:
+def _cases_of(folder: Path, dataset_json: Mapping[str, Any], number_of_channels: int) -> list[Case]:
     """All cases under their own names; every file exists."""
     ending = dataset_json["file_ending"]
     if "dataset" in dataset_json:
         cases = [
-            InputCase(
-                case,
-                case,
-                "",
-                tuple(_listed(folder, image) for image in entry["images"]),
-                _listed(folder, entry["label"]),
-            )
+            Case(case, tuple(folder / os.path.expandvars(image) for image in entry["images"]), label, own_name=case)
             for case, entry in dataset_json["dataset"].items()
+            for label in [folder / os.path.expandvars(entry["label"])]
         ]
     else:
         cases = list(_cases_in(folder, "Tr", ending))
@@ -219,23 +193,19 @@ def _cases_of(folder: Path, dataset_json: Mapping[str, Any], number_of_channels:
     for case in cases:
         if len(case.images) != number_of_channels:
             raise UserError(
-                f"Expected {number_of_channels} image file(s) for case {case.name!r} in {folder} (one per channel), "
-                f"but found {len(case.images)}."
+                f"Expected {number_of_channels} image file(s) for case {case.own_name!r} in {folder} (one per "
+                f"channel), but found {len(case.images)}."
             )
         files = [*case.images, *([case.label] if case.label else [])]
         absent = [str(file) for file in files if not file.is_file()]
         if absent:
             raise UserError(
-                f"Case {case.name!r} of {folder} lacks {', '.join(absent)}; add the file or remove the case."
+                f"Case {case.own_name!r} of {folder} lacks {', '.join(absent)}; add the file or remove the case."
             )
     return cases
 
 
-def _listed(folder: Path, file: str) -> Path:
-    return folder / os.path.expandvars(file)
-
-
-def _cases_in(folder: Path, part: str, ending: str) -> Iterator[InputCase]:
+def _cases_in(folder: Path, part: str, ending: str) -> Iterator[Case]:
     """The cases of imagesTr, which have labels, or of imagesTs, which may have some."""
     images_of = defaultdict(list)
     # Names may hold line breaks.
@@ -246,6 +216,6 @@ def _cases_in(folder: Path, part: str, ending: str) -> Iterator[InputCase]:
     for case, images in sorted(images_of.items()):
         label = folder / f"labels{part}" / f"{case}{ending}"
         if part == "Tr":
-            yield InputCase(case, case, "", tuple(images), label)
+            yield Case(case, tuple(images), label, own_name=case)
         else:
-            yield InputCase(case, case, "", tuple(images), label if label.is_file() else None, "test")
+            yield Case(case, tuple(images), label if label.is_file() else None, split="test", own_name=case)

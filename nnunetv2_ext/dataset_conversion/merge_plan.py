@@ -120,7 +120,7 @@ def _check_inputs(inputs: Sequence[InputDataset]) -> None:
             )
     for what, names in (
         ("source", [name for dataset in inputs for name in dataset.sources]),
-        ("case", [case.name for dataset in inputs for case in dataset.cases]),
+        ("case", [case.identifier for dataset in inputs for case in dataset.cases]),
     ):
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
@@ -256,5 +256,5 @@ def _read_exceptions(
                 f"The exceptions say that case {key!r} lacks {', '.join(unknown)}, but its source annotates "
                 f"{', '.join(classes)}."
             )
-        lacking[case.name] = tuple(full_names)
+        lacking[case.identifier] = tuple(full_names)
     return lacking

@@ -80,6 +80,7 @@ def test_test_images_come_along(raw, tiny_case):
     merged = raw / "Dataset050_Both"
     names = [file.name for part in ("imagesTs", "labelsTs") for file in sorted((merged / part).glob("*"))]
     assert names == ["B_t1_0000.nii.gz", "B_t2_0000.nii.gz", "B_t1.nii.gz"]
+    assert (merged / "imagesTs" / names[0]).samefile(folder / "imagesTs" / "t1_0000.nii.gz")
     np.testing.assert_array_equal(_array(merged / "labelsTs/B_t1.nii.gz"), _array(merged / "labelsTr/B_b1.nii.gz"))
     content = json.loads((merged / "dataset.json").read_text(encoding="utf-8"))
     assert content["numTraining"] == 12

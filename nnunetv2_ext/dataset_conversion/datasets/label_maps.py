@@ -5,24 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
-from nnunetv2_ext.dataset_conversion.layout import FilePattern
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
 
 class Converter(DatasetConverter):
     """Any folder of images and label maps."""
-
-    def file_patterns(self) -> tuple[FilePattern, ...]:
-        """The user's patterns."""
-        (usual,) = self.entry.patterns
-        image, label = self.options.image or usual.image, self.options.label or usual.label or ""
-        if "{case}" not in image or "{case}" not in label or "{class}" in label:
-            raise UserError(
-                f"Expected {{case}} in --image and --label, and no {{class}}, but got {image!r} and {label!r}; one "
-                "mask per class is the layout 'masks'."
-            )
-        return (FilePattern(image, label),)
 
     @cached_property
     def order(self) -> LabelOrder:
