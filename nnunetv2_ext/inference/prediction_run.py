@@ -159,10 +159,10 @@ class PredictionRun:
 
     def _check_choices(self) -> None:
         options, predictor = self.options, self.predictor
-        if options.save_probabilities and predictor.preprocessing.orientation is not None:
+        if options.save_probabilities and not isinstance(predictor.segmenter, Segmenter):
             raise UserError(
-                "Expected a model that leaves the axes of images alone for --save_probabilities, but this one turns "
-                f"them to {predictor.preprocessing.orientation}; predict it without."
+                "Expected a model that nnU-Net prepares images for with --save_probabilities, but this one is a MONAI "
+                "bundle; predict it without."
             )
         if options.save_probabilities and predictor.classes is not None and not predictor.model.labels.has_regions:
             raise UserError(

@@ -14,6 +14,7 @@ from nnunetv2_ext.images.label_maps import write_label_map
 from nnunetv2_ext.images.preview import write_preview
 from nnunetv2_ext.images.reading import Case, Scan
 from nnunetv2_ext.inference.deciding.rules import Decisions
+from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing
 from nnunetv2_ext.inference.preparing.protocol import Prepared
 from nnunetv2_ext.inference.reporting.probabilities import Probabilities
 from nnunetv2_ext.inference.reporting.report import StageClock
@@ -60,6 +61,7 @@ class CaseWriter:
             preprocessing, plan = predictor.preprocessing, predictor.plan
             names = predictor.model.class_names
             names = names if plan.channels is None else tuple(names[channel] for channel in plan.channels)
+            assert isinstance(preprocessing, NnunetPreprocessing), "bundles are refused at the start"
             with stage("probabilities"):
                 properties = preprocessing.stock_properties(scan, predicted.prepared)
                 files = results.probabilities_of(case)

@@ -484,6 +484,28 @@ class TestProbabilities:
             assert list(some["classes"]) == ["A/tumour", "B/spleen"]
             np.testing.assert_allclose(some["probabilities"], every["probabilities"][[1, 3]], atol=1e-6)
 
+    def test_they_are_stocks_where_the_reader_turns_images(self, tmp_path, make_model_folder, make_ct):
+        from nnunetv2.ensembling.ensemble import merge_files
+        from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+
+        folder = make_model_folder(tmp_path / "model", plans={"image_reader_writer": "NibabelIOWithReorient"})
+        SimpleITK.WriteImage(SimpleITK.DICOMOrient(make_ct(), "PIR"), str(tmp_path / "a_0000.nii.gz"))
+        _, expected = stock_label_map(folder, [tmp_path / "a_0000.nii.gz"], (0,), probabilities=True)
+        self._run(folder, tmp_path / "a_0000.nii.gz", tmp_path / "out")
+        with np.load(tmp_path / "out" / "a.npz") as content:
+            assert np.abs(content["probabilities"] - expected).max() < 2e-3
+        merge_files(
+            [str(tmp_path / "out" / "a.npz")],
+            str(tmp_path / "merged"),
+            ".nii.gz",
+            NibabelIOWithReorient(),
+            read_model(folder).labels,
+        )
+        merged, own = (SimpleITK.ReadImage(str(tmp_path / name)) for name in ("merged.nii.gz", "out/a.nii.gz"))
+        assert merged.GetDirection() == pytest.approx(own.GetDirection())
+        assert merged.GetOrigin() == pytest.approx(own.GetOrigin())
+        assert _agreement(SimpleITK.GetArrayFromImage(merged), SimpleITK.GetArrayFromImage(own)) >= 0.999
+
     def test_nnunets_ensembling_takes_them(self, tmp_path, make_model_folder, ct_file, monkeypatch):
         from nnunetv2.ensembling.ensemble import average_probabilities, merge_files
         from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO

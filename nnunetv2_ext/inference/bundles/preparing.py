@@ -43,7 +43,6 @@ class BundlePreprocessing:
         from monai.transforms import Compose, Orientation, Spacing
 
         self._profile = profile
-        self.orientation: str | None = profile.orientation
         self._spatial = Compose(
             [
                 Orientation(axcodes=profile.orientation, labels=(("L", "R"), ("P", "A"), ("I", "S"))),
@@ -88,14 +87,6 @@ class BundlePreprocessing:
         # Labels are whole numbers below 2^24, which float32 holds exactly.
         turned = self.invert(torch.from_numpy(inside.astype(np.float32)), prepared, "nearest")
         return turned.numpy().round().astype(labels.dtype)
-
-    def stock_properties(self, scan: Scan, prepared: Prepared) -> dict[str, Any]:
-        """Never there: stock nnU-Net did not prepare the image.
-
-        Raises:
-            UserError: Always.
-        """
-        raise UserError("Expected a model that nnU-Net prepares images for, but this one is a MONAI bundle.")
 
     def invert(
         self, volume: Float[torch.Tensor, "z y x"], prepared: Prepared, mode: str | None = None

@@ -52,9 +52,6 @@ class NnunetPreprocessing:
         model: The model whose plans apply.
         mode: Whether to resample the image linearly (torch) instead of by cubic splines (SciPy), which is much faster
             and slightly softer; and whether to tell where there is more than air or padding.
-
-    Attributes:
-        orientation: What images are turned to first, such as ``"RAS"``; None to leave their axes alone.
     """
 
     #: Highest intensity of air in CT, HU.
@@ -63,7 +60,7 @@ class NnunetPreprocessing:
     def __init__(self, model: Model, mode: Mode) -> None:
         self._model = model
         self._find_content = mode.skip_air
-        self.orientation = orientation_of(model)
+        self._orientation = orientation_of(model)
         changes: dict[str, Any] = {}
         if mode.linear_image:
             separate_z = model.configuration.configuration["resampling_fn_data_kwargs"].get("force_separate_z")
@@ -87,7 +84,7 @@ class NnunetPreprocessing:
         Raises:
             UserError: The previous stage's label map lies on another grid.
         """
-        turn = AxisTurn.to(self.orientation, scan.grid) if self.orientation else None
+        turn = AxisTurn.to(self._orientation, scan.grid) if self._orientation else None
         channels, spacing = scan.channels, scan.spacing
         segmentation = None
         if previous_stage is not None:
@@ -159,20 +156,26 @@ class NnunetPreprocessing:
 
     def restore(self, labels: Shaped[np.ndarray, "z y x"], prepared: Prepared) -> Shaped[np.ndarray, "z y x"]:
         """See `Preprocessing`."""
+        whole, turn = self.uncrop(labels, prepared), prepared.placement.turn
+        return np.ascontiguousarray(whole if turn is None else turn.back(whole))
+
+    def uncrop(self, labels: Shaped[np.ndarray, "z y x"], prepared: Prepared) -> Shaped[np.ndarray, "z y x"]:
+        """As `restore`, but turned as the image was, as nnU-Net keeps probabilities."""
         placement: Placement = prepared.placement
         whole = np.zeros(placement.shape, dtype=labels.dtype)
         whole[placement.box] = labels
-        whole = whole.transpose(self._model.plans.transpose_backward)
-        return np.ascontiguousarray(whole if placement.turn is None else placement.turn.back(whole))
+        return whole.transpose(self._model.plans.transpose_backward)
 
     def stock_properties(self, scan: Scan, prepared: Prepared) -> dict[str, Any]:
         """What nnU-Net's readers and preprocessor remember of an image, for its own tools."""
-        grid = scan.grid
-        geometry = {"spacing": grid.spacing, "origin": grid.origin, "direction": grid.direction}
+        grid, placement = scan.grid, prepared.placement
+        affines = {"original_affine": grid.header_affine}
+        if placement.turn is not None:
+            affines["reoriented_affine"] = placement.turn.grid(grid).affine
         return {
-            "sitk_stuff": geometry,
-            "nibabel_stuff": {"original_affine": grid.header_affine},
-            **prepared.placement.properties,
+            "sitk_stuff": {"spacing": grid.spacing, "origin": grid.origin, "direction": grid.direction},
+            "nibabel_stuff": affines,
+            **placement.properties,
         }
 
     def _content(self, data: Shaped[np.ndarray, "channels z y x"], channels: int) -> Bool[torch.Tensor, "z y x"]:

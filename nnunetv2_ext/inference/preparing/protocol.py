@@ -39,13 +39,7 @@ class Prepared:
 
 
 class Preprocessing(Protocol):
-    """One way from an image to the network and back.
-
-    Attributes:
-        orientation: What images are turned to first, such as ``"RAS"``; None to leave their axes alone.
-    """
-
-    orientation: str | None
+    """One way from an image to the network and back."""
 
     def prepare(self, scan: Scan, previous_stage: Scan | None = None) -> Prepared:
         """Makes the network's input; ``previous_stage`` is the label map that a cascade's second stage reads."""
@@ -53,8 +47,4 @@ class Preprocessing(Protocol):
 
     def restore(self, labels: Shaped[np.ndarray, "z y x"], prepared: Prepared) -> Shaped[np.ndarray, "z y x"]:
         """Puts a map of shape ``prepared.image_shape`` on the grid of the image; what was cropped away is 0."""
-        ...
-
-    def stock_properties(self, scan: Scan, prepared: Prepared) -> dict[str, Any]:
-        """What nnU-Net's readers and preprocessor remember of an image, for its own tools."""
         ...

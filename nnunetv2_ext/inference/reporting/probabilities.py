@@ -18,7 +18,8 @@ from torch import Tensor
 
 from nnunetv2_ext.inference.deciding.resample import probabilities
 from nnunetv2_ext.inference.deciding.streaming import Pieces
-from nnunetv2_ext.inference.preparing.protocol import Prepared, Preprocessing
+from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing
+from nnunetv2_ext.inference.preparing.protocol import Prepared
 from nnunetv2_ext.inference.segmentation import Segmenter
 from nnunetv2_ext.inference.windows.ring import LogitSlab
 from nnunetv2_ext.utilities.files import atomic_path
@@ -69,7 +70,7 @@ class Probabilities:
         self,
         target: Path,
         remembered: Path,
-        preprocessing: Preprocessing,
+        preprocessing: NnunetPreprocessing,
         prepared: Prepared,
         classes: Sequence[str],
         properties: Any,
@@ -79,7 +80,7 @@ class Probabilities:
         Args:
             target: The ``.npz``.
             remembered: The ``.pkl``.
-            preprocessing: Puts the probabilities on the grid of the image; outside the crop, background is certain.
+            preprocessing: Puts the probabilities where the image was cut out; outside, background is certain.
             prepared: The case.
             classes: Names of the channels; written as ``classes`` beside the probabilities.
             properties: What nnU-Net's reader would have said about the image; they go to the ``.pkl``.
@@ -96,7 +97,7 @@ class Probabilities:
                 for channel, of_channel in enumerate(values):
                     # What lies outside the crop comes back as 0: certain background is 0 below 1.
                     top = np.float32(channel == 0 and not self._has_regions)
-                    whole = preprocessing.restore(of_channel - top, prepared) + top
+                    whole = preprocessing.uncrop(of_channel - top, prepared) + top
                     if channel == 0:
                         header = {"descr": "<f4", "fortran_order": False, "shape": (len(values), *whole.shape)}
                         np.lib.format.write_array_header_2_0(file, header)
