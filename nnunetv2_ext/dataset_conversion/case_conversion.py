@@ -194,7 +194,22 @@ class _Conversion:
             raise BadCaseError(
                 "unknown_values", f"Expected integers from 0 to 65535 in the label map, but found {bad}."
             )
-        return self._on_grid(label.with_array(array.astype(np.uint16, copy=False)), image.grid, "the label map")
+        label = self._on_grid(label.with_array(array.astype(np.uint16, copy=False)), image.grid, "the label map")
+        return self._plausible(label, image)
+
+    def _plausible(self, label: Volume, image: Volume) -> Volume:
+        """The label map, turned front to back where its header is not to be trusted and only that makes sense."""
+        order = self.converter.order
+        found = checks.implausible_class(label, image, order)
+        if found and self.converter.entry.label_grids_are_wrong:
+            oriented = oriented_lps(label)
+            turned = resample_label(oriented.with_array(oriented.array[:, ::-1]), label.grid)
+            if not checks.implausible_class(turned, image, order):
+                self._found("label_turned", f"Expected {found} as its header says; took the label map front to back.")
+                return turned
+        if found:
+            self._found("implausible", f"Expected {found}; image and label map do not belong together.")
+        return label
 
     def _on_grid(self, label: Volume, grid: Grid, name: str) -> Volume:
         """The label map on the image's grid: as it is, placed or resampled."""

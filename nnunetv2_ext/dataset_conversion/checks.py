@@ -159,6 +159,16 @@ def check_label(statistics: LabelStatistics, order: LabelOrder | TargetLabels) -
         )
 
 
+def implausible_class(label: Volume, image: Volume, order: LabelOrder) -> str:
+    """Which class has a mean intensity that it cannot have, in words; empty where none has."""
+    for name, (low, high) in order.plausible_intensities.items():
+        inside = label.array == order.value(name)
+        mean = float(image.array[inside].mean()) if inside.any() else low
+        if not low <= mean <= high:
+            return f"{name} with a mean of {low:g} to {high:g} HU, but it has {mean:.0f} HU"
+    return ""
+
+
 def different_grids(name: str, difference: str) -> BadCaseError:
     """The error of a label map or channel that does not lie on the image's grid."""
     return BadCaseError("grids_differ", f"Expected {name} on the grid of the image, but they have {difference}.")

@@ -36,6 +36,9 @@ KINDS: dict[str, Kind] = {
     "not_a_number": Kind(ERROR, "the image has NaN or infinite voxels (accepted: set to its minimum)", acceptable=True),
     "mirrored": Kind(ERROR, "most left structures lie to the right of their partners", acceptable=True),
     "outside_crop": Kind(ERROR, "most of the annotation lies outside the published crop", acceptable=True),
+    "implausible": Kind(
+        ERROR, "the image under the label is not what its classes can be in a CT (HU)", acceptable=True
+    ),
     "pair_swapped": Kind(WARNING, "single left structures lie to the right of their partners"),
     "empty_label": Kind(WARNING, "no voxel of the label map belongs to any class"),
     "constant_image": Kind(WARNING, "all voxels of the image are equal"),
@@ -44,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "axes_mended": Kind(WARNING, "the axes in the header were not at right angles"),
     "resampled": Kind(NOTE, "the label map was resampled onto the image, as asked"),
     "label_placed": Kind(NOTE, "the label map took the image's grid, because this dataset's label headers are wrong"),
+    "label_turned": Kind(NOTE, "the label map was turned front to back: only so the image under it is plausible"),
     "values_rewritten": Kind(NOTE, "integers without a class became another class or background, as documented"),
 }
 

@@ -23,7 +23,7 @@ from nnunetv2_ext.resources import list_resources, resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
 from nnunetv2_ext.utilities.names import check_label_names
-from nnunetv2_ext.utilities.validation import check, either, entries, integer, list_of, mapping_of, text
+from nnunetv2_ext.utilities.validation import check, either, entries, integer, list_of, mapping_of, number, text
 
 LabelValue = int | tuple[int, ...]
 BACKGROUND = "background"
@@ -42,6 +42,7 @@ _LABEL_ORDER = entries(
         **{name: mapping_of(NAMES, at_most=MOST_CLASSES) for name in ("regions", "sources")},
         "left_right_pairs": list_of(list_of(text(), 2, 2)),
         "colors": mapping_of(list_of(integer(0, 255), 3, 3)),
+        "plausible_intensities": mapping_of(list_of(number(), 2, 2)),
     },
     needed=("labels",),
     closed=True,
@@ -65,6 +66,7 @@ class LabelOrder:
         regions: Overlapping classes that the field evaluates, to the labels whose union each is.
         sources: For orders that join several datasets: dataset to its classes.
         colors: Class name to red, green and blue (0 to 255).
+        plausible_intensities: Class name to the lowest and highest mean (HU) that it can have in a CT.
 
     Example:
         >>> import numpy as np
@@ -85,6 +87,7 @@ class LabelOrder:
     regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    plausible_intensities: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -356,6 +359,7 @@ class LabelOrder:
             regions={key: value for key, value in self.regions.items() if set(value) <= set(labels)},
             sources={},
             colors={key: value for key, value in self.colors.items() if key in labels},
+            plausible_intensities={k: value for k, value in self.plausible_intensities.items() if k in labels},
         )
 
     # Writing -------------------------------------------------------------------------------------------------------
@@ -436,9 +440,9 @@ def _validate(order: LabelOrder) -> None:
                 complain("aliases of one class each", f"{alias!r} for {owner!r} and {name!r}")
     sides = [side for pair in order.left_right_pairs for side in pair]
     members = [member for names in (*order.regions.values(), *order.sources.values()) for member in names]
-    for name in (*order.aliases, *sides, *members, *order.colors):
+    for name in (*order.aliases, *sides, *members, *order.colors, *order.plausible_intensities):
         if name not in order.labels:
-            complain("aliases, pairs, regions, sources and colours of its own classes", repr(name))
+            complain("aliases, pairs, regions, sources, colours and intensities of its own classes", repr(name))
     if any(left == right for left, right in order.left_right_pairs):
         complain("pairs of two different classes", str(order.left_right_pairs))
     if has_regions and order.regions:

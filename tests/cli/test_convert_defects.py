@@ -170,8 +170,8 @@ DAMAGED = {
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_series_is_one_bad_case(damage, miniature, folder, capsys):
     for case in ("0001", "0002"):
-        miniature.dicom(f"Pancreas-CT/PANCREAS_{case}/study/series", miniature.image())
         label = miniature.label("nih_pancreas_ct")
+        miniature.dicom(f"Pancreas-CT/PANCREAS_{case}/study/series", miniature.ct(label))
         miniature.save(f"TCIA_pancreas_labels-02-05-2017/label{case}.nii.gz", label, origin=(0, 0, 0))
     for file in (miniature.root / "Pancreas-CT" / "PANCREAS_0001").rglob("*.dcm"):
         DAMAGED[damage](file)

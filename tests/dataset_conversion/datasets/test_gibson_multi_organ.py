@@ -20,11 +20,11 @@ def gibson(miniature):
     for folder, case in (("Training", "0001"), ("Testing", "0061")):
         label = miniature.label(order)
         label[0, 5, 5] = 8  # the aorta is annotated in BTCV images, but not one of the eight classes
-        miniature.save(f"RawData/{folder}/img/img{case}.nii.gz", miniature.image(), axes="RAS")
+        miniature.save(f"RawData/{folder}/img/img{case}.nii.gz", miniature.ct(label), axes="RAS")
         miniature.save(f"label_btcv_multiorgan/label{case}.nii.gz", label, axes="RAS")
         writer.writerow([case, "BTCV", 1, 14, 0, 12, 0, 10])
     miniature.save("RawData/Training/img/img0039.nii.gz", miniature.image())  # nobody annotated this one
-    miniature.dicom("Pancreas-CT/PANCREAS_0002/study/series", miniature.image())
+    miniature.dicom("Pancreas-CT/PANCREAS_0002/study/series", miniature.ct(miniature.label(order)))
     miniature.save("label_tcia_multiorgan/label0002.nii.gz", miniature.label(order), axes="RAS", origin=(0, 0, 0))
     writer.writerow(["2", "TCIA", 1, 14, 0, 12, 0, 10])
     miniature.text("cropping.csv", rows.getvalue())
