@@ -27,6 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from nnunetv2_ext.demo.tour import take_tour
+    from nnunetv2_ext.demo.tour import as_text, take_tour
 
-    print(take_tour(arguments.output, keep=arguments.keep, device=arguments.device))
+    print(as_text(take_tour(arguments.output, keep=arguments.keep, device=arguments.device)))

@@ -11,15 +11,15 @@ import logging
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from nnunetv2_ext.demo.commands import Runner, run_as_subprocess
 from nnunetv2_ext.demo.phantom_datasets import Protocol, write_raw_dataset
-from nnunetv2_ext.demo.results import DiceTable, read_summary
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import require_writable
+from nnunetv2_ext.utilities.files import read_json, require_writable, write_json
 from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.paths import NNUNET_VARIABLES
 
@@ -50,6 +50,10 @@ CONFIGURATION = "3d_fullres"
 TRAINER = "MultiTalentTrainer_stunet_small"
 
 
+# Mean Dice over held-out patients: model -> class (and "mean") -> Dice.
+DiceTable = dict[str, dict[str, float]]
+
+
 @dataclass(frozen=True)
 class TourSize:
     """How much data and training the tour takes.
@@ -75,199 +79,6 @@ class TourSize:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Step:
-    """A command of the tour that has been run.
-
-    Attributes:
-        title: What it does.
-        command: Its words.
-        seconds: How long it took.
-    """
-
-    title: str
-    command: tuple[str, ...]
-    seconds: float
-
-
-@dataclass
-class Tour:
-    """Runs the tour in a folder of its own; see `run`.
-
-    Attributes:
-        folder: Receives nnU-Net's three folders, logs, predictions, the table and the evaluations.
-        size: How much data and training.
-        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        runner: Runs one command.
-        steps: What has been run.
-    """
-
-    folder: Path
-    size: TourSize = field(default_factory=TourSize)
-    device: str = "cpu"
-    runner: Runner = run_as_subprocess
-    steps: list[Step] = field(default_factory=list)
-
-    def run(self) -> DiceTable:
-        """Runs every step and returns the Dice of all models on held-out phantoms.
-
-        Raises:
-            UserError: A command failed; its log is named.
-        """
-        self.make_datasets()
-        self.build_collection()
-        self.pretrain()
-        self.finetune()
-        self.predict()
-        return self.evaluate()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables that a user would export: nnU-Net's three folders, and few processes for little data."""
-        return {v: str(self.folder / v) for v in NNUNET_VARIABLES} | {"nnUNet_def_n_proc": "1"}
-
-    @property
-    def raw(self) -> Path:
-        """``nnUNet_raw``."""
-        return self.folder / "nnUNet_raw"
-
-    def model(self, dataset: str, trainer: str, plans: str) -> Path:
-        """Model folder of a training of the tour."""
-        return self.folder / "nnUNet_results" / dataset / f"{trainer}__{plans}__{CONFIGURATION}"
-
-    @property
-    def pretrained_model(self) -> Path:
-        """The network that learned the whole collection."""
-        return self.model(f"Dataset{COLLECTION_ID}_{COLLECTION}", TRAINER, PLANS)
-
-    @property
-    def finetuned_model(self) -> Path:
-        """The network that was fine-tuned on the fourth dataset."""
-        found = sorted((self.folder / "nnUNet_results" / TARGET.folder_name).glob(f"*__*__{CONFIGURATION}"))
-        if len(found) != 1:
-            raise UserError(f"Expected one fine-tuned model in the demo's results, but found {len(found)}.")
-        return found[0]
-
-    def make_datasets(self) -> None:
-        """Draws the patients of four hospitals and writes them as nnU-Net raw datasets."""
-        require_writable(self.folder)
-        for variable in NNUNET_VARIABLES:
-            (self.folder / variable).mkdir(parents=True, exist_ok=True)
-        for name, value in self.environment.items():
-            logger.info("$ export %s=%s", name, shlex.quote(value))
-        for number, protocol in enumerate((*SOURCES, TARGET)):
-            write_raw_dataset(
-                protocol,
-                self.raw,
-                num_training=self.size.training_cases,
-                num_test=self.size.test_cases,
-                first_seed=1000 * self.size.seed + 100 * number,
-            )
-            logger.info("%s: phantoms in which %s are annotated", protocol.folder_name, ", ".join(protocol.classes))
-
-    def build_collection(self) -> None:
-        """Merges the three sources, plans and preprocesses the collection."""
-        ids = [str(protocol.dataset_id) for protocol in SOURCES]
-        merge = ["nnUNetv2_ext_merge_datasets", *ids, "-d", str(COLLECTION_ID), "-n", COLLECTION]
-        self._step("Merge three partially annotated datasets into one collection", merge)
-        plan = ["nnUNetv2_ext_plan", "-d", str(COLLECTION_ID), "-t", PLANS, "-np", "1"]
-        if self.size.spacing is not None:
-            plan += ["--spacing", *[str(self.size.spacing)] * 3]
-        self._step("Adapt a plan template to it", plan)
-        self._step(
-            "Preprocess it (nnU-Net's own command)",
-            ["nnUNetv2_preprocess", "-d", str(COLLECTION_ID), "-plans_name", PLANS, "-c", CONFIGURATION, "-np", "1"],
-        )
-
-    def pretrain(self) -> None:
-        """Trains one network on everything that any of the sources annotates."""
-        command = ["nnUNetv2_ext_train", str(COLLECTION_ID), CONFIGURATION, "0", "-p", PLANS, "-tr", TRAINER]
-        self._step("Train one network on all of it", command + self._training_flags(self.size.pretraining_epochs))
-
-    def finetune(self) -> None:
-        """Fine-tunes that network on the fourth dataset; plans and preprocessing follow those of the pretraining."""
-        weights = self.pretrained_model / "fold_0" / "checkpoint_final.pth"
-        command = ["nnUNetv2_ext_finetune", str(TARGET.dataset_id), CONFIGURATION, "0"]
-        command += ["-pretrained_weights", str(weights), "-np", "1"]
-        self._step(
-            "Fine-tune it on a fourth dataset, which also annotates the lungs",
-            command + self._training_flags(self.size.finetuning_epochs) + ["--initial_lr", "0.01"],
-        )
-
-    def predict(self) -> None:
-        """Predicts held-out patients: with the collection's network per source, with the fine-tuned one by stock."""
-        patients = self.folder / "new_patients"
-        patients.mkdir()
-        for protocol in SOURCES:
-            for image in (self.raw / protocol.folder_name / "imagesTs").iterdir():
-                shutil.copy(image, patients)
-        where = ["-i", str(patients), "-o", str(self.folder / "predictions" / "per_source")]
-        model = ["-d", str(COLLECTION_ID), "-tr", TRAINER, "-p", PLANS, "-c", CONFIGURATION, "-f", "0"]
-        self._step(
-            "Predict new patients, annotated as each of the sources would",
-            [
-                "nnUNetv2_ext_predict",
-                *where,
-                *model,
-                "--outputs",
-                "per_source",
-                "--disable_tta",
-                "-device",
-                self.device,
-            ],
-        )
-        trainer, plans, _ = self.finetuned_model.name.split("__")
-        where = ["-i", str(self.raw / TARGET.folder_name / "imagesTs"), "-o", str(self.predictions(TARGET))]
-        model = ["-d", str(TARGET.dataset_id), "-tr", trainer, "-p", plans, "-c", CONFIGURATION, "-f", "0"]
-        workers = ["-npp", "1", "-nps", "1"]
-        self._step(
-            "Predict new patients with the fine-tuned network (nnU-Net's own command)",
-            ["nnUNetv2_predict", *where, *model, "--disable_tta", "-device", self.device, *workers],
-        )
-
-    def predictions(self, protocol: Protocol) -> Path:
-        """Where label maps in the integers of a dataset are predicted."""
-        if protocol is TARGET:
-            return self.folder / "predictions" / TARGET.name
-        return self.folder / "predictions" / "per_source" / protocol.name
-
-    def evaluate(self) -> DiceTable:
-        """Scores all predictions and writes the table."""
-        table = DiceTable()
-        for protocol in SOURCES:
-            dice = self._score(protocol, self.predictions(protocol))
-            table.rows[f"all sources at once: {protocol.name}"] = dice
-        table.rows[f"fine-tuned: {TARGET.name}"] = self._score(TARGET, self.predictions(TARGET))
-        table.save(self.folder / "dice.json")
-        return table
-
-    def _score(self, protocol: Protocol, predictions: Path) -> dict[str, float]:
-        raw, output = self.raw / protocol.folder_name, self.folder / "evaluation" / protocol.folder_name
-        command = ["nnUNetv2_ext_evaluate", "-gt", str(raw / "labelsTs"), "-pred", str(predictions)]
-        command += ["-djfile", str(raw / "dataset.json"), "-i", str(raw / "imagesTs"), "-o", str(output), "-np", "1"]
-        self._step(f"Score the predictions for {protocol.name}", command)
-        return read_summary(output / "summary.json")
-
-    def _training_flags(self, epochs: int) -> list[str]:
-        flags = {
-            "-device": self.device,
-            "--num_epochs": epochs,
-            "--iterations_per_epoch": self.size.iterations_per_epoch,
-            "--val_iterations_per_epoch": 2,
-            "--num_workers": 0,
-            "--seed": self.size.seed,
-        }
-        return [str(word) for flag in flags.items() for word in flag]
-
-    def _step(self, title: str, command: Sequence[str]) -> None:
-        logger.info("\n%d. %s\n$ %s", len(self.steps) + 1, title, shlex.join(command))
-        log = self.folder / "logs" / f"{len(self.steps) + 1:02d}_{command[0]}.log"
-        start = time.perf_counter()
-        self.runner(command, self.environment, log)
-        self.steps.append(Step(title, tuple(command), time.perf_counter() - start))
-        logger.info("   took %.0f s; output in %s", self.steps[-1].seconds, log)
-
-
 def take_tour(
     folder: Path,
     *,
@@ -285,24 +96,110 @@ def take_tour(
         size: How much data and training.
         runner: Runs one command.
 
-    Returns:
-        Dice per model and class.
-
     Raises:
-        UserError: The folder holds something, or a command failed.
+        UserError: The folder holds something, or a command failed; its log is named.
     """
-    folder = folder.resolve()
+    folder, size = folder.resolve(), size or TourSize()
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; delete it, or choose another folder with --output.")
-    start = time.perf_counter()
+    beginning = time.perf_counter()
     with output_lock(folder, inside=True):
-        table = Tour(folder, size or TourSize(), device, runner).run()
+        # What a user would export: nnU-Net's three folders, and few processes for little data.
+        environment = {v: str(folder / v) for v in NNUNET_VARIABLES} | {"nnUNet_def_n_proc": "1"}
+        for name, value in environment.items():
+            logger.info("$ export %s=%s", name, shlex.quote(value))
+        _make_datasets(folder, size)
+        for number, (title, command) in enumerate(_steps(folder, size, device), start=1):
+            logger.info("\n%d. %s\n$ %s", number, title, shlex.join(command))
+            log, start = folder / "logs" / f"{number:02d}_{command[0]}.log", time.perf_counter()
+            runner(command, environment, log)
+            logger.info("   took %.0f s; output in %s", time.perf_counter() - start, log)
+        models = {f"all sources at once: {protocol.name}": protocol for protocol in SOURCES}
+        models[f"fine-tuned: {TARGET.name}"] = TARGET
+        pages = folder / "evaluation"
+        table = {model: read_dice(pages / one.folder_name / "summary.json") for model, one in models.items()}
+        write_json(table, folder / "dice.json")
         if not keep:
             for name in (*NNUNET_VARIABLES, "new_patients", "predictions"):
                 shutil.rmtree(folder / name)
-    logger.info(
-        "\nThe tour took %.1f minutes. Patients are drawn in %s.",
-        (time.perf_counter() - start) / 60,
-        folder / "evaluation" / TARGET.folder_name / "evaluation.html",
-    )
+    minutes = (time.perf_counter() - beginning) / 60
+    logger.info("\nThe tour took %.1f minutes. Patients are drawn in %s.", minutes, pages / "*" / "evaluation.html")
     return table
+
+
+def read_dice(summary_file: Path) -> dict[str, float]:
+    """Mean Dice per class name, and their mean, from a ``summary.json`` of ``nnUNetv2_ext_evaluate``."""
+    summary = read_json(summary_file)
+    dice = {summary["class_names"][key]: means["Dice"] for key, means in summary["mean"].items()}
+    return dice | {"mean": fmean(dice.values())}
+
+
+def as_text(table: DiceTable) -> str:
+    """The table for a terminal."""
+    rows = [f"{model:<44} {name:<16} {dice:.3f}" for model, of in table.items() for name, dice in of.items()]
+    return "\n".join([f"{'model':<44} {'class':<16} Dice", *rows])
+
+
+def _make_datasets(folder: Path, size: TourSize) -> None:
+    """Draws the patients of four hospitals as nnU-Net raw datasets, and gathers those whom the first three hold out."""
+    require_writable(folder)
+    for name in (*NNUNET_VARIABLES, "new_patients"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number, protocol in enumerate((*SOURCES, TARGET)):
+        dataset = write_raw_dataset(
+            protocol,
+            folder / "nnUNet_raw",
+            num_training=size.training_cases,
+            num_test=size.test_cases,
+            first_seed=1000 * size.seed + 100 * number,
+        )
+        logger.info("%s: phantoms in which %s are annotated", protocol.folder_name, ", ".join(protocol.classes))
+        for image in (dataset / "imagesTs").iterdir() if protocol in SOURCES else ():
+            shutil.copy(image, folder / "new_patients")
+
+
+def _steps(folder: Path, size: TourSize, device: str) -> Iterator[tuple[str, list[str]]]:
+    """Title and command of every step; the later ones name what the earlier ones made."""
+    results = folder / "nnUNet_results"
+
+    def words(text: str, **values: object) -> list[str]:
+        known = {"folder": folder, "device": device, "results": results, "collection": COLLECTION_ID}
+        return [word.format_map({**known, **values}) for word in text.split()]
+
+    training = (
+        f"-device {device} --iterations_per_epoch {size.iterations_per_epoch} --val_iterations_per_epoch 2 "
+        f"--num_workers 0 --seed {size.seed} --num_epochs"
+    )
+    ids = " ".join(str(protocol.dataset_id) for protocol in SOURCES)
+    merge = f"nnUNetv2_ext_merge_datasets {ids} -d {{collection}} -n {COLLECTION}"
+    yield "Merge three partially annotated datasets into one collection", words(merge)
+    spacing = "" if size.spacing is None else f" --spacing {size.spacing} {size.spacing} {size.spacing}"
+    yield "Adapt a plan template to it", words(f"nnUNetv2_ext_plan -d {{collection}} -t {PLANS} -np 1{spacing}")
+    preprocess = f"nnUNetv2_preprocess -d {{collection}} -plans_name {PLANS} -c {CONFIGURATION} -np 1"
+    yield "Preprocess it (nnU-Net's own command)", words(preprocess)
+    train = f"nnUNetv2_ext_train {{collection}} {CONFIGURATION} 0 -p {PLANS} -tr {TRAINER} {training}"
+    yield "Train one network on all of it", words(f"{train} {size.pretraining_epochs}")
+    model = results / f"Dataset{COLLECTION_ID}_{COLLECTION}" / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
+    finetune = f"nnUNetv2_ext_finetune {TARGET.dataset_id} {CONFIGURATION} 0 -pretrained_weights {{weights}} -np 1 "
+    finetune += f"{training} {size.finetuning_epochs} --initial_lr 0.01"
+    weights = model / "fold_0" / "checkpoint_final.pth"
+    yield "Fine-tune it on a fourth dataset, which also annotates the lungs", words(finetune, weights=weights)
+
+    predict = "nnUNetv2_ext_predict -i {folder}/new_patients -o {folder}/predictions/per_source -d {collection} "
+    predict += f"-tr {TRAINER} -p {PLANS} -c {CONFIGURATION} -f 0 --outputs per_source --disable_tta -device {{device}}"
+    yield "Predict new patients, annotated as each of the sources would", words(predict)
+    found = sorted((results / TARGET.folder_name).glob(f"*__*__{CONFIGURATION}"))
+    if len(found) != 1:
+        raise UserError(f"Expected one fine-tuned model in the demo's results, but found {len(found)}.")
+    trainer, plans, _ = found[0].name.split("__")
+    predict = "nnUNetv2_predict -i {folder}/nnUNet_raw/{target}/imagesTs -o {folder}/predictions/{target} "
+    predict += f"-d {TARGET.dataset_id} -tr {trainer} -p {plans} -c {CONFIGURATION} -f 0 --disable_tta -npp 1 -nps 1 "
+    title = "Predict new patients with the fine-tuned network (nnU-Net's own command)"
+    yield title, words(predict + "-device {device}", target=TARGET.folder_name)
+    evaluate = "nnUNetv2_ext_evaluate -gt {raw}/labelsTs -pred {folder}/predictions/{name} -djfile {raw}/dataset.json "
+    evaluate += "-i {raw}/imagesTs -o {folder}/evaluation/{dataset} -np 1"
+    for protocol in (*SOURCES, TARGET):
+        dataset = protocol.folder_name
+        name = dataset if protocol is TARGET else f"per_source/{protocol.name}"
+        values = {"raw": folder / "nnUNet_raw" / dataset, "name": name, "dataset": dataset}
+        yield f"Score the predictions for {protocol.name}", words(evaluate, **values)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from nnunetv2_ext.demo.commands import executable
-from nnunetv2_ext.demo.tour import SOURCES, TARGET, Tour, TourSize, take_tour
+from nnunetv2_ext.demo.tour import SOURCES, TARGET, TourSize, as_text, read_dice, take_tour
 from nnunetv2_ext.utilities.errors import UserError
 
 SMALL = TourSize(
@@ -43,24 +43,46 @@ def test_sources_overlap_and_contradict_each_other():
 
 
 def test_commands_are_shown_and_exist(tmp_path, caplog):
-    """The steps up to the first training, with a runner that only takes notes."""
+    """The steps up to the first prediction, with a runner that only takes notes."""
     seen = []
 
     def note(command, environment, log):
         seen.append(list(command))
-        assert environment["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
+        assert environment["nnUNet_raw"] == str(tmp_path / "demo" / "nnUNet_raw")
+        if command[0] == "nnUNetv2_ext_predict":
+            raise UserError("seen enough")
 
-    tour = Tour(tmp_path, SMALL, runner=note)
-    with caplog.at_level("INFO", "nnunetv2_ext"):
-        tour.make_datasets()
-        tour.build_collection()
-        tour.pretrain()
-        tour.finetune()
-    assert [step.command for step in tour.steps] == [tuple(command) for command in seen]
+    with caplog.at_level("INFO", "nnunetv2_ext"), pytest.raises(UserError, match="seen enough"):
+        take_tour(tmp_path / "demo", keep=True, size=SMALL, runner=note)
+    assert len(seen) == 6
     for command in seen:
         assert f"$ {command[0]} " in caplog.text
         assert executable(command[0])
-    assert {protocol.folder_name for protocol in (*SOURCES, TARGET)} == set(os.listdir(tmp_path / "nnUNet_raw"))
+    datasets = os.listdir(tmp_path / "demo" / "nnUNet_raw")
+    assert {protocol.folder_name for protocol in (*SOURCES, TARGET)} == set(datasets)
+
+
+def test_reads_what_the_evaluation_writes(tmp_path):
+    import numpy as np
+    import SimpleITK
+
+    from nnunetv2_ext.evaluation.evaluate import evaluate_folder, write_evaluation
+
+    reference = np.zeros((4, 8, 8), np.uint8)
+    reference[:, :4, :4] = 1  # 64 voxels
+    reference[:, 4:, 4:] = 2
+    prediction = np.where(reference == 2, 2, 0).astype(np.uint8)
+    prediction[:, :4, :2] = 1  # 32 voxels, all inside: Dice 2 * 32 / (64 + 32)
+    for folder, array in (("gt", reference), ("pred", prediction)):
+        (tmp_path / folder).mkdir()
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(tmp_path / folder / "case.nii.gz"))
+    content = {"labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    evaluation = evaluate_folder(tmp_path / "gt", tmp_path / "pred", dataset_json=tmp_path / "dataset.json")
+    write_evaluation(evaluation, tmp_path / "out", "test")
+    dice = read_dice(tmp_path / "out" / "summary.json")
+    assert dice == pytest.approx({"liver": 2 / 3, "spleen": 1.0, "mean": 5 / 6})
+    assert ["one", "liver", "0.667"] in [line.split() for line in as_text({"one": dice}).splitlines()]
 
 
 def test_full_folder_is_left_alone(tmp_path):
@@ -74,10 +96,10 @@ def test_full_folder_is_left_alone(tmp_path):
 def test_whole_tour_in_small(tmp_path):
     """From data to table and picture with one training iteration; the accuracy is the full tour's affair."""
     table = take_tour(tmp_path / "demo", keep=False, size=SMALL, runner=run_in_process)
-    assert set(table.rows[f"fine-tuned: {TARGET.name}"]) == set(TARGET.classes)
-    assert len(table.rows) == len(SOURCES) + 1
-    assert all(0 <= dice <= 1 for classes in table.rows.values() for dice in classes.values())
-    assert json.loads((tmp_path / "demo" / "dice.json").read_text()).keys() == table.rows.keys()
+    assert set(table[f"fine-tuned: {TARGET.name}"]) == {*TARGET.classes, "mean"}
+    assert len(table) == len(SOURCES) + 1
+    assert all(0 <= dice <= 1 for classes in table.values() for dice in classes.values())
+    assert json.loads((tmp_path / "demo" / "dice.json").read_text(encoding="utf-8")) == table
     page = tmp_path / "demo" / "evaluation" / TARGET.folder_name / "evaluation.html"
     assert page.read_text(encoding="utf-8").count("<img") == SMALL.test_cases
     assert not (tmp_path / "demo" / "nnUNet_raw").exists()
