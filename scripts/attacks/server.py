@@ -34,6 +34,7 @@ LIBRARIES = (
 )  # fmt: skip
 POLL = 0.01
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3
+PR_CAPBSET_DROP = 24
 
 
 def main() -> None:
@@ -158,11 +159,14 @@ def _redirect(request: dict[str, Any]) -> None:
 
 def _give_up_power_over_permissions() -> None:
     """Takes from root the right to read and write what permissions forbid; everything else stays root's."""
+    library = ctypes.CDLL(None, use_errno=True)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER):
+        # Worker processes are new programs, to which root would give them back.
+        library.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     given_up = (1 << CAP_DAC_OVERRIDE) | (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_FOWNER)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     # Effective, permitted and inheritable ones, twice 32 bits: a container's root may have few.
     data = (ctypes.c_uint32 * 6)()
-    library = ctypes.CDLL(None, use_errno=True)
     library.capget(header, data)
     data[0] &= ~given_up
     data[1] &= ~given_up

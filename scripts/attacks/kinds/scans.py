@@ -229,7 +229,7 @@ def _set_up(recipe: Recipe, role: str, fault: Fault) -> SetUp:
 def good_case_is_there(box: Sandbox, output: str) -> Iterator[str]:
     """A bad case stops no other one: the good case of the batch is written and right."""
     if (box.inputs / "images").is_dir():
-        if not any(name.startswith("good.") for name in file_names(box.out)):
+        if not any(name.startswith("good") for name in file_names(box.out)):
             yield "the good case was not predicted"
     elif (box.inputs / "maps").is_dir():
         found = [name for name in file_names(box.out) if name.startswith("good.")]
