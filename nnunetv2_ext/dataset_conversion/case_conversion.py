@@ -199,6 +199,9 @@ class _Conversion:
 
     def _plausible(self, label: Volume, image: Volume) -> Volume:
         """The label map, turned front to back where its header is not to be trusted and only that makes sense."""
+        if self.case.values is not None:
+            # Merged datasets have no label order; this was looked at when they were converted.
+            return label
         order = self.converter.order
         found = checks.implausible_class(label, image, order)
         if found and self.converter.entry.label_grids_are_wrong:

@@ -127,11 +127,15 @@ class CaseRecord:
 def stamp_of(case: Case) -> str:
     """Changes with the case's place in the dataset, its crop, and the names, sizes and times of all its files."""
     paths = [*case.images, *([case.label] if case.label else []), *case.masks.values()]
-    # The voxels of .mhd lie in a file of their own.
-    paths += [path.with_suffix(ending) for path in paths if path.suffix == ".mhd" for ending in (".raw", ".zraw")]
-    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     noted: list[Any] = [case.split, case.fold, case.crop, case.values, sorted(case.masks)]
-    for file in files:
-        status = file.stat() if file.exists() else None
-        noted.append((os.path.abspath(file), status and (status.st_size, status.st_mtime_ns)))
+    for path in paths:
+        try:
+            # The voxels of .mhd and .nhdr lie in a file of their own.
+            beside = path.parent.glob(f"{path.stem}.*") if path.suffix in (".mhd", ".nhdr") else [path]
+            for file in sorted(path.rglob("*") if path.is_dir() else beside):
+                status = file.stat()
+                noted.append((os.path.abspath(file), status.st_size, status.st_mtime_ns))
+        except OSError as error:
+            # What cannot be read is told by who reads it.
+            noted.append((os.path.abspath(path), error.errno))
     return hashlib.blake2b(repr(noted).encode(), digest_size=16).hexdigest()

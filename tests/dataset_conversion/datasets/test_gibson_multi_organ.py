@@ -59,6 +59,12 @@ def test_labels_without_image_are_named_once(gibson, convert):
     assert len(result.converted) == 3
 
 
+def test_a_label_whose_image_does_not_exist_anywhere_is_no_fault(gibson, convert):
+    gibson.save("label_tcia_multiorgan/label0025.nii.gz", gibson.label("gibson_multi_organ"))
+    result = convert("gibson_multi_organ")
+    assert (len(result.converted), result.failed) == (3, [])
+
+
 def test_the_table_of_boxes_is_needed_with_all_its_columns(gibson, convert):
     table = gibson.root / "cropping.csv"
     table.write_text(table.read_text().replace("extent_sup", "top"))
