@@ -16,7 +16,7 @@ from nnunetv2_ext.inference.model.openvino import run_by
 from nnunetv2_ext.inference.modes import PRECISIONS, Mode, chosen_mode
 from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing
 from nnunetv2_ext.inference.preparing.protocol import Preprocessing
-from nnunetv2_ext.inference.segmentation import Segmenter, Segmenting
+from nnunetv2_ext.inference.segmentation import Segmenter
 from nnunetv2_ext.utilities.errors import UserError
 
 #: What ``-device`` admits, alone or with a number.
@@ -37,7 +37,7 @@ class Parts:
     mode: Mode
     backend: str
     preprocessing: Preprocessing
-    segmenter: Segmenting
+    segmenter: Segmenter | BundleSegmenter
 
 
 def assemble(

@@ -255,7 +255,7 @@ class Predictor:
     def segment(
         self, prepared: Prepared, progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
     ) -> Decisions:
-        """Second stage: the network, and what it decides for every voxel; arguments as `Segmenting`'s."""
+        """Second stage: the network, and what it decides for every voxel; arguments as `Segmenter`'s."""
         return self.segmenter(prepared, progress, visit_logits)
 
     def paint(self, decisions: Decisions, output: OutputMap, prepared: Prepared) -> np.ndarray:

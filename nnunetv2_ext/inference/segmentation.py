@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,24 +28,6 @@ Progress = Callable[[int], object]
 
 #: Called with the resampled logits' source: all logits of a case at the network's spacing.
 LogitsVisitor = Callable[[Float[Tensor, "classes z y x"]], None]
-
-
-class Segmenting(Protocol):
-    """Runs windows over a case, adds them up and decides."""
-
-    windows: StreamingSlidingWindow
-
-    def __call__(
-        self, prepared: Prepared, progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
-    ) -> Decisions:
-        """Predicts one case.
-
-        Args:
-            prepared: The case.
-            progress: Called with the number of windows that were just dealt with.
-            visit_logits: Called with all logits, for those who need more than decisions; then (and only then) they
-                are held at the network's spacing as a whole.
-        """
 
 
 class Segmenter:
@@ -103,7 +84,17 @@ class Segmenter:
     def __call__(
         self, prepared: Prepared, progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
     ) -> Decisions:
-        """See `Segmenting`; the decisions have the shape ``prepared.image_shape``."""
+        """Predicts one case.
+
+        Args:
+            prepared: The case.
+            progress: Called with the number of windows that were just dealt with.
+            visit_logits: Called with all logits, for those who need more than decisions; then (and only then) they
+                are held at the network's spacing as a whole.
+
+        Returns:
+            Decisions of shape ``prepared.image_shape``.
+        """
         return with_sums_that_fit([self.windows], lambda: self._decide(prepared, progress, visit_logits))
 
     def resample_channels(

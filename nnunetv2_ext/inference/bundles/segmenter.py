@@ -76,7 +76,7 @@ class BundleSegmenter:
     def __call__(
         self, prepared: Prepared, progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
     ) -> Decisions:
-        """Predicts one case; see `Segmenting`."""
+        """Predicts one case; see `Segmenter`."""
         return with_sums_that_fit([self.windows, self._sums], lambda: self._decide(prepared, progress, visit_logits))
 
     def _decide(self, prepared: Prepared, progress: Progress | None, visit_logits: LogitsVisitor | None) -> Decisions:
