@@ -171,7 +171,7 @@ class _OneLabel(DecisionRule):
     def _decide_channel(self, channel: int, resampled: Float[np.ndarray, "Z Y X"]) -> None:
         self._labels.numpy()[resampled > self._bar] = self._comparison.labels[channel]
         if self._comparison.raises_the_bar:
-            self._bar = np.maximum(self._bar, resampled)
+            self._bar = np.maximum(self._bar, resampled, out=self._bar if channel else None)
 
 
 class LargestLogit(_OneLabel):
