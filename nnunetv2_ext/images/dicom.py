@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,63 +86,59 @@ def _find(folder: Path) -> tuple[list[tuple[dict[str, str], tuple[Path, ...]]], 
     """The header of the first slice, and the slices, of every series; and how many files were passed over."""
     import SimpleITK
 
+    series: dict[tuple[Path, str], list[tuple[dict[str, str], Path]]] = {}
+    lost: dict[Path, list[Path]] = {}
+    passed_over = 0
     quiet = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     # GDCM warns about every file that is not DICOM; such files are expected here.
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    found, passed_over = [], 0
     try:
         with opened(folder, folder=True):
-            for place, below, names in os.walk(folder, onerror=_raise):
-                below[:] = sorted(name for name in below if not name.startswith("."))
-                series, count = _series_among([Path(place, name) for name in sorted(names)])
-                found += series
-                passed_over += count
+            for file in _files_below(folder):
+                header, beginning = _header(file)
+                if _NO_SLICES.search(beginning) or _is_scout(header):
+                    passed_over += 1
+                elif header:
+                    series.setdefault((file.parent, header.get(_SERIES, "")), []).append((header, file))
+                elif file.suffix.lower() == ".dcm" or beginning[128:132] == b"DICM":
+                    lost.setdefault(file.parent, []).append(file)
     finally:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(quiet)
-    return found, passed_over
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _series_among(files: Sequence[Path]) -> tuple[list[tuple[dict[str, str], tuple[Path, ...]]], int]:
-    """The same for the files of one folder."""
-    series: dict[str, list[tuple[dict[str, str], Path]]] = {}
-    lost: list[Path] = []
-    passed_over = 0
-    for file in files:
-        if file.name.startswith(".") or file.name == "DICOMDIR" or not file.exists():
-            continue
-        if not file.is_file():
-            raise UserError(f"Expected files in {file.parent}, but {file.name} is none to read from; remove it.")
-        with open(file, "rb") as stream:
-            beginning = stream.read(1024)
-        header = _header(file)
-        if _NO_SLICES.search(beginning) or _is_scout(header):
-            passed_over += 1
-        elif header:
-            series.setdefault(header.get(_SERIES, ""), []).append((header, file))
-        elif file.suffix.lower() == ".dcm" or beginning[128:132] == b"DICM":
-            lost.append(file)
-    for slices in series.values():
+    found = []
+    for (place, _), slices in series.items():
         slices.sort(key=lambda one: _order(one[0]))
-    found = [(slices[0][0], (*(file for _, file in slices), *lost)) for slices in series.values()]
-    return found or ([({}, tuple(lost))] if lost else []), passed_over
+        found.append((slices[0][0], (*(file for _, file in slices), *lost.get(place, ()))))
+    known = {place for place, _ in series}
+    return found + [({}, tuple(files)) for place, files in lost.items() if place not in known], passed_over
 
 
-def _header(file: Path) -> dict[str, str]:
-    """What GDCM reads of a header; nothing where it cannot."""
+def _files_below(folder: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, below, names in os.walk(folder, onerror=stop):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for file in (Path(place, name) for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR"):
+            if file.is_file():
+                yield file
+            elif file.exists():
+                raise UserError(f"Expected files in {file.parent}, but {file.name} is none to read from; remove it.")
+
+
+def _header(file: Path) -> tuple[dict[str, str], bytes]:
+    """What GDCM reads of a header, nothing where it cannot; and the first bytes of the file."""
     import SimpleITK
 
+    with open(file, "rb") as stream:
+        beginning = stream.read(1024)
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(file))
     try:
         reader.ReadImageInformation()
     except RuntimeError:
-        return {}
-    return {key: reader.GetMetaData(key).strip(" \0") for key in reader.GetMetaDataKeys()}
+        return {}, beginning
+    return {key: reader.GetMetaData(key).strip(" \0") for key in reader.GetMetaDataKeys()}, beginning
 
 
 def _is_scout(header: Mapping[str, str]) -> bool:

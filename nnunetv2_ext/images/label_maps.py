@@ -90,12 +90,11 @@ def _write(array: Shaped[np.ndarray, "z y x"], names: Mapping[int, str], grid: G
         if not is_nifti(target) and not np.array_equal(read_itk(file)[0][0], array):
             raise ValueError("other voxels than those given are in the file")
 
-    colours = display_colours(names) if names else {}
     with written(target, check) as temporary:
         if is_nifti(target):
-            write_nifti(array, names, colours, grid, temporary)
+            write_nifti(array, names, grid, temporary)
         elif target.name.endswith(".seg.nrrd"):
-            write_seg_nrrd(array, names, colours, grid, temporary)
+            write_seg_nrrd(array, names, grid, temporary)
         else:
             SimpleITK.WriteImage(grid.image(array), str(temporary), useCompression=True)
 

@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Integer
 
-from nnunetv2_ext.images.colours import Colour
+from nnunetv2_ext.images.colours import display_colours
 from nnunetv2_ext.images.files import DEFLATE, refuse_too_large
 from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.utilities.errors import UserError
@@ -157,19 +157,12 @@ def _grid(file: Path, header: Any, size: tuple[int, ...]) -> tuple[Grid, str]:
     return replace(grid, nifti_header=header), mended if degrees > _RIGHT_ANGLE else ""
 
 
-def write_nifti(
-    labels: Integer[np.ndarray, "z y x"],
-    names: Mapping[int, str],
-    colours: Mapping[int, Colour],
-    grid: Grid,
-    target: Path,
-) -> None:
+def write_nifti(labels: Integer[np.ndarray, "z y x"], names: Mapping[int, str], grid: Grid, target: Path) -> None:
     """Writes a NIfTI file whose geometry is that of the image: bit by bit where that was NIfTI too.
 
     Args:
         labels: ``(z, y, x)``.
         names: Class name of every integer but 0.
-        colours: RGB of every integer.
         grid: Where the voxels lie.
         target: A file name that ends with ``.nii`` or ``.nii.gz``.
     """
@@ -195,14 +188,15 @@ def write_nifti(
         image.set_sform(image.affine, code=1)
         image.header.set_xyzt_units("mm")
     if names:
-        content = label_table(names, colours).encode("utf-8")
+        content = label_table(names).encode("utf-8")
         for code in LABEL_TABLE_CODES:
             image.header.extensions.append(nibabel.nifti1.Nifti1Extension(code, content))
     nibabel.save(image, target)
 
 
-def label_table(names: Mapping[int, str], colours: Mapping[int, Colour]) -> str:
+def label_table(names: Mapping[int, str]) -> str:
     """The ``<CaretExtension>`` text for a label map."""
+    colours = display_colours(names)
     extension = ElementTree.Element("CaretExtension")
     volume = ElementTree.SubElement(extension, "VolumeInformation", Index="0")
     table = ElementTree.SubElement(volume, "LabelTable")

@@ -12,23 +12,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer
 
-from nnunetv2_ext.images.colours import Colour
+from nnunetv2_ext.images.colours import display_colours
 from nnunetv2_ext.images.geometry import Grid
 
 
-def write_seg_nrrd(
-    labels: Integer[np.ndarray, "z y x"],
-    names: Mapping[int, str],
-    colours: Mapping[int, Colour],
-    grid: Grid,
-    target: Path,
-) -> None:
+def write_seg_nrrd(labels: Integer[np.ndarray, "z y x"], names: Mapping[int, str], grid: Grid, target: Path) -> None:
     """Writes a segmentation of one layer, with name and colour of every segment.
 
     Args:
         labels: ``(z, y, x)``.
         names: Class name of every integer but 0; those that do not occur become empty segments.
-        colours: RGB of every integer.
         grid: Where the voxels lie.
         target: A file name that ends with ``.seg.nrrd``.
     """
@@ -43,7 +36,7 @@ def write_seg_nrrd(
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
-    extents = _extents(labels)
+    extents, colours = _extents(labels), display_colours(names)
     for number, (value, name) in enumerate(names.items()):
         fields |= {
             f"Segment{number}_ID": f"Segment_{value}",

@@ -138,26 +138,23 @@ class Plain(nn.Module):
         return logits
 
 
-def trace(module: nn.Module, window: Tensor, file: Path) -> None:
-    """Writes a module as TorchScript."""
+def trace(module: nn.Module, window: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
+    """Writes a module as TorchScript, and loads what was written."""
     with warnings.catch_warnings(), torch.no_grad():
         # Deprecated in torch, and still what most viewers load.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        traced = torch.jit.trace(module, window, check_trace=False)
-        # On a full disk, torch's own writers of such files end the process.
-        content = BytesIO()
-        torch.jit.save(traced, content)
-        file.write_bytes(content.getvalue())
+        _written(file, torch.jit.save, torch.jit.trace(module, window, check_trace=False))
+        loaded: Callable[[Tensor], Tensor] = torch.jit.load(str(file), map_location="cpu")
+    return loaded
 
 
-def load_traced(file: Path) -> Any:
-    """Loads a TorchScript file that this package has just written."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        return torch.jit.load(str(file), map_location="cpu")
+def _written(file: Path, save: Callable[[Any, BytesIO], None], content: Any) -> None:
+    """On a full disk, torch's own writers of files end the process."""
+    written = BytesIO()
+    save(content, written)
+    file.write_bytes(written.getvalue())
 
 
 def check_agreement(run: Callable[[Tensor], Tensor], network: nn.Module, window: Tensor, target: Path) -> float:
@@ -233,12 +230,9 @@ def _describe_preprocessing(model: Model) -> dict[str, Any]:
 
 def _write_torch_export(module: nn.Module, window: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
     with torch.no_grad():
-        program = torch.export.export(module, (window,), strict=False)
-    content = BytesIO()
-    torch.export.save(program, content)
-    file.write_bytes(content.getvalue())
-    loaded = torch.export.load(file).module()
-    return lambda image: loaded(image)
+        _written(file, torch.export.save, torch.export.export(module, (window,), strict=False))
+    loaded: Callable[[Tensor], Tensor] = torch.export.load(file).module()
+    return loaded
 
 
 def _write_onnx(module: nn.Module, window: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
@@ -260,14 +254,8 @@ def _write_onnx(module: nn.Module, window: Tensor, file: Path) -> Callable[[Tens
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 
-def _write_torchscript(module: nn.Module, window: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
-    trace(module, window, file)
-    loaded = load_traced(file)
-    return lambda image: loaded(image)
-
-
 _WRITERS: dict[str, Callable[[nn.Module, Tensor, Path], Callable[[Tensor], Tensor]]] = {
     "torch_export": _write_torch_export,
     "onnx": _write_onnx,
-    "torchscript": _write_torchscript,
+    "torchscript": trace,
 }

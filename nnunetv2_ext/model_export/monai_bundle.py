@@ -22,7 +22,6 @@ from nnunetv2_ext.model_export.formats import (
     check_agreement,
     describe_model,
     example_window,
-    load_traced,
     read_single_fold,
     trace,
     window_shape,
@@ -76,8 +75,7 @@ def export_monai_bundle(
         _refuse_expressions(metadata)
         window = example_window(model)
         (new / _NETWORK).parent.mkdir()
-        trace(InMonaisOrder(model.networks[0]), window.permute(0, 1, 4, 3, 2), new / _NETWORK)
-        traced = load_traced(new / _NETWORK)
+        traced = trace(InMonaisOrder(model.networks[0]), window.permute(0, 1, 4, 3, 2), new / _NETWORK)
         check_agreement(
             lambda image: traced(image.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2),
             model.networks[0],
@@ -284,7 +282,7 @@ def _metadata(model: Model) -> dict[str, Any]:
     import torch
 
     description = describe_model(model)
-    names = list(model.class_names)
+    channels, of_ct = description["channel_names"], "CT" in description["channel_names"].values()
     size = list(window_shape(model)[:0:-1])
     tensor = {"type": "image", "spatial_shape": size, "dtype": "float32", "is_patch_data": True}
     return {
@@ -296,7 +294,7 @@ def _metadata(model: Model) -> dict[str, Any]:
         "numpy_version": numpy.__version__,
         "required_packages_version": {"nibabel": "4.0.0"},
         "name": description["name"],
-        "task": "CT segmentation" if "CT" in description["channel_names"].values() else "image segmentation",
+        "task": "CT segmentation" if of_ct else "image segmentation",
         "description": f"{description['name']}, trained with nnU-Net v2",
         "authors": "",
         "copyright": description["license"],
@@ -308,20 +306,20 @@ def _metadata(model: Model) -> dict[str, Any]:
             "inputs": {
                 "image": {
                     **tensor,
-                    "format": "hounsfield" if "CT" in description["channel_names"].values() else "magnitude",
-                    "modality": "CT" if "CT" in description["channel_names"].values() else "n/a",
+                    "format": "hounsfield" if of_ct else "magnitude",
+                    "modality": "CT" if of_ct else "n/a",
                     "num_channels": model.image_channels,
                     "value_range": [],
-                    "channel_def": {"0": "image"},
+                    "channel_def": channels,
                 }
             },
             "outputs": {
                 "pred": {
                     **tensor,
                     "format": "segmentation",
-                    "num_channels": len(names),
+                    "num_channels": len(model.class_names),
                     "value_range": [],
-                    "channel_def": {str(channel): name for channel, name in enumerate(names)},
+                    "channel_def": {str(channel): name for channel, name in enumerate(model.class_names)},
                 }
             },
         },
