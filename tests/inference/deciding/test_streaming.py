@@ -41,7 +41,7 @@ def test_slabs_give_what_all_logits_give(shape, new_shape, axis, nearest_axis, d
     stops = sorted(inner)
     order = (4, 1, 9, 2, 300, 5)
     axes = resampled_axes(shape, new_shape, nearest_axis)
-    for comparison in (LargestWins(6, logits.device), LastAboveZero(order, logits.device)):
+    for comparison in (LargestWins(6), LastAboveZero(order)):
         labels = joined(cut(logits, axis, stops), shape, new_shape, nearest_axis, comparison=comparison)
         assert torch.equal(labels, label_map(logits, axes, comparison))
 
@@ -59,8 +59,8 @@ def joined(slabs, shape, new_shape, nearest_axis, *, comparison):
 @pytest.mark.parametrize("has_regions", [False, True])
 def test_probabilities_come_in_pieces(has_regions):
     logits = torch.randn(5, 9, 8, 7)
-    result = torch.full((2, 20, 11, 7), float("nan"))
-    pieces, options = Pieces((9, 8, 7), (20, 11, 7)), {"has_regions": has_regions, "classes": [3, 0]}
+    result = torch.full((5, 20, 11, 7), float("nan"))
+    pieces, options = Pieces((9, 8, 7), (20, 11, 7)), {"has_regions": has_regions}
     for slab in cut(logits, 0, [1, 4, 9]):
         for piece in pieces.of(slab):
             z, y, x = piece.outputs
