@@ -142,7 +142,10 @@ def write_evaluation(
     check_output_folder(folder, overwrite)
     write_json(evaluation.summary, folder / SUMMARY_FILE)
     write_csv(evaluation.cases, evaluation.summary["class_names"], folder / TABLE_FILE)
-    if comparison is not None:
+    if comparison is None:
+        # That of an earlier run would not belong to these scores.
+        (folder / COMPARISON_FILE).unlink(missing_ok=True)
+    else:
         write_json(comparison, folder / COMPARISON_FILE)
     write_evaluation_page(evaluation, comparison, title, folder / PAGE_FILE)
 

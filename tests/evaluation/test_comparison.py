@@ -81,6 +81,8 @@ def test_the_command_compares_and_draws(tmp_path, write_map, write_dataset_json)
     assert "<b>" not in page
     assert "x&lt;" in page
     assert "x<" not in page
+    assert main([*arguments[:4], *arguments[6:], "-np", "1", "--overwrite"]) == 0
+    assert not (tmp_path / "out" / "comparison.json").exists()
     write_map(rng.normal(size=(5, 8, 7)), tmp_path / "imagesTr" / "x<0>_0000.nii.gz")
     assert main([*arguments, "-np", "1", "--worst", "6", "--overwrite"]) == 1
     assert (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8").count("<img") == 5
