@@ -8,9 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,19 +21,16 @@ _TICKER_WIDTH = 100
 _LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-class Runner(Protocol):
-    """Runs one command."""
-
-    def __call__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        """Runs ``command`` with these variables added to the environment; its output goes to ``log``.
-
-        Raises:
-            UserError: The command failed.
-        """
+#: Runs a command with variables added to the environment; its output goes to a file.
+Runner = Callable[[Sequence[str], Mapping[str, str], Path], None]
 
 
 def run_as_subprocess(command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-    """Runs the command of this Python installation in a process of its own; see `Runner`."""
+    """Runs the command of this Python installation in a process of its own.
+
+    Raises:
+        UserError: The command failed.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(

@@ -201,7 +201,7 @@ def pseudonyms(cases: Mapping[str, Path], table: Path) -> dict[str, str]:
         UserError: The table cannot be written or is another file.
     """
     columns = ["pseudonym", "name", "images"]
-    with output_lock(table):
+    with output_lock(table, wait=True):
         rows: list[list[str]] = []
         if table.exists():
             with opened(table), open(table, newline="", encoding="utf-8") as file:
