@@ -174,7 +174,7 @@ class PredictionFolder:
                 path = "/".join(map(file_name, reference.predicted_as[0].split("/")))
                 found = find_name(path, files)
                 masks[reference.name] = None if found is None else files[found]
-                classes.append(reference.scored(()))
+                classes.append(reference)
         return tuple(classes), masks
 
 

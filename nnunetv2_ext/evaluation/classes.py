@@ -27,33 +27,6 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ReferenceClass:
-    """A class to be scored, as the references define it.
-
-    Attributes:
-        name: Its name.
-        key: Key in summary.json.
-        values: Its label values in the references.
-        predicted_as: Names of the classes whose union it is compared with in the predictions.
-        wanted: Whether it is scored.
-        tolerance: mm, of its surface Dice.
-        lesions: Whether its connected components are counted.
-    """
-
-    name: str
-    key: str
-    values: tuple[int, ...]
-    predicted_as: tuple[str, ...]
-    wanted: bool = True
-    tolerance: float = DEFAULT_TOLERANCE_MM
-    lesions: bool = False
-
-    def scored(self, prediction: tuple[int, ...]) -> ScoredClass:
-        """The class, with its label values in the predictions."""
-        return ScoredClass(self.name, self.key, self.values, prediction, self.tolerance, self.lesions)
-
-
-@dataclass(frozen=True)
 class References:
     """What the label maps of the reference folder mean.
 
@@ -66,7 +39,7 @@ class References:
         default_is_a_guess: Whether that is not the order of the references themselves.
     """
 
-    classes: tuple[ReferenceClass, ...]
+    classes: tuple[ScoredClass, ...]
     ignore_label: int | None
     explained: frozenset[int]
     partial_labels: PartialLabels | DeterminedNodes | None
@@ -167,7 +140,7 @@ def explained_by(order: LabelOrder) -> frozenset[int]:
     return frozenset((0, *order.values, *(() if order.ignore_label is None else (order.ignore_label,))))
 
 
-def match_classes(classes: Sequence[ReferenceClass], predictions: LabelOrder) -> list[ScoredClass]:
+def match_classes(classes: Sequence[ScoredClass], predictions: LabelOrder) -> list[ScoredClass]:
     """Gives every reference class its label values in the predictions; classes that they do not have are left out.
 
     A predicted class also counts where a class drawn on top of it hides it: in a label map whose liver is 1 and whose
@@ -179,20 +152,20 @@ def match_classes(classes: Sequence[ReferenceClass], predictions: LabelOrder) ->
         if None not in found:
             values = {value for name in found if name is not None for value in _integers(predictions.labels[name])}
             own[reference.name] = tuple(sorted(values))
-    with_value: dict[int, list[ReferenceClass]] = {}
+    with_value: dict[int, list[ScoredClass]] = {}
     for reference in classes:
         if reference.name in own:
-            for value in reference.values:
+            for value in reference.reference:
                 with_value.setdefault(value, []).append(reference)
     scored = []
     for reference in classes:
         if reference.name not in own:
             continue
-        others = {other.name: other for value in reference.values for other in with_value[value]}
-        inner = (other for other in others.values() if set(other.values) < set(reference.values))
+        others = {other.name: other for value in reference.reference for other in with_value[value]}
+        inner = (other for other in others.values() if set(other.reference) < set(reference.reference))
         values = {value for other in inner for value in own[other.name]} | set(own[reference.name])
         if reference.wanted:
-            scored.append(reference.scored(tuple(sorted(values))))
+            scored.append(replace(reference, prediction=tuple(sorted(values))))
     if not scored:
         wanted = sorted({name for reference in classes if reference.wanted for name in reference.predicted_as})
         raise UserError(
@@ -222,7 +195,9 @@ def _from_dataset_json(content: Mapping[str, Any], file: Path) -> References:
     if LABEL_TREE in content:
         return _from_label_tree(TreeSources.from_dataset_json(content), order)
     keys = {name: str(tuple(v)) if isinstance(v, list) else str(v) for name, v in content["labels"].items()}
-    classes = tuple(ReferenceClass(name, keys[name], _integers(value), (name,)) for name, value in order.labels.items())
+    classes = tuple(
+        ScoredClass(name, keys[name], _integers(value), predicted_as=(name,)) for name, value in order.labels.items()
+    )
     partial_labels = PartialLabels.from_dataset_json(content) if SECTION in content else None
     return References(_with_own_keys(classes), order.ignore_label, explained_by(order), partial_labels, order)
 
@@ -233,7 +208,7 @@ def _from_label_tree(sources: TreeSources, order: LabelOrder) -> References:
     for name, row in zip(sources.tree.names, sources.region_table(), strict=True):
         if name != BACKGROUND:
             values = tuple(int(value) for value in row.nonzero()[0])
-            classes.append(ReferenceClass(name, _key(values), values, (name,)))
+            classes.append(ScoredClass(name, _key(values), values, predicted_as=(name,)))
     explained = explained_by(order)
     return References(_with_own_keys(tuple(classes)), order.ignore_label, explained, sources.determined(), order)
 
@@ -244,7 +219,7 @@ def _from_order(order: LabelOrder) -> References:
     classes = []
     for name, parts in parts_of.items():
         values = tuple(sorted({value for part in parts for value in _integers(order.labels[part])}))
-        classes.append(ReferenceClass(name, _key(values), values, tuple(parts)))
+        classes.append(ScoredClass(name, _key(values), values, predicted_as=tuple(parts)))
     return References(_with_own_keys(classes), order.ignore_label, explained_by(order), None, order)
 
 
@@ -272,7 +247,7 @@ def _from_mapping(mapping: LabelMapping, content: Mapping[str, Any] | None, file
     for mapped in mapping.classes:
         names_there = [_target_name(mapping.target_order, name, target) for name in mapped.target]
         values = tuple(sorted({v for name in names_there if name is not None for v in _integers(target.labels[name])}))
-        classes.append(ReferenceClass(mapped.name, _key(values), values, mapped.source))
+        classes.append(ScoredClass(mapped.name, _key(values), values, predicted_as=mapped.source))
     explained = explained_by(target)
     return References(_with_own_keys(classes), target.ignore_label, explained, None, mapping.source_order, True)
 
@@ -281,7 +256,7 @@ def _target_name(order: LabelOrder, name: str, described: LabelOrder) -> str | N
     return order.name_in(described, name) or find_name(name, described.names)
 
 
-def _with_own_keys(classes: Sequence[ReferenceClass]) -> tuple[ReferenceClass, ...]:
+def _with_own_keys(classes: Sequence[ScoredClass]) -> tuple[ScoredClass, ...]:
     """Refuses classes with equal label values, which nnU-Net's summary format cannot tell apart."""
     twice = [key for key, count in Counter(reference.key for reference in classes).items() if count > 1]
     if twice:

@@ -33,13 +33,15 @@ METRICS = (*OVERLAPS, *DISTANCES, *VOLUMES, *LESIONS, *COUNTS)
 
 @dataclass(frozen=True)
 class ScoredClass:
-    """One class that is scored.
+    """One class.
 
     Attributes:
         name: What the user calls it.
         key: Key in nnU-Net's summary.json: the label value, or the tuple of them, as text.
         reference: Its label values in the reference.
-        prediction: Its label values in the prediction.
+        prediction: Its label values in the prediction, once they are known.
+        predicted_as: Names of the classes of the prediction whose union it is compared with.
+        wanted: Whether it is scored; it may tell others apart all the same.
         tolerance: mm, of its ``SurfaceDice``.
         lesions: Whether its connected components are counted.
     """
@@ -47,7 +49,9 @@ class ScoredClass:
     name: str
     key: str
     reference: tuple[int, ...]
-    prediction: tuple[int, ...]
+    prediction: tuple[int, ...] = ()
+    predicted_as: tuple[str, ...] = ()
+    wanted: bool = True
     tolerance: float = DEFAULT_TOLERANCE_MM
     lesions: bool = False
 

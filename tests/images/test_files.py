@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nnunetv2_ext.images.files import image_ending, label_maps_among
 from nnunetv2_ext.images.reading import read_volume, read_volumes
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -106,3 +107,19 @@ def test_a_wrong_checksum_behind_the_voxels_is_refused(tmp_path):
     np.testing.assert_array_equal(nibabel.load(file).dataobj, voxels)  # nibabel alone stops before it
     with pytest.raises(UserError, match="CRC check failed"):
         read_volume(file)
+
+
+def test_endings_of_two_parts_are_taken_whole():
+    assert image_ending("a.b.nii.gz") == ".nii.gz"
+    assert image_ending("A.NII") == ".nii"
+    assert image_ending("a.gz") is None
+    assert image_ending("a.seg.nrrd") is None
+    assert image_ending("a.seg.nrrd", [".seg.nrrd"]) == ".seg.nrrd"
+
+
+def test_label_maps_are_told_from_pictures_of_them(tmp_path):
+    names = ["a.nii.gz", "a.png", "b.seg.nrrd", "notes.txt", "a.json"]
+    assert list(label_maps_among([tmp_path / name for name in names], tmp_path)) == ["a", "b"]
+    assert label_maps_among([tmp_path / "x/a.png"], tmp_path) == {"x/a": tmp_path / "x/a.png"}
+    with pytest.raises(UserError, match="are called a; rename"):
+        label_maps_among([tmp_path / "a.nii.gz", tmp_path / "a.mha"], tmp_path)

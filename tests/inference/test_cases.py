@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from nnunetv2_ext.images.files import image_ending
 from nnunetv2_ext.inference.cases import find_cases
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -84,9 +83,3 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
 def test_two_images_of_one_name_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"Expected one file per case, but both .* are called a; rename"):
         find_cases(_touch(tmp_path, "a.nii.gz", "a.nrrd"), 1, ".nii.gz")
-
-
-def test_endings_of_two_parts_are_taken_whole():
-    assert image_ending("a.b.nii.gz") == ".nii.gz"
-    assert image_ending("A.NII") == ".nii"
-    assert image_ending("a.gz") is None
