@@ -16,7 +16,7 @@ A new network joins by inheriting `SelectableHeads` and writing ``forward_featur
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,26 +25,6 @@ from torch.nn import functional
 
 #: What a network returns: one tensor, or with deep supervision one per level, full resolution first.
 SegmentationOutput = Tensor | list[Tensor]
-
-
-class HasSegmentationHeads(Protocol):
-    """A decoder as nnU-Net knows it."""
-
-    #: 1x1 convolutions, one per decoder stage, lowest resolution first.
-    seg_layers: nn.ModuleList
-    #: Whether the network returns every level or the full resolution only.
-    deep_supervision: bool
-
-
-@runtime_checkable
-class SegmentationNetwork(Protocol):
-    """What trainers and predictors may ask of a network of this package."""
-
-    decoder: HasSegmentationHeads
-
-    def forward_features(self, image: Float[Tensor, "batch channels *spatial"]) -> list[Tensor]:
-        """Feature maps that need a head, lowest resolution first; the last one only without deep supervision."""
-        ...
 
 
 class SelectableHeads(nn.Module):

@@ -24,7 +24,7 @@ Example:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,34 +191,6 @@ class AtomTable:
                 if not larger[other]:
                     heapq.heappush(free, other)
         return order
-
-
-def decode_masks(
-    label_map: npt.NDArray[np.integer[Any]], regions: Mapping[str, Iterable[int] | int]
-) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    """The mask of each class, one after the other.
-
-    Args:
-        label_map: Integers.
-        regions: Class name -> label value(s); the ``labels`` of a dataset.json will do: background and ignore are
-            passed over.
-
-    Yields:
-        Name and Bool mask of the shape of the label map, in the order of ``regions``.
-    """
-    values_of = {
-        name: [values] if isinstance(values, int) else [int(value) for value in values]
-        for name, values in regions.items()
-        if name not in ("background", "ignore")
-    }
-    highest = max([int(label_map.max(initial=0)), *(value for values in values_of.values() for value in values)])
-    lowest = min(int(label_map.min(initial=0)), 0)
-    for name, values in values_of.items():
-        # A look-up table costs one pass over the map whatever the number of values; values below 0 (nnU-Net's -1 for
-        # "outside") address it from its end.
-        table = np.zeros(highest + 1 - lowest, dtype=np.bool_)
-        table[values] = True
-        yield name, table[label_map]
 
 
 def _drop_unused(codes: npt.NDArray[np.unsignedinteger[Any]], combinations: list[Combination]) -> EncodedMasks:

@@ -113,14 +113,6 @@ class LabelMapping:
         """Integers of a scored class in the references."""
         return tuple(self.target_order.value(name) for name in mapped.target)
 
-    def source_values(self, mapped: MappedClass, order: LabelOrder | None = None) -> tuple[int, ...]:
-        """Integers of a scored class in predictions of ``order`` (default: `source_order`).
-
-        Raises:
-            UserError: The order lacks one of the classes.
-        """
-        return tuple((order or self.source_order).value(name) for name in mapped.source)
-
 
 def list_mappings() -> list[str]:
     """Names of the mappings that ship with the package."""

@@ -7,8 +7,6 @@ are translated by name and never by position.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,35 +16,23 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from nnunetv2_ext.labels.dataset_json import HIGHEST_LABEL, LABEL_VALUE, MOST_CLASSES, NAMES, dataset_json_shape
+from nnunetv2_ext.labels.channels import BACKGROUND, IGNORE
+from nnunetv2_ext.labels.dataset_json import LABEL_VALUE, dataset_json_shape
+from nnunetv2_ext.labels.label_order_checks import (
+    LABEL_ORDER,
+    LabelValue,
+    check_label_order,
+    integers_of,
+    listed,
+    spelling,
+)
 from nnunetv2_ext.resources import list_resources, resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
-from nnunetv2_ext.utilities.names import check_label_names
-from nnunetv2_ext.utilities.validation import check, either, entries, integer, list_of, mapping_of, number, text
+from nnunetv2_ext.utilities.validation import check, entries
 
-LabelValue = int | tuple[int, ...]
-BACKGROUND = "background"
-IGNORE = "ignore"
 # How far a floating-point label may be from a whole number.
 _ROUNDING = 1e-3
-# What label_orders/schemas/label_order.schema.json says, but for what only the files that ship must have.
-_VALUE = integer(1, HIGHEST_LABEL)
-_LABEL_ORDER = entries(
-    {
-        "name": text(),
-        "labels": mapping_of(either(_VALUE, list_of(_VALUE, at_least=1)), at_most=HIGHEST_LABEL),
-        **{name: text() for name in ("description", "source", "licence", "modality")},
-        "ignore_label": LABEL_VALUE,
-        "aliases": mapping_of(NAMES),
-        **{name: mapping_of(NAMES, at_most=MOST_CLASSES) for name in ("regions", "sources")},
-        "left_right_pairs": list_of(list_of(text(), 2, 2)),
-        "colors": mapping_of(list_of(integer(0, 255), 3, 3)),
-        "plausible_intensities": mapping_of(list_of(number(), 2, 2)),
-    },
-    needed=("labels",),
-    closed=True,
-)
 
 
 @dataclass(frozen=True)
@@ -90,9 +76,7 @@ class LabelOrder:
     plausible_intensities: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _validate(self)
-
-    # Reading -------------------------------------------------------------------------------------------------------
+        check_label_order(self)
 
     @classmethod
     def read(cls, name_or_path: str | Path) -> LabelOrder:
@@ -133,7 +117,7 @@ class LabelOrder:
         Raises:
             UserError: The content is not of that form.
         """
-        values = {"name": Path(where).stem, **check(content, _LABEL_ORDER, where)}
+        values = {"name": Path(where).stem, **check(content, LABEL_ORDER, where)}
         return cls(**{name: _tuples(value) for name, value in values.items()})
 
     @classmethod
@@ -151,8 +135,6 @@ class LabelOrder:
         name = str(content.get("name") or Path(where).parent.name)
         return cls(name, classes, ignore_label=labels.get(IGNORE))
 
-    # Looking up ----------------------------------------------------------------------------------------------------
-
     @property
     def names(self) -> tuple[str, ...]:
         """Class names in the order of the file."""
@@ -168,18 +150,18 @@ class LabelOrder:
         """Which classes each integer belongs to; more than one where classes overlap."""
         found: dict[int, set[str]] = {}
         for name, value in self.labels.items():
-            for part in _integers(value):
+            for part in integers_of(value):
                 found.setdefault(part, set()).add(name)
         return {part: frozenset(names) for part, names in found.items()}
 
     @cached_property
-    def _by_spelling(self) -> dict[str, str]:
-        spellings = {_spelling(alias): name for name, others in self.aliases.items() for alias in others}
-        return spellings | {_spelling(name): name for name in self.labels}
+    def _byspelling(self) -> dict[str, str]:
+        spellings = {spelling(alias): name for name, others in self.aliases.items() for alias in others}
+        return spellings | {spelling(name): name for name in self.labels}
 
     def find(self, name_or_alias: str) -> str | None:
         """This order's own name of a class that is given by name or alias; None where it has no such class."""
-        return self._by_spelling.get(_spelling(name_or_alias))
+        return self._byspelling.get(spelling(name_or_alias))
 
     def value(self, name_or_alias: str) -> int:
         """The integer of a class.
@@ -189,23 +171,16 @@ class LabelOrder:
         """
         name = self.find(name_or_alias)
         if name is None:
-            raise UserError(
-                f"Expected a class of {self.name}, but {name_or_alias!r} is none of {_listed(self.labels)}."
-            )
-        integers = _integers(self.labels[name])
+            raise UserError(f"Expected a class of {self.name}, but {name_or_alias!r} is none of {listed(self.labels)}.")
+        integers = integers_of(self.labels[name])
         if len(integers) > 1:
             raise UserError(f"Expected one integer for {name!r} in {self.name}, but it is the union of {integers}.")
         return integers[0]
 
     def name_in(self, other: LabelOrder, name: str) -> str | None:
         """What ``other`` calls this order's class ``name``: by its name first, then by the names both know it by."""
-        for spelling in (name, *self.aliases.get(name, ())):
-            found = other.find(spelling)
-            if found is not None:
-                return found
-        return None
-
-    # Translating ---------------------------------------------------------------------------------------------------
+        found = map(other.find, (name, *self.aliases.get(name, ())))
+        return next((theirs for theirs in found if theirs is not None), None)
 
     def missing_in(self, other: LabelOrder) -> list[str]:
         """Names of this order's classes that ``other`` does not have."""
@@ -290,7 +265,7 @@ class LabelOrder:
         unknown = [value for value in present if lost[value] is None and value != self.ignore_label]
         if unknown:
             raise UserError(
-                f"Expected the integers of {self.name} in the label map, but found {_listed(unknown)}; name the order "
+                f"Expected the integers of {self.name} in the label map, but found {listed(unknown)}; name the order "
                 "the label map is really in."
             )
         if self.ignore_label in present:
@@ -300,16 +275,21 @@ class LabelOrder:
             )
         names = sorted(set().union(*(lost[value] or frozenset() for value in present)))
         raise UserError(
-            f"Expected classes of {to.name}, but the label map has {_listed(names)}, which {to.name} cannot express; "
+            f"Expected classes of {to.name}, but the label map has {listed(names)}, which {to.name} cannot express; "
             "drop them by name if that is meant."
         )
-
-    # Combining -----------------------------------------------------------------------------------------------------
 
     def subset(self, names: Iterable[str]) -> LabelOrder:
         """The order with only the given classes (names or aliases), which keep their integers."""
         kept = {self._own_name(name) for name in names}
-        return self._with_labels({name: value for name, value in self.labels.items() if name in kept}, self.name)
+        sections = ("labels", "aliases", "colors", "plausible_intensities")
+        of_kept: dict[str, Any] = {
+            section: {name: value for name, value in getattr(self, section).items() if name in kept}
+            for section in sections
+        }
+        pairs = tuple(pair for pair in self.left_right_pairs if kept.issuperset(pair))
+        regions = {name: parts for name, parts in self.regions.items() if kept.issuperset(parts)}
+        return replace(self, left_right_pairs=pairs, regions=regions, sources={}, **of_kept)
 
     def consecutive(self) -> LabelOrder:
         """The order with its integers closed up to 1, 2, 3 ..., as nnU-Net wants them; the ignore label comes last."""
@@ -320,49 +300,6 @@ class LabelOrder:
         }
         ignore = None if self.ignore_label is None else len(new) + 1
         return replace(self, labels=closed, ignore_label=ignore)
-
-    def union(self, other: LabelOrder, name: str | None = None) -> LabelOrder:
-        """This order, followed by the classes of ``other`` that it does not know, which get the next free integers.
-
-        Raises:
-            UserError: ``other`` has classes that are unions of integers; those need an order of their own.
-        """
-        labels = dict(self.labels)
-        free = max((*self.values, self.ignore_label or 0)) + 1
-        added = [name for name in other.labels if other.name_in(self, name) is None]
-        for offset, new in enumerate(added):
-            other.value(new)
-            labels[new] = free + offset
-        joined = self._with_labels(labels, name or f"{self.name}+{other.name}")
-        spellings = {
-            _spelling(text) for class_name in labels for text in (class_name, *self.aliases.get(class_name, ()))
-        }
-        aliases = {
-            class_name: tuple(alias for alias in other.aliases.get(class_name, ()) if _spelling(alias) not in spellings)
-            for class_name in added
-        }
-        return replace(
-            joined,
-            aliases={**joined.aliases, **{class_name: found for class_name, found in aliases.items() if found}},
-            left_right_pairs=joined.left_right_pairs
-            + tuple(pair for pair in other.left_right_pairs if set(pair) <= set(added)),
-            colors={**joined.colors, **{key: color for key, color in other.colors.items() if key in added}},
-        )
-
-    def _with_labels(self, labels: Mapping[str, LabelValue], name: str) -> LabelOrder:
-        return replace(
-            self,
-            name=name,
-            labels=dict(labels),
-            aliases={key: value for key, value in self.aliases.items() if key in labels},
-            left_right_pairs=tuple(pair for pair in self.left_right_pairs if set(pair) <= set(labels)),
-            regions={key: value for key, value in self.regions.items() if set(value) <= set(labels)},
-            sources={},
-            colors={key: value for key, value in self.colors.items() if key in labels},
-            plausible_intensities={k: value for k, value in self.plausible_intensities.items() if k in labels},
-        )
-
-    # Writing -------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
         """The content of a ``label_orders`` file."""
@@ -410,60 +347,8 @@ def as_integers(label_map: npt.ArrayLike) -> npt.NDArray[Any]:
     return rounded.astype(np.int32)
 
 
-def _validate(order: LabelOrder) -> None:
-    def complain(expected: str, found: str) -> None:
-        raise UserError(f"Expected {expected} in the label order {order.name!r}, but found {found}.")
-
-    if not order.labels:
-        complain("at least one class", "none")
-    check_label_names(order.labels, f"the label order {order.name!r}")
-    for name, value in order.labels.items():
-        if name in (BACKGROUND, IGNORE):
-            complain("no entry for background (always 0) or ignore (its own field)", repr(name))
-        for part in _integers(value):
-            if part < 1:
-                complain("integers of at least 1", f"{name!r}: {value!r}")
-            if part == order.ignore_label:
-                complain("an ignore label that no class uses", f"{part} for {name!r} too")
-    plain = [value for value in order.labels.values() if isinstance(value, int)]
-    has_regions = len(plain) < len(order.labels)
-    if len(set(plain)) < len(plain):
-        twice = sorted(value for value, count in Counter(plain).items() if count > 1)
-        complain("one class per integer", f"several classes for {_listed(twice)}")
-    spellings: dict[str, str] = {_spelling(name): name for name in order.labels}
-    if len(spellings) < len(order.labels):
-        complain("names that differ in more than case, blanks and hyphens", _listed(order.labels))
-    for name, others in order.aliases.items():
-        for alias in others:
-            owner = spellings.setdefault(_spelling(alias), name)
-            if owner != name:
-                complain("aliases of one class each", f"{alias!r} for {owner!r} and {name!r}")
-    sides = [side for pair in order.left_right_pairs for side in pair]
-    members = [member for names in (*order.regions.values(), *order.sources.values()) for member in names]
-    for name in (*order.aliases, *sides, *members, *order.colors, *order.plausible_intensities):
-        if name not in order.labels:
-            complain("aliases, pairs, regions, sources, colours and intensities of its own classes", repr(name))
-    if any(left == right for left, right in order.left_right_pairs):
-        complain("pairs of two different classes", str(order.left_right_pairs))
-    if has_regions and order.regions:
-        complain("regions either as labels or in their own section", "both")
-
-
-def _integers(value: LabelValue) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
-
-
 def _tuples(value: Any) -> Any:
     """Lists become tuples, so that an order can be shared without anybody changing it by accident."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _spelling(name: str) -> str:
-    return re.sub(r"[\s\-]+", "_", name.strip()).lower()
-
-
-def _listed(items: Iterable[Any], most: int = 8) -> str:
-    texts = [str(item) for item in items]
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

@@ -19,7 +19,6 @@ Example:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -29,49 +28,23 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunetv2_ext.labels.dataset_json import HIGHEST_LABEL, dataset_json_shape
+from nnunetv2_ext.labels.tree_parents import (
+    DEEPEST,
+    LabelTreeError,
+    Nested,
+    Parents,
+    parents_from_nested,
+    parents_from_paths,
+    two_parents,
+)
 from nnunetv2_ext.resources import resource_folder
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
 from nnunetv2_ext.utilities.names import is_label_name
-from nnunetv2_ext.utilities.validation import anything, check, mapping_of, shown
+from nnunetv2_ext.utilities.validation import anything, check, mapping_of
 
 BACKGROUND = "background"
 SECTION = "label_tree"
-# No anatomy is deeper; every node knows its path.
-_DEEPEST = 100
-Nested = Mapping[str, Any]
-
-
-class LabelTreeError(UserError):
-    """A label tree contradicts itself, or an annotation contradicts the tree."""
-
-
-class TwoParentsError(LabelTreeError):
-    """A node stands below two different parents."""
-
-
-class SingleChildError(LabelTreeError):
-    """An inner node (or the root) has exactly one child: the softmax over one sibling is the constant 1."""
-
-
-class CycleError(LabelTreeError):
-    """A node is its own ancestor."""
-
-
-class MissingParentError(LabelTreeError):
-    """A node names a parent that is not in the tree."""
-
-
-class DuplicateNameError(LabelTreeError):
-    """A name stands twice below the same parent."""
-
-
-class UnknownNodeError(LabelTreeError):
-    """A name that the tree does not know."""
-
-
-class EmptyAnnotationError(LabelTreeError):
-    """A label leaves no leaf possible: its voxels would contradict the other labels of the same source."""
 
 
 class LabelTree:
@@ -86,13 +59,11 @@ class LabelTree:
         names: Node names; the index is the node's integer.
 
     Raises:
-        LabelTreeError: There is no node, or one without a name.
-        MissingParentError: A parent is not a node of the tree.
-        CycleError: A node is its own ancestor.
-        SingleChildError: A node, or the root, has exactly one child.
+        LabelTreeError: There is no node, one without a name, one whose parent is not there or that is its own ancestor,
+            or a node (or the root) has exactly one child.
     """
 
-    def __init__(self, parents: Mapping[str, str | None], *, check_single_children: bool = True) -> None:
+    def __init__(self, parents: Parents, *, check_single_children: bool = True) -> None:
         if not 0 < len(parents) <= HIGHEST_LABEL + 1:
             raise LabelTreeError(
                 f"Expected a label tree of 1 to {HIGHEST_LABEL + 1} nodes, but found {len(parents) or 'none'}; write "
@@ -108,15 +79,13 @@ class LabelTree:
                     f"Expected a name of printable characters for every node of the label tree, but found {name!r}."
                 )
             if parent is not None and parent not in self._parents:
-                raise MissingParentError(
+                raise LabelTreeError(
                     f"Node {name!r} names the parent {parent!r}, which is not in the tree; add it or correct the name."
                 )
             self._children.setdefault(parent, []).append(name)
         self._paths = self._walk()
         if check_single_children:
             self._refuse_single_children()
-
-    # ---------------------------------------------------------------- reading
 
     @classmethod
     def from_nested(
@@ -131,39 +100,18 @@ class LabelTree:
             check_single_children: As in the constructor.
 
         Raises:
-            TwoParentsError: A name stands below two parents.
-            CycleError: A name stands below itself.
-            LabelTreeError: ``labels`` and the tree disagree.
+            LabelTreeError: A name stands below two parents or itself, or ``labels`` and the tree disagree.
         """
-        parents: dict[str, str | None] = {}
-        for name, parent in _nested_nodes(nested, ()):
-            if name in parents:
-                raise _two_parents(name, parents[name], parent)
-            parents[name] = parent
-        if labels is not None:
-            parents = _in_order_of(labels, parents)
-        return cls(parents, check_single_children=check_single_children)
+        return cls(parents_from_nested(nested, labels), check_single_children=check_single_children)
 
     @classmethod
     def from_paths(cls, paths: Iterable[Collection[str]], *, check_single_children: bool = True) -> LabelTree:
         """Builds a tree from paths that run from below the root to a node, as in SALT's ``tree-labels.txt``.
 
         Raises:
-            TwoParentsError: A name stands below two parents.
-            CycleError: A name stands below itself.
+            LabelTreeError: A name stands below two parents or below itself.
         """
-        parents: dict[str, str | None] = {}
-        for path in paths:
-            parent: str | None = None
-            if len(set(path)) < len(path):
-                name = next(name for name, count in Counter(path).items() if count > 1)
-                raise CycleError(f"Node {name!r} stands below itself in the path {' > '.join(path)}.")
-            for name in path:
-                if name in parents and parents[name] != parent:
-                    raise _two_parents(name, parents[name], parent)
-                parents.setdefault(name, parent)
-                parent = name
-        return cls(parents, check_single_children=check_single_children)
+        return cls(parents_from_paths(paths), check_single_children=check_single_children)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> LabelTree:
@@ -219,19 +167,16 @@ class LabelTree:
             raise LabelTreeError(f"Expected {BACKGROUND!r} with value 0 as a leaf directly below the root of the tree.")
         return tree
 
-    # ---------------------------------------------------------------- growing
-
     def union(self, other: LabelTree) -> LabelTree:
         """This tree with the nodes of ``other`` appended; the nodes of this tree keep their integers.
 
         Raises:
-            TwoParentsError: A node has another parent in ``other``.
-            CycleError: The two trees together have a node below itself.
+            LabelTreeError: A node has another parent in ``other``, or comes to stand below itself.
         """
         parents = dict(self._parents)
         for name, parent in other._parents.items():
             if name in parents and parents[name] != parent:
-                raise _two_parents(name, parents[name], parent)
+                raise two_parents(name, parents[name], parent)
             parents.setdefault(name, parent)
         return LabelTree(parents, check_single_children=False)
 
@@ -243,21 +188,19 @@ class LabelTree:
         which a dataset.json has first: start from a tree that has it (`merge_salt_trees` does).
 
         Raises:
-            SingleChildError: The name of a sibling is taken.
+            LabelTreeError: The name of a sibling is taken.
         """
         parents = dict(self._parents)
         for parent, children in self._children.items():
             if len(children) == 1:
                 name = BACKGROUND if parent is None else f"{parent}_other"
                 if name in parents:
-                    raise SingleChildError(
+                    raise LabelTreeError(
                         f"Node {parent or 'root'!r} has the single child {children[0]!r}, and the name {name!r} of the "
                         "sibling it needs is taken by another node; rename that one."
                     )
                 parents[name] = parent
         return LabelTree(parents)
-
-    # ---------------------------------------------------------------- queries
 
     def __len__(self) -> int:
         return len(self.names)
@@ -330,11 +273,6 @@ class LabelTree:
         """All nodes that have children, in ascending integers."""
         return tuple(name for name in self.names if self.children(name))
 
-    @cached_property
-    def sibling_groups(self) -> tuple[tuple[str, ...], ...]:
-        """The children of the root and of every inner node: the groups over which the softmax runs."""
-        return tuple(tuple(self.children(parent)) for parent in (None, *self.inner_nodes))
-
     def parent_values(self) -> npt.NDArray[np.int64]:
         """Every node's parent as an integer, -1 for children of the root; shape (nodes,)."""
         return np.array([-1 if parent is None else self._values[parent] for parent in self._parents.values()], np.int64)
@@ -344,16 +282,6 @@ class LabelTree:
         mask = np.zeros(len(self), np.bool_)
         mask[[self._values[leaf] for leaf in self.leaves(name)]] = True
         return mask
-
-    def mask(self, label_map: npt.NDArray[Any], name: str) -> npt.NDArray[np.bool_]:
-        """Voxels that belong to a node: those labelled with it or with one of its descendants.
-
-        Args:
-            label_map: Integers of this tree, any shape (for volumes: z, y, x).
-            name: An inner node or a leaf.
-        """
-        values = [self.value(name), *(self._values[node] for node in self.descendants(name))]
-        return np.isin(label_map, values)
 
     def at_level(self, level: int) -> npt.NDArray[np.int64]:
         """A look-up table that replaces every node deeper than ``level`` by its ancestor at that level.
@@ -382,8 +310,6 @@ class LabelTree:
         kept = [[node for node in path if node in chosen] for path in self._paths_in_order()]
         return np.array([self._values[nodes[-1]] if nodes else 0 for nodes in kept], np.int64)
 
-    # ---------------------------------------------------------------- writing
-
     def to_nested(self) -> dict[str, Any]:
         """Nested dictionaries; with `to_labels` they hold the whole tree."""
 
@@ -396,8 +322,6 @@ class LabelTree:
         """Node name -> integer: the ``labels`` section of a dataset.json."""
         return dict(self._values)
 
-    # ---------------------------------------------------------------- checks
-
     def _paths_in_order(self) -> list[tuple[str, ...]]:
         return [self._paths[name] for name in self.names]
 
@@ -405,7 +329,7 @@ class LabelTree:
         unknown = [name for name in names if name not in self._values]
         if unknown:
             some = ", ".join(self.names[:8])
-            raise UnknownNodeError(
+            raise LabelTreeError(
                 f"The label tree has no node {', '.join(map(repr, unknown))}; it has {some}"
                 f"{' and more' if len(self.names) > 8 else ''}."
             )
@@ -416,8 +340,8 @@ class LabelTree:
         waiting: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in self._children[None]]
         while waiting:
             name, above = waiting.pop()
-            if len(above) == _DEEPEST:
-                raise LabelTreeError(f"Expected a label tree of at most {_DEEPEST} levels, but {name!r} is deeper.")
+            if len(above) == DEEPEST:
+                raise LabelTreeError(f"Expected a label tree of at most {DEEPEST} levels, but {name!r} is deeper.")
             paths[name] = (*above, name)
             waiting.extend((child, paths[name]) for child in self._children.get(name, ()))
         lost = [name for name in self.names if name not in paths]
@@ -425,70 +349,14 @@ class LabelTree:
             circle = dict.fromkeys(lost[:1])
             while (parent := self._parents[next(reversed(circle))]) is not None and parent not in circle:
                 circle[parent] = None
-            chain = " < ".join(list(circle)[:_DEEPEST])
-            raise CycleError(f"The root does not reach {chain}: this chain of parents runs in a circle.")
+            chain = " < ".join(list(circle)[:DEEPEST])
+            raise LabelTreeError(f"The root does not reach {chain}: this chain of parents runs in a circle.")
         return paths
 
     def _refuse_single_children(self) -> None:
         for parent, children in self._children.items():
             if len(children) == 1:
-                raise SingleChildError(
+                raise LabelTreeError(
                     f"Node {parent or 'root'!r} has the single child {children[0]!r}; give it a sibling "
                     f"(for example {f'{parent}_other' if parent else BACKGROUND!r}) or leave one of the two out."
                 )
-
-
-def _nested_nodes(nested: Nested, above: tuple[str, ...]) -> Iterator[tuple[str, str | None]]:
-    for name, below in nested.items():
-        if name in above:
-            raise CycleError(f"Node {name!r} stands below itself: {' > '.join((*above, name))}.")
-        yield name, above[-1] if above else None
-        if below is None:
-            continue
-        if not isinstance(below, Mapping) or len(above) == _DEEPEST:
-            raise LabelTreeError(
-                f"Expected the children of {name!r} as a mapping, at most {_DEEPEST} levels deep, but found "
-                f"{shown(below)}."
-            )
-        yield from _nested_nodes(below, (*above, name))
-
-
-def _in_order_of(labels: Mapping[str, int], parents: Mapping[str, str | None]) -> dict[str, str | None]:
-    missing = sorted(set(parents) - set(labels))
-    strange = sorted(set(labels) - set(parents))
-    if missing or strange:
-        raise LabelTreeError(
-            "Expected the same names in the labels and in the label tree, but "
-            + "; ".join(
-                part
-                for part in (
-                    f"the labels lack {', '.join(missing)}" if missing else "",
-                    f"the tree lacks {', '.join(strange)}" if strange else "",
-                )
-                if part
-            )
-            + "."
-        )
-    # Lists are the regions of nnU-Net, which a tree's own nodes make superfluous.
-    strange = [name for name, value in labels.items() if isinstance(value, bool) or not isinstance(value, int)]
-    if strange:
-        raise LabelTreeError(
-            f"Expected one integer for every node of the label tree, but {strange[0]!r} has {labels[strange[0]]!r} "
-            "as its label; an inner node needs an integer of its own, not the list of its parts."
-        )
-    order = sorted(labels, key=lambda name: labels[name])
-    if [labels[name] for name in order] != list(range(len(order))):
-        raise LabelTreeError(
-            f"Expected the integers 0 to {len(order) - 1}, each once, for the nodes of the label tree, but found "
-            f"{shown(sorted(labels.values()))}."
-        )
-    return {name: parents[name] for name in order}
-
-
-def _two_parents(name: str, first: str | None, second: str | None) -> LabelTreeError:
-    if first == second:
-        return DuplicateNameError(f"The name {name!r} stands more than once below {first or 'the root'!r}.")
-    return TwoParentsError(
-        f"Node {name!r} stands below {first or 'the root'!r} and below {second or 'the root'!r}, but a node has one "
-        "parent; rename one of them."
-    )

@@ -133,14 +133,6 @@ class PartialLabels:
             annotated &= ~self._mask(missing)
         return annotated
 
-    def annotated_by(self, source: str) -> npt.NDArray[np.bool_]:
-        """Which classes a source annotates (its exceptions aside).
-
-        Returns:
-            Shape (classes,), in the order of `class_names`; a new array.
-        """
-        return self._annotated_by[source].copy()
-
     def label_values(self, class_name: str) -> tuple[int, ...]:
         """Label values that belong to a class, ascending."""
         return self._regions[class_name]

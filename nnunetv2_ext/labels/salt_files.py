@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_ext.labels.label_tree import BACKGROUND, LabelTree, LabelTreeError
+from nnunetv2_ext.labels.label_tree import BACKGROUND, LabelTree
+from nnunetv2_ext.labels.tree_parents import LabelTreeError
 from nnunetv2_ext.utilities.errors import UserError
 
 _NONE = ("", "-")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from nnunetv2_ext.labels.label_tree import EmptyAnnotationError, LabelTree
+from nnunetv2_ext.labels.label_tree import LabelTree
+from nnunetv2_ext.labels.tree_parents import LabelTreeError
 
 
 def possible_leaves(tree: LabelTree, label: str | None, annotated: Collection[str]) -> frozenset[str]:
@@ -43,14 +44,13 @@ def check_annotation(tree: LabelTree, annotated: Collection[str], source: str) -
     """Checks that the nodes that a source annotates are nodes of the tree and that each of its labels is possible.
 
     Raises:
-        UnknownNodeError: A node that the tree does not have.
-        EmptyAnnotationError: A label leaves no leaf possible.
+        LabelTreeError: A node that the tree does not have, or a label that leaves no leaf possible.
     """
     for name in annotated:
         tree.value(name)
     for name in annotated:
         if not possible_leaves(tree, name, annotated):
-            raise EmptyAnnotationError(
+            raise LabelTreeError(
                 f"Source {source!r} annotates {name!r} and every part of it, so that no voxel can carry the label "
                 f"{name!r} itself; leave {name!r} out of its classes, or add a leaf '{name}_other' to the tree."
             )

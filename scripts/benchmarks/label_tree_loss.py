@@ -28,7 +28,7 @@ from nnunetv2_ext.training.loss.label_tree_loss import LabelTreeLoss
 def straightforward_loss(tree: LabelTree, logits: Tensor, label_map: Tensor, names: list[str]) -> Tensor:
     """The same loss from its definition, for a batch whose images all annotate the same nodes."""
     log_conditional: dict[str, Tensor] = {}
-    for group in tree.sibling_groups:
+    for group in map(tree.children, (None, *tree.inner_nodes)):
         of_group = logits[:, [tree.value(name) for name in group]].log_softmax(1)
         log_conditional.update(zip(group, of_group.unbind(1), strict=True))
     log_p: dict[str, Tensor] = {}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
-from nnunetv2_ext.architectures.segmentation_heads import SegmentationNetwork, apply_heads
+from nnunetv2_ext.architectures.segmentation_heads import SelectableHeads, apply_heads
 from nnunetv2_ext.architectures.stunet import STUNet
 from nnunetv2_ext.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 
@@ -50,7 +50,7 @@ networks = pytest.mark.parametrize("name", ["stunet", "unet", "resenc", "strided
 @pytest.mark.parametrize("deep_supervision", [True, False])
 def test_selected_channels_equal_the_same_channels_of_all(name, dimensions, deep_supervision):
     network = build(name, dimensions, deep_supervision)
-    assert isinstance(network, SegmentationNetwork)
+    assert isinstance(network, SelectableHeads)
     image, channels = torch.randn(2, 1, *(8,) * dimensions), torch.tensor([5, 0, 3])
     with torch.no_grad():
         everything, selected = network(image), network(image, channels=channels)

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from fixtures.masks import decode_masks
 
 from nnunetv2_ext.dataset_conversion import raw_dataset
 from nnunetv2_ext.dataset_conversion.converter import ConversionOptions
@@ -12,7 +13,6 @@ from nnunetv2_ext.dataset_conversion.raw_dataset import convert_dataset
 from nnunetv2_ext.dataset_conversion.regions import region_labels
 from nnunetv2_ext.dataset_conversion.registry import datasets
 from nnunetv2_ext.labels import LabelOrder
-from nnunetv2_ext.labels.atoms import decode_masks
 from nnunetv2_ext.utilities.errors import UserError
 
 REPORT = "conversion_report.json"

@@ -8,12 +8,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from fixtures.masks import decode_masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nnunetv2_ext.labels import atoms
-from nnunetv2_ext.labels.atoms import AtomTable, decode_masks, encode_masks
+from nnunetv2_ext.labels.atoms import AtomTable, encode_masks
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -99,14 +100,6 @@ def test_unequal_shapes_no_masks_and_equal_names_are_refused():
         encode_masks([])
     with pytest.raises(UserError, match="every class name once"):
         AtomTable(["a", "a"], {})
-
-
-def test_decode_passes_over_background_ignore_and_outside():
-    label_map = np.array([-1, 0, 1, 2, 9], dtype=np.int16)
-    decoded = dict(decode_masks(label_map, {"background": 0, "a": 1, "b": [1, 2], "ignore": 9}))
-    assert list(decoded) == ["a", "b"]
-    assert decoded["a"].tolist() == [False, False, True, False, False]
-    assert decoded["b"].tolist() == [False, False, True, True, False]
 
 
 def test_117_masks_need_the_memory_of_a_few():

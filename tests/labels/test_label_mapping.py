@@ -44,11 +44,8 @@ def test_every_mapping_fits_the_schema_and_covers_its_target(name):
 @pytest.mark.parametrize("order", ["stunet_totalsegmentator", "monai_wholebody", "totalsegmentator_v2"])
 def test_predictions_may_come_in_any_order_that_knows_the_names(order):
     predictions = LabelOrder.read(order)
-    mapping = LabelMapping.read("ct_org")
-    lungs = next(mapped for mapped in mapping.classes if mapped.name == "lungs")
-    names = [predictions.classes_of_value[value] for value in mapping.source_values(lungs, predictions)]
-    assert len(names) == 5
-    assert all("lung" in name for found in names for name in found)
+    lungs = next(mapped for mapped in LabelMapping.read("ct_org").classes if mapped.name == "lungs")
+    assert len({predictions.value(name) for name in lungs.source}) == 5
 
 
 def test_wrong_names_are_refused(tmp_path):

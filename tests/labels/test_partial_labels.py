@@ -74,7 +74,6 @@ def test_a_case_is_annotated_by_its_source_minus_its_exceptions(collection):
     assert partial_labels.annotated("A_2").tolist() == [True, False, False, True]
     assert partial_labels.annotated("B_1").tolist() == [False, False, True, True]
     assert partial_labels.annotated("A_1").dtype == np.bool_
-    assert partial_labels.annotated_by("A").tolist() == [True, True, False, True]
     partial_labels.annotated("A_1")[:] = False
     assert partial_labels.annotated("A_1").any(), "the caller must not be able to change what is stored"
 

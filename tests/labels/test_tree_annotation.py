@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunetv2_ext.labels.label_tree import EmptyAnnotationError, LabelTree, UnknownNodeError
+from nnunetv2_ext.labels.label_tree import LabelTree
 from nnunetv2_ext.labels.tree_annotation import (
     check_annotation,
     determined_nodes,
     possible_leaves,
     unlabelled_is_possible,
 )
+from nnunetv2_ext.labels.tree_parents import LabelTreeError
 
 TREE = LabelTree.from_nested(
     {"background": {}, "bones": {"ribs": {"rib_1": {}, "rib_2": {}}, "hip": {}}, "organs": {"liver": {}, "spleen": {}}}
@@ -45,9 +46,9 @@ def test_parents_of_annotated_children_are_determined():
 
 
 def test_empty_label_is_refused():
-    with pytest.raises(EmptyAnnotationError, match="'organs' and every part of it"):
+    with pytest.raises(LabelTreeError, match="'organs' and every part of it"):
         check_annotation(TREE, ["organs", "liver", "spleen"], "A")
-    with pytest.raises(UnknownNodeError):
+    with pytest.raises(LabelTreeError):
         check_annotation(TREE, ["kidney"], "A")
     check_annotation(TREE, ["organs", "liver"], "A")
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from nnunetv2_ext.labels.label_tree import EmptyAnnotationError, LabelTree
+from nnunetv2_ext.labels.label_tree import LabelTree
+from nnunetv2_ext.labels.tree_parents import LabelTreeError
 from nnunetv2_ext.labels.tree_sources import TreeSources
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -38,7 +39,7 @@ def test_without_sources_every_leaf_is_annotated():
 
 
 def test_contradictions_are_refused():
-    with pytest.raises(EmptyAnnotationError, match="'bones'"):
+    with pytest.raises(LabelTreeError, match="'bones'"):
         TreeSources.from_dataset_json(dataset_json(A=["bones", "rib", "hip"]))
     with pytest.raises(UserError, match="leg"):
         TreeSources.from_dataset_json(dataset_json(A=["leg"]))

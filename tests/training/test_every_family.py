@@ -58,6 +58,13 @@ def training_alone(monkeypatch):
         identifier = plans["configurations"][configuration]["data_identifier"]
         shutil.copytree(plans_file.parent / "nnUNetPlans_3d_fullres", plans_file.parent / identifier)
 
+    usual = nnUNetTrainer.on_epoch_start
+
+    def start(self):
+        assert self.num_epochs == 1, "this trainer warms up"
+        usual(self)
+
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_start", start)
     monkeypatch.setattr(finetuning, "ensure_preprocessed", reuse)
     for trainer in (nnUNetTrainer, PartialLabelTrainer):
         monkeypatch.setattr(trainer, "perform_actual_validation", lambda self, _=False: None)
