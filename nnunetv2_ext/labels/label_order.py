@@ -112,11 +112,7 @@ class LabelOrder:
 
     @classmethod
     def from_json(cls, content: Any, where: str = "the given JSON") -> LabelOrder:
-        """Builds an order from the content of a ``label_orders`` file (see ``label_orders/schemas``).
-
-        Raises:
-            UserError: The content is not of that form.
-        """
+        """Builds an order from the content of a ``label_orders`` file (see ``label_orders/schemas``)."""
         values = {"name": Path(where).stem, **check(content, LABEL_ORDER, where)}
         return cls(**{name: _tuples(value) for name, value in values.items()})
 

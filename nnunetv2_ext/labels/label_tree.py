@@ -115,11 +115,7 @@ class LabelTree:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> LabelTree:
-        """Builds a tree from JSON: nested, ``{"labels": {...}, "tree": nested}``, or a dataset.json.
-
-        Raises:
-            LabelTreeError: The content is not of this form.
-        """
+        """Builds a tree from JSON: nested, ``{"labels": {...}, "tree": nested}``, or a dataset.json."""
         if isinstance(content.get("labels"), dict) and isinstance(content.get("tree"), dict):
             return cls.from_nested(content["tree"], content["labels"])
         if isinstance(content.get(SECTION), dict):
@@ -149,11 +145,7 @@ class LabelTree:
 
     @classmethod
     def from_dataset_json(cls, dataset_json: Mapping[str, Any]) -> LabelTree:
-        """Reads ``label_tree`` (nested) and ``labels`` (every node's integer) of a dataset.json.
-
-        Raises:
-            UserError: The dataset has no label tree, or its labels and its tree disagree.
-        """
+        """Reads ``label_tree`` and ``labels`` of a dataset.json; a `UserError` where they are not there or disagree."""
         nested = check(dataset_json, dataset_json_shape(), "the dataset.json").get(SECTION)
         if not nested:
             raise UserError(
@@ -183,9 +175,8 @@ class LabelTree:
     def complete(self) -> LabelTree:
         """This tree with a sibling ``<parent>_other`` appended wherever a node has a single child.
 
-        A dataset that annotates ``mediastinum`` and, of its parts, only ``pericardium`` has voxels that are
-        mediastinum but not pericardium: they need a leaf. A single child of the root gets the sibling ``background``,
-        which a dataset.json has first: start from a tree that has it (`merge_salt_trees` does).
+        What is ``mediastinum`` but not its only child ``pericardium`` needs a leaf. A single child of the root gets the
+        sibling ``background``, which a dataset.json has first: start from a tree that has it.
 
         Raises:
             LabelTreeError: The name of a sibling is taken.
@@ -297,7 +288,7 @@ class LabelTree:
         """
         if level < 1:
             raise UserError(f"Expected a level of at least 1 (the children of the root), but got {level}.")
-        return np.array([self._values[path[:level][-1]] for path in self._paths_in_order()], np.int64)
+        return np.array([self._values[path[:level][-1]] for path in map(self.path, self.names)], np.int64)
 
     def at_nodes(self, names: Collection[str]) -> npt.NDArray[np.int64]:
         """A look-up table that keeps only the given nodes: each voxel gets the deepest of them above it, else 0.
@@ -307,7 +298,7 @@ class LabelTree:
         """
         self._check_known(names)
         chosen = set(names)
-        kept = [[node for node in path if node in chosen] for path in self._paths_in_order()]
+        kept = [[node for node in path if node in chosen] for path in map(self.path, self.names)]
         return np.array([self._values[nodes[-1]] if nodes else 0 for nodes in kept], np.int64)
 
     def to_nested(self) -> dict[str, Any]:
@@ -321,9 +312,6 @@ class LabelTree:
     def to_labels(self) -> dict[str, int]:
         """Node name -> integer: the ``labels`` section of a dataset.json."""
         return dict(self._values)
-
-    def _paths_in_order(self) -> list[tuple[str, ...]]:
-        return [self._paths[name] for name in self.names]
 
     def _check_known(self, names: Iterable[str]) -> None:
         unknown = [name for name in names if name not in self._values]

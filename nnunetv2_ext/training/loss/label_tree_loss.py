@@ -95,10 +95,6 @@ class LabelTreeLoss(nn.Module):
         self.process_group = process_group
         self._tables: dict[tuple[torch.device, tuple[bool, ...]], TreeTables] = {}
 
-    def extra_repr(self) -> str:
-        """Shown when the module is printed."""
-        return f"{self.tree}, ignore_label={self.ignore_label}, smooth={self.smooth}, formula={self.formula!r}"
-
     @outside_autocast
     def forward(
         self,

@@ -100,10 +100,6 @@ class PartialLabelLoss(nn.Module):
         """Number of classes of the collection."""
         return self.signs.shape[0]
 
-    def extra_repr(self) -> str:
-        """Shown when the module is printed."""
-        return f"classes={self.num_classes}, ignore_label={self.ignore_label}, smooth={self.smooth}"
-
     @outside_autocast
     def forward(
         self,

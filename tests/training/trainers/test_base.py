@@ -4,7 +4,9 @@ import dataclasses
 import inspect
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -165,3 +167,44 @@ def test_the_stock_command_makes_no_folders_elsewhere(tiny_dataset, tmp_path, ke
     with pytest.raises(UserError, match=f"Expected '{key}' in the plans"):
         make_trainer(run_of(tiny_dataset, "STUNetTrainer_small"))
     assert not list(tmp_path.rglob("*elsewhere*"))
+
+
+def test_epochs_without_a_dice_do_not_end_the_moving_average(tiny_dataset):
+    trainer = make_trainer(run_of(tiny_dataset, "STUNetTrainer_small"))
+    for epoch, dice in enumerate([np.nan, 0.5, np.nan, 0.7]):
+        trainer.logger.log("mean_fg_dice", np.float64(dice), epoch)
+    assert trainer.logger.get_value("ema_fg_dice", None) == pytest.approx([0, 0.05, 0.05, 0.115])
+
+
+def test_with_a_seed_no_transform_chooses_its_algorithm_by_the_clock(tiny_dataset):
+    trainer = make_trainer(run_of(tiny_dataset, "STUNetTrainer_small"))
+    rotation, dummy_2d, _, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    transforms = trainer.get_training_transforms([24] * 3, rotation, None, mirror_axes, dummy_2d).transforms
+    inner = [getattr(transform, "transform", transform) for transform in transforms]
+    found = [transform.benchmark for transform in inner if hasattr(transform, "benchmark")]
+    assert found == [False]
+
+
+def test_user_errors_in_the_processes_of_several_gpus_arrive_as_sentences(tiny_dataset, monkeypatch):
+    """The processes are threads of this one; that of a rank raises as nnU-Net's does."""
+
+    def spawn(function, args, nprocs, join):
+        try:
+            function(0, *args)
+        except UserError as error:
+            failure = torch.multiprocessing.ProcessRaisedException(f"Traceback ... {error}", 0, 1)
+
+        def raise_failure():
+            raise failure
+
+        return SimpleNamespace(join=raise_failure, processes=[])
+
+    monkeypatch.setattr(torch.multiprocessing, "spawn", spawn)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("setup_ddp", "cleanup_ddp"):
+        monkeypatch.setattr(f"nnunetv2.run.run_training.{name}", lambda *_: None)
+    monkeypatch.setattr("nnunetv2_ext.training.run_training.check_device", lambda *_: None)
+    run = run_of(tiny_dataset, "STUNetTrainer_small", num_gpus=2, options=TrainingOptions(warmup_heads=1))
+    with pytest.raises(UserError, match=r"^STUNetTrainer_small has no setting for --warmup_heads"):
+        run_training(run)
