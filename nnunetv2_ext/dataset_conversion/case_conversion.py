@@ -281,7 +281,7 @@ class _Conversion:
         rewritten = {old: new for old, new in self.converter.rewritten_values().items() if old in statistics.voxels}
         if rewritten:
             self._found("values_rewritten", f"Took {', '.join(f'{old} as {new}' for old, new in rewritten.items())}.")
-        statistics = statistics.translated(values)
+        statistics = statistics.translated({old: (new,) for old, new in values.items()})
         self.record.findings.extend(checks.check_label(statistics, target))
         self.record.voxels = {
             name: sum(statistics.voxels.get(value, 0) for value in {*np.atleast_1d(integers).tolist()})
@@ -292,19 +292,12 @@ class _Conversion:
         return label.with_array(table[label.array])
 
     def _check_encoded(self, label: Volume, encoded: EncodedMasks) -> Volume:
-        by_code = checks.label_statistics(label)
         order = self.converter.order
-        voxels, left = {0: by_code.voxels.get(0, 0)}, {}
-        for index, name in enumerate(order.labels):
-            codes = [code for code, combination in enumerate(encoded.combinations) if index in combination]
-            count = sum(by_code.voxels.get(code, 0) for code in codes)
-            self.record.voxels[name] = count
-            if count:
-                value = order.value(name)
-                voxels[value] = count
-                left[value] = sum(by_code.voxels[code] * by_code.left[code] for code in codes if code in by_code.left)
-                left[value] /= count
-        self.record.findings.extend(checks.check_label(checks.LabelStatistics(voxels, left), order))
+        integers = [order.value(name) for name in order.labels]
+        classes = {code: [integers[i] for i in indices] or [0] for code, indices in enumerate(encoded.combinations)}
+        statistics = checks.label_statistics(label).translated(classes)
+        self.record.voxels = {name: statistics.voxels.get(order.value(name), 0) for name in order.labels}
+        self.record.findings.extend(checks.check_label(statistics, order))
         self.record.combinations = list(encoded.voxels().items())
         if self.record.overlaps:
             return label

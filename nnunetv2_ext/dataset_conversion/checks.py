@@ -52,13 +52,14 @@ class LabelStatistics:
     voxels: Mapping[int, int]
     left: Mapping[int, float]
 
-    def translated(self, values: Mapping[int, int]) -> LabelStatistics:
-        """The same of a label map in other integers."""
+    def translated(self, values: Mapping[int, Collection[int]]) -> LabelStatistics:
+        """The same of a label map in other integers, of which a voxel may have several."""
         voxels: dict[int, int] = defaultdict(int)
         moments: dict[int, float] = defaultdict(float)
         for value, count in self.voxels.items():
-            voxels[values[value]] += count
-            moments[values[value]] += count * self.left.get(value, 0.0)
+            for new in values[value]:
+                voxels[new] += count
+                moments[new] += count * self.left.get(value, 0.0)
         return LabelStatistics(voxels, {value: moments[value] / voxels[value] for value in voxels if value})
 
 

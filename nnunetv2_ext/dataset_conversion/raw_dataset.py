@@ -125,7 +125,8 @@ def _convert(
     waiting = [case for case in cases if case.identifier not in complete]
     if complete:
         _logger.info("Going on with %s: %d of %d cases are complete.", name, len(complete), len(cases))
-    if waiting:
+    finished = not waiting and (folder / "dataset.json").exists()
+    if not finished:
         # nnU-Net takes a folder with a dataset.json for complete.
         (folder / "dataset.json").unlink(missing_ok=True)
     records = dict(complete)
@@ -145,7 +146,9 @@ def _convert(
             # What is left of a new dataset would occupy its ID.
             shutil.rmtree(folder)
         raise UserError(_nothing_done(converter, result))
-    table = _fix_overlaps(converter, result.converted, folder, num_processes, progress)
+    table = _overlaps(converter, result.converted)
+    if not finished:
+        _relabel_all(table, result.converted, folder, num_processes, progress)
     training = [record for record in result.converted if record.split != "test"]
     names = {record.identifier for record in training}
     together = [[case for case in group if case in names] for group in (*(each.cases for each in groups), *patients)]
@@ -219,9 +222,10 @@ def _trusted(
             f"Expected cases of {converter.name} in {folder}, but {quoted(strange[0])} is none, or has another name by "
             f"now; {_ADVICE}"
         )
+    finished = (folder / "dataset.json").exists()
     for case in cases:
         record = known.get(case.identifier)
-        if record is not None and not record.failed and _is_good(record, case, converter, folder):
+        if record is not None and not record.failed and _is_good(record, case, converter, folder, finished):
             trusted[case.identifier] = record
     changed = [record for record in known.values() if not record.failed and record.identifier not in trusted]
     if changed:
@@ -232,10 +236,13 @@ def _trusted(
         _logger.info("Converted anew, because %s", sentence)
     for file in (file for record in changed for file in record.files):
         (folder / file).unlink(missing_ok=True)
+    if finished and len(trusted) < len(cases):
+        # The integers of overlapping masks depend on all cases.
+        return {name: record for name, record in trusted.items() if not record.overlaps}
     return trusted
 
 
-def _is_good(record: CaseRecord, case: Case, converter: DatasetConverter, folder: Path) -> bool:
+def _is_good(record: CaseRecord, case: Case, converter: DatasetConverter, folder: Path, finished: bool) -> bool:
     """Whether a case is complete, made from its present files, and has no errors under the present options."""
     options = converter.options
     record.findings = [finding for finding in record.findings if finding.kind != "duplicate"]
@@ -244,7 +251,8 @@ def _is_good(record: CaseRecord, case: Case, converter: DatasetConverter, folder
     images, label = planned_files(case, converter)
     files = [folder / file for file in images]
     if label:
-        files.append(encoded_file(folder, case.identifier) if record.overlaps else folder / label)
+        waits = record.overlaps and not finished
+        files.append(encoded_file(folder, case.identifier) if waits else folder / label)
     return (
         record.stamp == stamp_of(case)
         and ERROR not in levels
@@ -281,23 +289,23 @@ def _find_duplicates(records: Sequence[CaseRecord], converter: DatasetConverter,
     return [] if is_error else groups
 
 
-def _fix_overlaps(
-    converter: DatasetConverter, records: Sequence[CaseRecord], folder: Path, num_processes: int, progress: bool
-) -> AtomTable | None:
-    """Gives every combination of overlapping masks its integer, now that all cases are known."""
+def _overlaps(converter: DatasetConverter, records: Sequence[CaseRecord]) -> AtomTable | None:
+    """Which integer every combination of masks has, now that all cases are known."""
     voxels: Counter[Combination] = Counter()
     for record in records:
         voxels.update(dict(record.combinations))
-    if not voxels:
-        return None
-    table = AtomTable(list(converter.order.labels), voxels)
-    jobs = [_Relabelling(folder, record, table) for record in records if record.overlaps]
+    return AtomTable(list(converter.order.labels), voxels) if voxels else None
+
+
+def _relabel_all(
+    table: AtomTable | None, records: Sequence[CaseRecord], folder: Path, num_processes: int, progress: bool
+) -> None:
+    jobs = [_Relabelling(folder, record, table) for record in records if record.overlaps and table is not None]
     for outcome in parallel_map(
         _relabel, jobs, processes=num_processes, description="Fixing overlaps", progress=progress
     ):
         if outcome.error:
             raise UserError(outcome.error)
-    return table
 
 
 @dataclass(frozen=True)

@@ -355,7 +355,7 @@ def _masks_of(folder, record):
     return dict(decode_masks(label, content["labels"]))
 
 
-def test_overlapping_masks_become_regions(miniature, convert, verify_integrity):
+def test_overlapping_masks_become_regions(miniature, convert, verify_integrity, monkeypatch):
     random = np.random.default_rng(5)
     truth = {}
     for case in ("a", "b", "c"):
@@ -374,8 +374,20 @@ def test_overlapping_masks_become_regions(miniature, convert, verify_integrity):
             np.testing.assert_array_equal(mask, truth[record.identifier, name])
             assert record.voxels[name] == np.count_nonzero(mask)
     before = _files(result.folder, content=True)
+    real, calls = raw_dataset.convert_case, []
+    monkeypatch.setattr(raw_dataset, "convert_case", lambda job: calls.append(job.case.identifier) or real(job))
     convert("masks")
+    assert calls == []
     assert _files(result.folder, content=True) == before
+    # The integers of the others may change with those of a new case.
+    for name in ("aorta", "lumen", "stent"):
+        miniature.save(f"d/segmentations/{name}.nii.gz", np.ones((12, 14, 16), np.uint8))
+    miniature.save("d/ct.nii.gz", miniature.image())
+    result = convert("masks")
+    assert calls == ["a", "b", "d"]
+    for record in result.converted[:3]:
+        for name, mask in _masks_of(result.folder, record).items():
+            np.testing.assert_array_equal(mask, truth[record.identifier, name])
 
 
 def test_masks_without_overlap_stay_plain(miniature, convert):
