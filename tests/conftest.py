@@ -45,10 +45,11 @@ def threads_of_torch():
 @pytest.fixture(autouse=True)
 def no_single_workers(monkeypatch):
     """Lets ``-np 1`` work in the process of the tests: a spawned one would import everything anew, for every call."""
-    executors = sys.modules.get("nnunetv2_ext.utilities.parallel")
-    if executors:
-        workers, this = executors.WorkerProcesses, executors.ThisProcess
-        monkeypatch.setattr(executors, "WorkerProcesses", lambda number: this() if number == 1 else workers(number))
+    # Here, and not by what is imported already, which is another test's affair.
+    from nnunetv2_ext.utilities import parallel
+
+    workers, this = parallel.WorkerProcesses, parallel.ThisProcess
+    monkeypatch.setattr(parallel, "WorkerProcesses", lambda number: this() if number == 1 else workers(number))
 
 
 @pytest.fixture(scope="session")

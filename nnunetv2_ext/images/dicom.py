@@ -286,12 +286,13 @@ def _check_stack(headers: Sequence[Mapping[str, str]], folder: Path) -> None:
 def _check_slice(header: Mapping[str, str], file: Path) -> None:
     """Refuses what GDCM would replace: what it cannot read by defaults, and missing voxels by what comes."""
     values = {key: _numbers(header, key) for key in (_POSITION, _ORIENTATION, _SPACING, _SLOPE, _INTERCEPT)}
-    lengths = np.linalg.norm(np.reshape(values[_ORIENTATION], (-1, 3)), axis=1)
+    # Unit vectors at right angles: their products with each other are those of the identity.
+    directions = np.reshape(values[_ORIENTATION], (-1, 3))
     if (
         not all(np.isfinite(given).all() for given in values.values())
         or not all(value > 0 for value in values[_SPACING])
         or 0 in values[_SLOPE]
-        or (np.abs(lengths - 1) > _ROUNDING).any()
+        or not np.allclose(directions @ directions.T, np.eye(len(directions)), atol=2 * _ROUNDING)
     ):
         raise UserError(
             f"Expected position, orientation, spacing and rescaling in the header of {file}, but one of them says "

@@ -102,6 +102,7 @@ BAD: dict[str, Callable[[Path], None]] = {
     "no positions": _without("ImagePositionPatient"),
     "no orientations": _without("ImageOrientationPatient"),
     "one slice turned": _moved(lambda number: (0.0, 0.0, number * 3.0), turned=5),
+    "rows along columns": _with(ImageOrientationPatient=["1", "0", "0", "1", "0", "0"]),
     "no directions": _with(ImageOrientationPatient=["0"] * 6),
 }
 
@@ -112,6 +113,7 @@ SENTENCES = {
     "gantry tilt": "a gantry tilt of 26.6 degrees",
     "two points in time": "one image per position",
     "no positions": "the position of every slice",
+    "rows along columns": "Expected position, orientation, spacing",
     "no orientations": "the orientation of every slice",
     "one slice turned": "slices of one orientation",
 }
