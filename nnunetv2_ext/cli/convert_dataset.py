@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="replace an existing dataset of this name by the complete new one",
     )
-    parser.add_argument("--copy_images", action="store_true", help="rewrite all images instead of linking")
+    parser.add_argument("--copy_images", action="store_true", help="copy images instead of linking them")
     parser.add_argument("--resample_labels", action="store_true", help="resample labels whose grid is not the image's")
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
     parser.add_argument(

@@ -37,7 +37,7 @@ class ConversionOptions:
         resample_labels: Resample labels onto the image where their grids differ.
         strict: Warnings are errors.
         accept: Kinds of errors that are only warnings.
-        copy_images: Rewrite every image instead of linking those that nnU-Net can read as they are.
+        copy_images: Copy images instead of linking those that nnU-Net can read as they are.
         regions: Write the overlapping classes that the field evaluates (organ with its tumour) instead of the labels.
         overlaps: ``"regions"`` or ``"last"``: what becomes of overlapping masks; None for the dataset's own way.
         group: Which cases belong to one patient and stay in one fold (`read_groups`).

@@ -37,7 +37,6 @@ _AMOS_FILES = (
 )
 _AMOS_NOTE = "The contents of amos22.zip (Zenodo 7262581). Numbers up to 500 are CT, larger ones MR."
 
-_TOTALSEGMENTATOR_FILES = (Files("{case}/ct.nii.gz", "{case}/segmentations/{class}.nii.gz"),)
 _TOTALSEGMENTATOR_NOTE = """\
 The folder of the Zenodo archive, with its `meta.csv` (separator `;`, columns `image_id` and `split`) if that is there.
 Masks of classes that are not in the label order are refused; where masks overlap, the class that comes later in the
@@ -60,15 +59,21 @@ _VERSE_PARTS: dict[str, Split] = {"training": "train", "validation": "val", "tes
 _NO_IMAGE = "no image on The Cancer Imaging Archive"
 
 DATASETS = (
-    DatasetEntry(
-        "abdomenatlas_1_0",
-        "AbdomenAtlas1_0",
-        "AbdomenAtlas 1.0 Mini: nine abdominal structures in CT.",
-        (Files("{case}/ct.nii.gz", "{case}/segmentations/{class}.nii.gz"),),
-        """\
+    *(
+        DatasetEntry(
+            f"abdomenatlas_{release}",
+            f"AbdomenAtlas{release}",
+            about,
+            (Files("{case}/ct.nii.gz", "{case}/segmentations/{class}.nii.gz"),),
+            """\
 `combined_labels.nii.gz` is not read: its integers differ between releases, names do not. Masks of classes that later
 releases add are passed over. Where masks overlap, the class that comes later in the label order wins.""",
-        extra_masks=True,
+            extra_masks=True,
+        )
+        for release, about in (
+            ("1_0", "AbdomenAtlas 1.0 Mini: nine abdominal structures in CT."),
+            ("1_1", "AbdomenAtlas 1.1: 25 structures in CT."),
+        )
     ),
     DatasetEntry(
         "abdomenct_1k",
@@ -305,21 +310,16 @@ the numbers of voxels differ, the case is refused.""",
         channels=("MRI",),
         split_table=_TOTALSEGMENTATOR_SPLITS,
     ),
-    DatasetEntry(
-        "totalsegmentator_v1",
-        "TotalSegmentator_v1",
-        "TotalSegmentator v1: 104 structures in CT.",
-        _TOTALSEGMENTATOR_FILES,
-        _TOTALSEGMENTATOR_NOTE,
-        split_table=_TOTALSEGMENTATOR_SPLITS,
-    ),
-    DatasetEntry(
-        "totalsegmentator_v2",
-        "TotalSegmentator_v2",
-        "TotalSegmentator v2: 117 structures in CT.",
-        _TOTALSEGMENTATOR_FILES,
-        _TOTALSEGMENTATOR_NOTE,
-        split_table=_TOTALSEGMENTATOR_SPLITS,
+    *(
+        DatasetEntry(
+            f"totalsegmentator_{version}",
+            f"TotalSegmentator_{version}",
+            f"TotalSegmentator {version}: {classes} structures in CT.",
+            (Files("{case}/ct.nii.gz", "{case}/segmentations/{class}.nii.gz"),),
+            _TOTALSEGMENTATOR_NOTE,
+            split_table=_TOTALSEGMENTATOR_SPLITS,
+        )
+        for version, classes in (("v1", 104), ("v2", 117))
     ),
     DatasetEntry(
         "verse20",
@@ -334,7 +334,7 @@ the numbers of voxels differ, the case is refused.""",
             for part, split in _VERSE_PARTS.items()
             for mark in ("verse20", "0*")
         ),
-        "The three archives lie side by side; those of VerSe19 may lie there too and are left out.",
+        "The three archives lie side by side, also beside those of VerSe19. The integers 26 and 27 do not occur.",
     ),
     DatasetEntry(
         "word",
