@@ -7,7 +7,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunetv2_ext.cli.import_weights import main
 
@@ -39,6 +41,26 @@ def test_results_folder_and_plan_template_can_be_chosen(bare_file, tmp_path, cap
     architecture = json.loads(plans.read_text())["configurations"]["3d_fullres"]["architecture"]
     assert architecture["arch_kwargs"]["features_per_stage"] == [4, 6, 8]
     assert f"export nnUNet_results={tmp_path / 'models'}" in capsys.readouterr().out
+
+
+def test_a_model_of_nnunet_v1_that_saw_no_ct_predicts(
+    write_v1, published_names, tiny_stunet, plans_v1, nnunet_folders, tmp_path
+):
+    """Its plans hold no statistics of intensities, which nnU-Net v2 hands to every normaliser."""
+    from nnunetv2_ext.cli import predict
+
+    plans = plans_v1([[1, 2, 2], [2, 2, 2]], [16, 16, 16], [1.0, 1.0, 1.0])
+    plans["dataset_properties"] = {"all_sizes": [(16, 16, 16)]}
+    file = write_v1(published_names(tiny_stunet()), name="weights/mr.model", plans=plans, stage=0)
+    assert main([str(file), "-d", "Dataset101_MR"]) == 0
+    (model,) = (nnunet_folders / "nnUNet_results" / "Dataset101_MR").iterdir()
+    images = tmp_path / "images"
+    images.mkdir()
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(0, 1, (16, 16, 16)).astype(np.float32))
+    sitk.WriteImage(image, str(images / "case_0000.nii.gz"))
+    words = ["-i", str(images), "-o", str(tmp_path / "out"), "-m", str(model), "-f", "0", "-device", "cpu", "--quiet"]
+    assert predict.main(words) == 0
+    assert (tmp_path / "out" / "case.nii.gz").is_file()
 
 
 def documented_commands():
