@@ -101,12 +101,9 @@ class Architecture:
                 raise UserError(f"Expected a layer of PyTorch as {name} in the plans, but found {path!r:.200}.")
 
     def require_libraries(self) -> None:
-        """Says what to install for the network, without importing it.
-
-        Raises:
-            UserError: The network is MONAI's, and MONAI is not installed.
-        """
-        _require_monai(self.class_path)
+        """Says what to install for the network where that is missing, without importing it."""
+        if self.class_path.startswith(_NEED_MONAI):
+            require_extra("monai", f"The network {self.class_path.rpartition('.')[2]}")
 
     def build(self, input_channels: int, num_classes: int, deep_supervision: bool) -> nn.Module:
         """Builds the network with PyTorch's default initialisation.
@@ -115,7 +112,7 @@ class Architecture:
             UserError: A class does not exist or is not a network, or the arguments do not fit it.
         """
         self.check()
-        _require_monai(self.class_path)
+        self.require_libraries()
         arguments = {
             name: _locate(value) if name in self.import_arguments and value is not None else value
             for name, value in self.arguments.items()
@@ -204,11 +201,6 @@ class _Budget(TorchFunctionMode):
                     "but theirs is larger; correct the numbers of features, stages and blocks."
                 )
         return result
-
-
-def _require_monai(path: str) -> None:
-    if path.startswith(_NEED_MONAI):
-        require_extra("monai", f"The network {path.rpartition('.')[2]}")
 
 
 def _locate(path: Any) -> Any:

@@ -10,8 +10,7 @@ dimensions). Heads of lower resolutions are evaluated only when deep supervision
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from dynamic_network_architectures.architectures.abstract_arch import AbstractDynamicNetworkArchitectures
@@ -234,32 +233,6 @@ class STUNet(SelectableHeads, AbstractDynamicNetworkArchitectures):
     def initialize(module: nn.Module) -> None:
         """Kaiming initialisation for leaky ReLU (slope 0.01) and zero biases, for ``network.apply``."""
         InitWeights_He(1e-2)(module)
-
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Elements in all convolution outputs for one image, nnU-Net's measure of memory in planning.
-
-        Args:
-            input_size: Spatial size of the input, (z, y, x) or (y, x), without batch and channels.
-        """
-        sizes = list(self._stage_sizes(input_size))
-        channels, deepest = self.encoder.output_channels, len(sizes) - 1
-        total = 0
-        for level, (stage, size) in enumerate(zip(self.encoder.stages, sizes, strict=True)):
-            # Two convolutions per block and the shortcut of the first.
-            total += (2 * len(list(stage.children())) + 1) * channels[level] * math.prod(size)
-        for index, stage in enumerate(self.decoder.stages):
-            level = deepest - 1 - index
-            total += (2 * len(list(stage.children())) + 1) * channels[level] * math.prod(sizes[level])
-            total += channels[level] * math.prod(sizes[level + 1])
-            if self.decoder.deep_supervision or level == 0:
-                total += self.decoder.num_classes * math.prod(sizes[level])
-        return total
-
-    def _stage_sizes(self, input_size: Sequence[int]) -> Iterator[list[int]]:
-        size = list(input_size)
-        for stride in self.encoder.strides:
-            size = [math.ceil(extent / step) for extent, step in zip(size, stride, strict=True)]
-            yield size
 
 
 def _check_stages(features: Sequence[int], n_blocks: Sequence[int], strides: Sequence[Stride]) -> None:

@@ -30,7 +30,7 @@ def test_foreign_classes_are_not_built_either(path):
 def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="unexpected keyword argument 'kernel'"):
         Architecture(STUNET, {**TINY, "kernel": 5}).build(1, 2, deep_supervision=False)
-    with pytest.raises(UserError, match="planned anew"):
+    with pytest.raises(UserError, match="plan the dataset anew"):
         Architecture.from_plans({"UNet_class_name": "PlainConvUNet"})
 
 

@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from nnunetv2_ext.architectures.stunet import (
-    PUBLISHED_STRIDES,
-    STUNET_SIZES,
-    STUNet,
-    strides_that_fit,
-    stunet_strides,
-)
+from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES, STUNet
+from nnunetv2_ext.architectures.stunet_sizes import strides_that_fit, stunet_strides
 from nnunetv2_ext.utilities.errors import UserError
 
 PARAMETERS = {"S": 14_596_941, "B": 58_262_669, "L": 440_302_605, "H": 1_457_326_221}
@@ -155,26 +150,6 @@ def test_activation_checkpointing_changes_neither_outputs_nor_gradients(tiny):
     assert len(calls) == 2, "the stage must run once forward and once again in the backward pass"
     for expected, found in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("deep_supervision", [True, False])
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_feature_map_size_counts_every_convolution_output(dimensions, deep_supervision):
-    network = STUNet(
-        2,
-        3,
-        features_per_stage=[4, 6, 8],
-        n_blocks_per_stage=[1, 2, 3],
-        strides=[(1,) * dimensions, (1, 2, 2)[-dimensions:], (2,) * dimensions],
-        deep_supervision=deep_supervision,
-    )
-    counted = []
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            module.register_forward_hook(lambda _, __, output: counted.append(output.numel()))
-    size = (8, 16, 12)[:dimensions]
-    network(torch.randn(1, 2, *size))
-    assert network.compute_conv_feature_map_size(size) == sum(counted)
 
 
 def test_initialisation_is_kaiming_for_leaky_relu_with_zero_biases():

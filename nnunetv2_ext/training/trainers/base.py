@@ -161,8 +161,9 @@ class ExtTrainer(nnUNetTrainer):
         return self.architecture.deep_supervision_scales(self.configuration_manager.configuration)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Switches the auxiliary outputs of the network on or off."""
-        self.bare_network.get_submodule("decoder").deep_supervision = enabled  # type: ignore[assignment]
+        """Switches the auxiliary outputs of the network on or off; on only where the loss looks at them."""
+        decoder: Any = self.bare_network.get_submodule("decoder")
+        decoder.deep_supervision = enabled and self.enable_deep_supervision
 
     def run_training(self) -> None:
         """Trains, unless another process trains the same fold."""

@@ -16,7 +16,6 @@ from nnunetv2_ext.architectures.planned import FromPlans
 from nnunetv2_ext.training.loss.dice_ce import DiceCrossEntropy
 from nnunetv2_ext.training.trainers.base import ExtTrainer
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.extras import require_extra
 
 __all__ = ["MonaiUNetTrainer", "SegResNetTrainer"]
 
@@ -30,19 +29,6 @@ class _MonaiTrainer(ExtTrainer):
 
     # Set by nnU-Net; named here for type checkers, which do not see into nnU-Net.
     label_manager: Any
-
-    def initialize(self) -> None:
-        """Builds network, optimiser and loss.
-
-        Raises:
-            UserError: MONAI is not installed, or the plans are for another network.
-        """
-        require_extra("monai", type(self).__name__)
-        super().initialize()
-
-    def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Never: there is one output."""
-        super().set_deep_supervision_enabled(False)
 
     def _build_loss(self) -> nn.Module:
         if self.label_manager.has_regions:
