@@ -133,7 +133,8 @@ class PredictionRun:
                 progress=bar.update,
             )
         for failure in outcome.failures:
-            self.results.forget(failure.case, maps=True)
+            if failure.stage != "finishing":  # where the disk took nothing, what it holds stays
+                self.results.forget(failure.case, maps=True)
         if options.statistics or (options.overwrite and (self.results.folder / "statistics.json").exists()):
             gather_statistics(self.results.folder, [case.identifier for case in self.all_cases])
         if options.report:

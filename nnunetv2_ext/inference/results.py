@@ -129,7 +129,7 @@ class Results:
 
         Args:
             case: The case.
-            maps: Remove everything, because this run fails on the case; otherwise only what is not asked for any more.
+            maps: Remove all, because the case cannot be predicted; otherwise only what is not asked for any more.
         """
         if self._options.overwrite:
             files = [file for _, file in self.maps_of(case)] if maps else []

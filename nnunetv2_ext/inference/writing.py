@@ -55,7 +55,6 @@ class CaseWriter:
         scan, predictor, results = predicted.scan, self._predictor, self._results
         stage = partial(self._clock.stage, case=case.identifier)
         figures: dict[str, Any] = {}
-        results.forget(case, maps=False)
         # The label maps come last: they are what tells a later run that the case is complete.
         if predicted.probabilities is not None:
             preprocessing, plan = predictor.preprocessing, predictor.plan
@@ -82,3 +81,4 @@ class CaseWriter:
                 write_label_map(labels, output.names, scan.grid, file)
         if self._options.statistics:
             write_json({"case": case.identifier, "classes": figures}, results.statistics_of(case))
+        results.forget(case, maps=False)
