@@ -114,7 +114,9 @@ def evaluate_folder(
         raise UserError(f"None of the {len(files)} cases in {references} could be scored{first}")
     scores = tuple(score for score, _ in cases)
     _say_what_is_left_out(meaning, scores)
-    names = {reference.key: reference.name for reference in meaning.classes if reference.wanted}
+    wanted = [reference for reference in meaning.classes if reference.wanted]
+    summary = summarise(scores, {reference.key: reference.name for reference in wanted})
+    summary["tolerances_mm"] = {reference.key: reference.tolerance for reference in wanted}
     ranked = sorted((mean_dice(score), number) for number, score in enumerate(scores) if not isnan(mean_dice(score)))
     shown = [cases[number][1] for _, number in ranked[:worst]]
     pictures = {}
@@ -123,7 +125,7 @@ def evaluate_folder(
             pictures[job.case] = draw_case(job, Path(images) if images else None)
         except UserError as error:
             problems.append(str(error))
-    return Evaluation(summarise(scores, names), scores, tuple(problems), pictures)
+    return Evaluation(summary, scores, tuple(problems), pictures)
 
 
 def write_evaluation(

@@ -220,6 +220,8 @@ def test_what_is_asked_for_is_scored(maps, capsys):
     assert summary["class_names"] == {"2": "spleen"}
     assert list(summary["mean"]) == ["2"]
     assert summary["mean"]["2"]["SurfaceDice"] < summary["mean"]["2"]["SurfaceDice1mm"]
+    assert summary["tolerances_mm"] == {"2": 0.5}
+    assert "<h2>Lesions</h2>" in (folder / "out" / "evaluation.html").read_text(encoding="utf-8")
     lesions = summary["counts"]["2"]["lesions"]
     found = [case["metrics"]["2"]["LesionsDetected"] for case in summary["metric_per_case"]]
     assert lesions["detected"] == sum(found) > 0
