@@ -213,7 +213,7 @@ def draw_case(job: EvaluationJob, images: Path | None = None) -> bytes:
     ignored = maps[0] == job.ignore_label if job.ignore_label is not None else np.zeros(maps[0].shape, bool)
     painted = []
     for array, values in zip(maps, ("reference", "prediction"), strict=True):
-        highest = max(value for scored in classes for value in getattr(scored, values))
+        highest = max((value for scored in classes for value in getattr(scored, values)), default=0)
         numbers = np.zeros(highest + 2, np.uint16)
         for number, scored in enumerate(classes, start=1):
             numbers[list(getattr(scored, values))] = number

@@ -56,6 +56,14 @@ def test_pairs_without_a_number_are_left_out():
     assert np.isnan(single["mean"]["Dice"]["interval"]).all()
 
 
+def test_masks_without_a_voxel_are_drawn(tmp_path, write_map, write_dataset_json):
+    write_dataset_json(tmp_path, {"background": 0, "liver": 1})
+    write_map(np.ones((4, 5, 6), dtype=np.uint8), tmp_path / "labelsTr" / "a.nii.gz")
+    write_map(np.zeros((4, 5, 6), dtype=np.uint8), tmp_path / "pred" / "a" / "liver.nii.gz")
+    assert main(["-gt", str(tmp_path / "labelsTr"), "-pred", str(tmp_path / "pred"), "-np", "1"]) == 0
+    assert "<img" in (tmp_path / "pred" / "evaluation.html").read_text(encoding="utf-8")
+
+
 def test_the_command_compares_and_draws(tmp_path, write_map, write_dataset_json):
     rng = np.random.default_rng(0)
     write_dataset_json(tmp_path, {"background": 0, "a <b>": 1, "spleen": 2, "ignore": 3})
