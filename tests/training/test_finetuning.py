@@ -132,7 +132,8 @@ def test_classes_are_mapped_by_name_and_a_resumed_run_keeps_its_own_weights(pret
     assert "add --class_mapping liver=msd_liver/liver" in next(folder.glob("training_log*")).read_text()
 
     monkeypatch.setenv("nnUNetv2_ext_allow_fresh_start", "0")
-    assert _finetune(pretrained_on_a_collection, "-tr", "STUNetTrainer_small_ft", *mapping) == 0
+    again = ("-tr", "STUNetTrainer_small_ft", "--overwrite", *mapping)
+    assert _finetune(pretrained_on_a_collection, *again) == 0
     file = folder / "checkpoint_final.pth"
     after = read_checkpoint(file).network_state
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -105,7 +105,7 @@ def test_no_loader_is_left_and_the_training_goes_on_from_its_checkpoint(tiny_dat
         assert not list(results.rglob("*.tmp*"))
 
 
-def _sleep_as_rank(rank, run):
+def _sleep_as_rank(rank, run, _):
     Path(run.dataset, str(rank)).touch()
     time.sleep(60)
 
