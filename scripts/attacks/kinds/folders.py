@@ -101,9 +101,7 @@ def _has_model(box: Sandbox, output: str) -> Iterator[str]:
 
 def _runs_twice(stage: Stage, box: Sandbox) -> Iterator[str]:
     """The second run finds what the first has written and leaves it as it is."""
-    for number, codes in enumerate(
-        (frozenset({0}), REFUSED | ({0} if stage.attempt.command == "convert_dataset" else set()))
-    ):
+    for number, codes in enumerate((frozenset({0}), REFUSED | ({0} if stage.attempt.command in _GOING_ON else set()))):
         before = snapshot(box.root)
         process = stage.start(log=f"run{number}")
         process.wait_or_end(60)
@@ -111,10 +109,15 @@ def _runs_twice(stage: Stage, box: Sandbox) -> Iterator[str]:
     yield from (f"the second run {change}" for change in changes(before, snapshot(box.root), _reports(stage)))
 
 
+# What the commands that go on with their earlier work write anew.
+_GOING_ON = {
+    "convert_dataset": ("nnUNet_raw/Dataset101_New/conversion_report.json", "nnUNet_preprocessed/Dataset101_New"),
+    "merge_datasets": ("nnUNet_raw/Dataset100_Both/merge_report.json", "nnUNet_preprocessed/Dataset100_Both"),
+}
+
+
 def _reports(stage: Stage) -> tuple[str, ...]:
-    """What a command that goes on with its earlier work writes anew."""
-    written = ("nnUNet_raw/Dataset101_New/conversion_report.json", "nnUNet_preprocessed/Dataset101_New")
-    return written if stage.attempt.command == "convert_dataset" else ()
+    return _GOING_ON.get(stage.attempt.command, ())
 
 
 @kind("target_exists")
