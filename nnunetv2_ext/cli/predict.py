@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, make_parser, run_command
+from nnunetv2_ext.cli._command import EXIT_BATCH_HAD_FAILURES, count, make_parser, run_command
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 
@@ -149,8 +149,8 @@ def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, work in (("npp", "read and resample images"), ("nps", "write results")):
         run.add_argument(
             f"-{flag}",
-            type=int,
-            default=int(os.environ.get(f"nnUNet_{flag}", "3")),
+            type=count,
+            default=os.environ.get(f"nnUNet_{flag}", "3"),
             metavar="N",
             help=f"threads that {work}; nnUNet_{flag} in the environment sets another default",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -74,3 +75,16 @@ def test_defects_keep_their_traceback():
 
     with pytest.raises(ZeroDivisionError):
         run_command(make_parser("nnUNetv2_ext_test", "A test."), run, [])
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [(name, "-np") for name in ("convert_dataset", "merge_datasets", "remap_labels", "evaluate", "plan", "finetune")]
+    + [("predict", "-npp"), ("predict", "-nps")],
+)
+def test_less_than_no_process_is_refused(command, flag, capsys):
+    module = importlib.import_module(f"nnunetv2_ext.cli.{command}")
+    with pytest.raises(SystemExit) as end:
+        module.main([flag, "-1"])
+    assert end.value.code == 2
+    assert f"argument {flag}" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 
@@ -247,14 +246,3 @@ def test_half_a_character_in_a_file_is_told(source, capsys):
     (source.root / "order.json").write_text('{"name": "m", "labels": {"\\ud800": 1}}', encoding="utf-8")
     assert _convert(source) == 2
     assert "Expected JSON in" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "command", ["convert_dataset", "merge_datasets", "remap_labels", "evaluate", "plan", "finetune"]
-)
-def test_less_than_no_process_is_refused(command, capsys):
-    module = importlib.import_module(f"nnunetv2_ext.cli.{command}")
-    with pytest.raises(SystemExit) as end:
-        module.main(["-np", "-1"])
-    assert end.value.code == 2
-    assert "argument -np" in capsys.readouterr().err
