@@ -95,7 +95,7 @@ def test_large_finite_values_are_no_overflow():
 def test_wrong_numbers_of_channels_are_refused(tmp_path, make_ct):
     SimpleITK.WriteImage(make_ct(), str(tmp_path / "a_0000.nii.gz"))
     SimpleITK.WriteImage(make_ct(), str(tmp_path / "a_0001.nii.gz"))
-    case = find_cases(tmp_path, 1, ".nii.gz")[0]
+    case = find_cases(tmp_path, 2, ".nii.gz")[0]
     with pytest.raises(UserError, match="Expected 1 channel per case, but a has 2"):
         read_scan(case, 1, admit_2d=False)
     with pytest.raises(UserError, match="Expected 3 channels per case, but a has 2"):

@@ -39,8 +39,9 @@ def pretrained(tiny_dataset, tmp_path):
 def test_the_fitting_trainer_is_picked(pretrained):
     checkpoint = read_checkpoint(pretrained)
     assert checkpoint.architecture.stunet_size == "S"
-    assert trainer_for(checkpoint) == f"STUNetTrainer_{STUNET_SIZES['S'].name}_ft"
-    assert trainer_for(checkpoint, warm_up=True) == "STUNetTrainer_small_ft_warmup"
+    dataset_json = {"labels": {"background": 0, "liver": 1}}
+    assert trainer_for(checkpoint, dataset_json) == f"STUNetTrainer_{STUNET_SIZES['S'].name}_ft"
+    assert trainer_for(checkpoint, dataset_json, warm_up=True) == "STUNetTrainer_small_ft_warmup"
 
 
 @pytest.mark.slow

@@ -40,10 +40,12 @@ def test_the_death_of_a_loader_is_told_in_one_sentence(tiny_dataset, monkeypatch
     from nnunetv2_ext.training.trainers.base import ExtTrainer
 
     start = ExtTrainer.on_epoch_start
+    of_other_tests = {child.pid for child in multiprocessing.active_children()}
 
     def kill_a_loader(trainer):
         if trainer.current_epoch == 1:
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            loaders = [child.pid for child in multiprocessing.active_children() if child.pid not in of_other_tests]
+            os.kill(loaders[0], signal.SIGKILL)
         start(trainer)
 
     monkeypatch.setattr("multiprocessing.cpu_count", lambda: 1)

@@ -16,7 +16,7 @@ SHORT = TrainingOptions(
     num_epochs=1, iterations_per_epoch=2, val_iterations_per_epoch=1, batch_size=2, seed=1, num_workers=0
 )
 LONG = TrainingOptions(
-    num_epochs=4, iterations_per_epoch=60, val_iterations_per_epoch=1, batch_size=2, seed=1, num_workers=0
+    num_epochs=10, iterations_per_epoch=60, val_iterations_per_epoch=1, batch_size=2, seed=1, num_workers=0
 )
 LEAVES = [0, 3, 4, 5]
 
