@@ -223,8 +223,11 @@ def _check(run: TrainingRun) -> None:
         raise UserError("--class_mapping says which pretrained heads to start from; give -pretrained_weights, too.")
     if run.validate_best and run.disable_checkpointing:
         raise UserError("--val_best needs what --disable_checkpointing does not write; give one of the two.")
-    require_writable(nnunet_folder("nnUNet_results"))
+    results = nnunet_folder("nnUNet_results")
+    require_writable(results)
     folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(run.dataset, "nnUNet_preprocessed")
+    if (results / folder.name).exists():
+        require_writable(results / folder.name)
     plans_file = folder / f"{run.plans}.json"
     if not plans_file.is_file():
         known = sorted(file.stem for file in folder.glob("*.json") if "configurations" in _keys(file))

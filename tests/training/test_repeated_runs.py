@@ -192,3 +192,11 @@ def test_files_in_the_place_of_folders_are_named(tiny_dataset, tmp_path, monkeyp
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "a_file" in error
+
+
+def test_a_file_in_the_place_of_the_datasets_results_is_named(tiny_dataset, capsys):
+    (Path(os.environ["nnUNet_results"]) / tiny_dataset).write_text("", encoding="utf-8")
+    assert _train(*SHORT) == 2
+    error = capsys.readouterr().err
+    assert f"nnUNet_results/{tiny_dataset}, but there is a file in its place" in error
+    assert "Traceback" not in error
