@@ -88,16 +88,17 @@ class Architecture:
         Raises:
             UserError: A path leads elsewhere.
         """
-        for path in (self.class_path, *(self.arguments.get(name) for name in {*self.import_arguments, *_OPERATIONS})):
+        named = {name: self.arguments.get(name) for name in (*self.import_arguments, *_OPERATIONS)}
+        for name, path in {"network_class_name": self.class_path, **named}.items():
+            kind = _OPERATIONS.get(name)
             # Without MONAI nothing can be built from its networks, but plans for them can be made.
-            if path is not None and not (str(path).startswith(_NEED_MONAI) and find_spec("monai") is None):
-                _locate(path)
-        for name, kind in _OPERATIONS.items():
-            path = self.arguments.get(name)
-            layer = nn.Identity if path is None else _locate(path)
+            is_out_of_reach = kind is None and str(path).startswith(_NEED_MONAI) and find_spec("monai") is None
+            if path is None or is_out_of_reach:
+                continue
+            found = _locate(path)
             # Containers and wrappers are modules as well, but no layers.
-            is_layer = re.match(r"torch\.nn\.modules\.(?!module$|container$)", layer.__module__)
-            if path is not None and not (is_layer and issubclass(layer, kind)):
+            is_layer = re.match(r"torch\.nn\.modules\.(?!module$|container$)", found.__module__)
+            if kind is not None and not (is_layer and issubclass(found, kind)):
                 raise UserError(f"Expected a layer of PyTorch as {name} in the plans, but found {path!r:.200}.")
 
     def require_libraries(self) -> None:

@@ -95,9 +95,7 @@ def check_image(image: Volume, name: str) -> Iterator[Finding]:
     """NaN, infinity and constant images."""
     lowest, highest, broken = np.inf, -np.inf, 0
     for plane in image.array:
-        with np.errstate(over="ignore"):
-            # In the type that networks compute with.
-            finite = np.isfinite(plane.astype(np.float32, copy=False)) if plane.dtype.kind == "f" else None
+        finite = _finite(plane) if plane.dtype.kind == "f" else None
         if finite is not None and not finite.all():
             broken += int(plane.size - finite.sum())
             plane = plane[finite]
@@ -177,6 +175,11 @@ def different_grids(name: str, difference: str) -> BadCaseError:
 
 def replace_non_finite(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """NaN and infinity become the smallest finite value."""
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(array.astype(np.float32, copy=False))
+    finite = _finite(array)
     return np.where(finite, array, array[finite].min() if finite.any() else 0)
+
+
+def _finite(array: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Which voxels are finite in the type that networks compute with."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(array.astype(np.float32, copy=False))

@@ -252,7 +252,7 @@ def _check(run: TrainingRun) -> None:
     refuse_too_few_cases(run.fold, len(list(data.glob("*.pkl"))), folder)
     refuse_other_kinds(check_trainer_name(run.trainer), dataset_json)
     check_device(run.device, run.num_gpus)
-    _check_results(run, nnunet_folder("nnUNet_results") / folder.name, plans["plans_name"], configuration)
+    _check_results(run, results / folder.name, plans["plans_name"], configuration)
 
 
 def _check_results(run: TrainingRun, results: Path, plans_name: str, configuration: Mapping[str, Any]) -> None:
