@@ -11,6 +11,10 @@ For the same reason malloc is told to ask the system for every block of 1 MB and
 Labels are compared with those of nnU-Net's accumulation and of float64 sums, in one process, for a network that
 recognises the scan's structures and for one with random weights; sums in float16 have to give nnU-Net's logits. Voxels
 are "tied in float16" where the two largest logits lie closer than the rounding of nnU-Net's half-precision sums.
+
+    python scripts/benchmarks/sliding_window.py --folds 5
+
+averages folds as ``--mode accurate`` does, in sums of float16, and prints one line of its own.
 """
 
 from __future__ import annotations
@@ -53,14 +57,14 @@ def scan_of(planes: int, size: int) -> Tensor:
     return image.add_(torch.randn(image.shape, generator=generator), alpha=0.05)
 
 
-def tiny_network(kind: str = "trained") -> torch.nn.Module:
+def tiny_network(kind: str = "trained", fold: int = 0) -> torch.nn.Module:
     """Either recognises the directions, as a trained network would, or has random weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(fold)
     if kind == "random":
         layers = [torch.nn.Conv3d(CHANNELS, 8, 3, padding=1), torch.nn.LeakyReLU(), torch.nn.Conv3d(8, CLASSES, 1)]
         return torch.nn.Sequential(*layers).eval()
     recognise = torch.nn.Conv3d(CHANNELS, CLASSES, 1, bias=False)
-    recognise.weight.data = 10 * codes()[:, :, None, None, None]
+    recognise.weight.data = 10 * codes()[:, :, None, None, None] + fold * 0.2 * recognise.weight.data
     return torch.nn.Sequential(torch.nn.AvgPool3d(3, 1, 1), recognise).eval()
 
 
@@ -70,15 +74,17 @@ def finer(shape: torch.Size) -> tuple[int, int, int]:
     return z, y, x
 
 
-def ours(image: Tensor) -> Tensor:
-    """Label map by streaming."""
-    window = StreamingSlidingWindow(tiny_network(), CLASSES, PATCH_SIZE)
+def ours(image: Tensor, folds: int) -> Tensor:
+    """Label map by streaming; of several folds with sums in float16, as nnU-Net's."""
+    networks = [tiny_network(fold=fold) for fold in range(folds)]
+    dtype = torch.float16 if folds > 1 else torch.float32
+    window = StreamingSlidingWindow(networks, CLASSES, PATCH_SIZE, dtype=dtype)
     rule = LargestLogit(CLASSES, image.shape[1:], finer(image.shape))
     return torch.from_numpy(rule.of(window.slabs(image)).winner)
 
 
-def stock_logits(image: Tensor, kind: str = "trained") -> Tensor:
-    """Logits of nnU-Net's own sliding window."""
+def stock_logits(image: Tensor, kind: str = "trained", folds: int = 1) -> Tensor:
+    """Logits of nnU-Net's own sliding window, averaged over folds."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
@@ -88,15 +94,21 @@ def stock_logits(image: Tensor, kind: str = "trained") -> Tensor:
     predictor.configuration_manager = SimpleNamespace(patch_size=list(PATCH_SIZE))
     predictor.label_manager = SimpleNamespace(num_segmentation_heads=CLASSES)
     predictor.allowed_mirroring_axes = None
-    return predictor.predict_sliding_window_return_logits(image)
+    predictor.list_of_parameters = [tiny_network(kind, fold).state_dict() for fold in range(folds)]
+    return predictor.predict_logits_from_preprocessed_data(image)
 
 
-def stock(image: Tensor) -> Tensor:
+def stock(image: Tensor, folds: int) -> Tensor:
     """Label map as nnU-Net makes it."""
     from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
     resampled = resample_data_or_seg_to_shape(
-        stock_logits(image), finer(image.shape), (1.0, 1.0, 1.0), (0.8, 0.8, 0.8), order=1, force_separate_z=None
+        stock_logits(image, folds=folds),
+        finer(image.shape),
+        (1.0, 1.0, 1.0),
+        (0.8, 0.8, 0.8),
+        order=1,
+        force_separate_z=None,
     )
     return torch.from_numpy(resampled.argmax(0))
 
@@ -148,6 +160,7 @@ def main() -> None:
     parser.add_argument("--planes", type=int, nargs="+", default=(128, 256, 512, 1024))
     parser.add_argument("--peer_planes", type=int, nargs="+", default=(128, 256))
     parser.add_argument("--size", type=int, default=64, help="height and width of the scan in voxels")
+    parser.add_argument("--folds", type=int, default=1, help="how many networks are averaged")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if 256 not in arguments.planes or not set(arguments.peer_planes) <= set(arguments.planes):
@@ -156,16 +169,25 @@ def main() -> None:
     if arguments.measure:
         which, planes = arguments.measure
         function = {"ours": ours, "stock": stock}[which]
-        function(scan_of(48, 32))  # libraries allocate their own buffers on the first call
+        function(scan_of(48, 32), arguments.folds)  # libraries allocate their own buffers on the first call
         image = scan_of(int(planes), arguments.size)
-        run = run_once(lambda: function(image))
+        run = run_once(lambda: function(image, arguments.folds))
         print(json.dumps([run.seconds, run.extra_peak_mb]))
         return
-    of_ours = {planes: _in_own_process("ours", planes, arguments.size) for planes in arguments.planes}
-    of_peer = {planes: _in_own_process("stock", planes, arguments.size) for planes in arguments.peer_planes}
+    of_ours = {planes: _in_own_process("ours", planes, arguments) for planes in arguments.planes}
+    of_peer = {planes: _in_own_process("stock", planes, arguments) for planes in arguments.peer_planes}
     longest_of_both = max(of_peer)
+    if arguments.folds > 1:
+        image = scan_of(min(of_peer), arguments.size)
+        agreements = {
+            "agreement": float((ours(image, arguments.folds) == stock(image, arguments.folds)).double().mean())
+        }
+    else:
+        agreements = compare("trained", 128, arguments.size)
+        agreements["random_network"] = compare("random", 128, arguments.size)
     report(
-        "sliding_window",
+        "sliding_window" if arguments.folds == 1 else "sliding_window_of_folds",
+        folds=arguments.folds,
         ours_s=of_ours[longest_of_both][0],
         peer_s=of_peer[longest_of_both][0],
         ratio=of_peer[longest_of_both][0] / of_ours[longest_of_both][0],
@@ -174,13 +196,14 @@ def main() -> None:
         growth_from_256_to_longest=of_ours[max(of_ours)][1] / of_ours[256][1],
         ours_peak_mb_by_planes={planes: round(peak) for planes, (_, peak) in of_ours.items()},
         peer_peak_mb_by_planes={planes: round(peak) for planes, (_, peak) in of_peer.items()},
-        **compare("trained", 128, arguments.size),
-        random_network=compare("random", 128, arguments.size),
+        memory_ratio=of_ours[longest_of_both][1] / of_peer[longest_of_both][1],
+        **agreements,
     )
 
 
-def _in_own_process(which: str, planes: int, size: int) -> tuple[float, float]:
-    command = [sys.executable, sys.argv[0], "--size", str(size), "--measure", which, str(planes)]
+def _in_own_process(which: str, planes: int, arguments: argparse.Namespace) -> tuple[float, float]:
+    options = ["--size", str(arguments.size), "--folds", str(arguments.folds)]
+    command = [sys.executable, sys.argv[0], *options, "--measure", which, str(planes)]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     printed = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=environment).stdout
     taken, peak = json.loads(printed.splitlines()[-1])
