@@ -37,8 +37,8 @@ class StreamingSlidingWindow:
         network: From windows (batch, channels, *patch) to logits (batch, classes, *patch). Averaging over mirrored
             windows, and predicting selected classes only, is its business. Several networks are folds: each has sums
             of its own, and their finished logits are averaged, as nnU-Net does; in float32 a network that averages
-            folds gives the same from less memory. A network that is elsewhere is copied to ``device``, several ones
-            for each image anew, as nnU-Net does.
+            folds gives the same from less memory. A network that is elsewhere is copied to ``device`` for the first
+            image, several ones for each image anew, as nnU-Net does.
         num_classes: How many logits the network gives per voxel.
         patch_size: (z, y, x), or (y, x) for a network that predicts slice by slice.
         step_size: Distance of neighbouring windows as a share of the patch size.
@@ -95,8 +95,7 @@ class StreamingSlidingWindow:
         self.precision = precision or (torch.float16 if self.device.type == "cuda" else torch.float32)
         self._plan = plan
         self._weights = weights
-        networks = tuple(network) if isinstance(network, Sequence) else (network,)
-        self.networks = networks if len(networks) > 1 else (moved(networks[0], self.device),)
+        self.networks = tuple(network) if isinstance(network, Sequence) else (network,)
 
     def plan(self, shape: Sequence[int]) -> WindowPlan:
         """Where the windows of an image of shape (z, y, x) lie."""
@@ -123,14 +122,17 @@ class StreamingSlidingWindow:
             UserError: Sums in float16 overflow.
         """
         plan = self.plan(image.shape[1:])
+        if len(self.networks) == 1:
+            self.networks = (moved(self.networks[0], self.device),)
         if self._fit_side_by_side(plan):
             yield from self._slabs_of(self.networks, plan, image, content, progress)
             return
         # As nnU-Net: all logits of the folds before are kept, on the CPU, and those of the next are added to them.
+        progress = _evenly(progress, len(self.networks))
         *first, last = self.networks
         total = torch.zeros((self.num_classes, *image.shape[1:]), dtype=self.dtype)
         for network in first:
-            for slab in self._slabs_of([network], plan, image, content, None):
+            for slab in self._slabs_of([network], plan, image, content, progress):
                 slab.of(total).add_(slab.logits.cpu())
             del slab  # a view of the ring, which would last until the next ring is there
         for slab in self._slabs_of([last], plan, image, content, progress):
@@ -240,3 +242,18 @@ class StreamingSlidingWindow:
         if self.dtype == torch.float32:
             outputs = outputs.float()
         return outputs.unsqueeze(1) if len(self.patch_size) == 2 else outputs
+
+
+def _evenly(progress: Callable[[int], object] | None, rounds: int) -> Callable[[int], object] | None:
+    """Progress over several rounds of the same windows: a window counts when as many were dealt with as rounds."""
+    if progress is None:
+        return None
+    dealt_with = 0
+
+    def count(windows: int) -> None:
+        nonlocal dealt_with
+        before, dealt_with = dealt_with // rounds, dealt_with + windows
+        if dealt_with // rounds > before:
+            progress(dealt_with // rounds - before)
+
+    return count

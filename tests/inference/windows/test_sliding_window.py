@@ -235,6 +235,26 @@ def test_five_folds_take_no_more_memory_than_nnunets(shape):
     check_bit_by_bit(shape, folds=5)
 
 
+def test_progress_moves_evenly_over_folds_that_run_in_turn():
+    """Where one fold is predicted after the other, the bar would stand still until the last."""
+    seen, marks = [], []
+
+    def fold(number):
+        def network(window):
+            marks.append((number, sum(seen)))
+            return window
+
+        return network
+
+    window = StreamingSlidingWindow([fold(number) for number in range(5)], 2, (12, 16, 14), dtype=torch.float16)
+    shape = (20, 24, 14)
+    window.logits(random_image(shape), progress=seen.append)
+    windows = window.plan(shape).num_windows
+    assert [number for number, _ in marks] == [number for number in range(5) for _ in range(windows)]
+    assert [done for _, done in marks] == [passes // 5 for passes in range(5 * windows)]
+    assert sum(seen) == windows
+
+
 def test_half_precision_in_pieces_of_a_few_classes(monkeypatch):
     monkeypatch.setitem(ring._NUMBERS_AT_ONCE, "cpu", 2 * 12 * 16 * 14)
     check_bit_by_bit((20, 24, 29), classes=5)
