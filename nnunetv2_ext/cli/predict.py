@@ -81,6 +81,13 @@ def _add_mode_arguments(parser: argparse.ArgumentParser) -> None:
         help="cuda, cuda:1, cpu or mps; cuda where there is such a device, else cpu, if not given",
     )
     how.add_argument(
+        "-num_gpus",
+        type=count,
+        default=1,
+        metavar="N",
+        help="how many GPUs share the cases, one process each; with -device cpu, processes on the CPU",
+    )
+    how.add_argument(
         "--backend",
         choices=("torch", "openvino", "auto"),
         default="torch",
@@ -88,7 +95,10 @@ def _add_mode_arguments(parser: argparse.ArgumentParser) -> None:
         "auto takes it where it is installed and the device is the CPU",
     )
     how.add_argument(
-        "-prev_stage_predictions", type=Path, metavar="FOLDER", help="label maps of a cascade's first stage"
+        "-prev_stage_predictions",
+        type=Path,
+        metavar="FOLDER",
+        help="label maps of a cascade's first stage; if not given, the model beside the second stage's predicts them",
     )
     how.add_argument(
         "--not_on_device", action="store_true", help="add windows up on the CPU: for GPUs of little memory"
@@ -223,6 +233,7 @@ def _run(arguments: argparse.Namespace) -> int:
         previous_stage=arguments.prev_stage_predictions,
         preparing_workers=arguments.npp,
         finishing_workers=arguments.nps,
+        num_gpus=arguments.num_gpus,
         num_parts=arguments.num_parts,
         part_id=arguments.part_id,
         progress_bar=not (arguments.quiet or arguments.disable_progress_bar),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -24,6 +25,43 @@ DEVICES = ("cuda", "cpu", "mps")
 
 
 @dataclass(frozen=True)
+class PredictorSettings:
+    """How a model predicts, and what.
+
+    Attributes:
+        mode: One of `MODES`, or a `Mode`.
+        step_size: Instead of the mode's.
+        mirroring: Instead of the mode's.
+        sums: Type in which overlapping windows are added up, ``"float16"`` or ``"float32"``, instead of the mode's.
+        precision: What the network computes in, ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is what
+            nnU-Net does, float16 on CUDA and float32 elsewhere.
+        device: ``"cuda"``, ``"cpu"``, ``"mps"``, or with a number; by default CUDA where there is a device.
+        backend: ``"torch"``, ``"openvino"`` (CPU only), or ``"auto"``: OpenVINO where it is installed and the device is
+            the CPU.
+        outputs: ``"merged"``, ``"per_source"`` or ``"per_class"``.
+        classes: Which classes to predict; all by default.
+        on_device: Add windows up on the device; False for devices with little memory.
+        level: For models with a label tree: write the nodes of this level instead of leaves.
+        nodes: For models with a label tree: write these nodes.
+        keep_largest: Classes of which only the largest connected component stays; or nnU-Net's ``postprocessing.pkl``.
+    """
+
+    mode: str | Mode = "accurate"
+    step_size: float | None = None
+    mirroring: bool | None = None
+    sums: str | None = None
+    precision: str = "auto"
+    device: str | torch.device | None = None
+    backend: str = "torch"
+    outputs: str = "merged"
+    classes: frozenset[str] | None = None
+    on_device: bool = True
+    level: int | None = None
+    nodes: tuple[str, ...] | None = None
+    keep_largest: tuple[str, ...] | Path = ()
+
+
+@dataclass(frozen=True)
 class Parts:
     """A way of predicting, put together.
 
@@ -40,41 +78,30 @@ class Parts:
     segmenter: Segmenter | BundleSegmenter
 
 
-def assemble(
-    model: Model,
-    plan: OutputPlan,
-    device: torch.device,
-    *,
-    mode: str | Mode,
-    step_size: float | None,
-    mirroring: bool | None,
-    sums: str | None,
-    precision: str,
-    backend: str,
-    on_device: bool,
-) -> Parts:
-    """Puts the parts of a predictor together; the options are those of `Predictor`.
+def assemble(model: Model, plan: OutputPlan, device: torch.device, settings: PredictorSettings) -> Parts:
+    """Puts the parts of a predictor together.
 
     Raises:
-        UserError: An option does not exist, or does not suit the model.
+        UserError: A setting does not exist, or does not suit the model.
     """
-    chosen = chosen_mode(mode, step_size=step_size, mirroring=mirroring, sums=sums)
-    if precision not in PRECISIONS:
-        raise UserError(f"Expected one of {', '.join(PRECISIONS)} as the precision, but got {precision!r}.")
+    mode = chosen_mode(settings.mode, step_size=settings.step_size, mirroring=settings.mirroring, sums=settings.sums)
+    if settings.precision not in PRECISIONS:
+        raise UserError(f"Expected one of {', '.join(PRECISIONS)} as the precision, but got {settings.precision!r}.")
+    precision = PRECISIONS[settings.precision]
     if plan.channels is not None:
         # The model given keeps all its heads: it may serve other predictors.
         model = replace(model, networks=[select_heads(network, plan.channels) for network in model.networks])
     profile = read_profile(model.folder)
     window = model.configuration.patch_size if profile is None else profile.window_size
-    model, backend = run_by(backend, model, window, device, precision)
+    model, backend = run_by(settings.backend, model, window, device, settings.precision)
     if profile is None:
-        segmenter = Segmenter(model, chosen, plan, device, on_device=on_device, precision=PRECISIONS[precision])
-        return Parts(chosen, backend, NnunetPreprocessing(model, chosen), segmenter)
+        segmenter = Segmenter(model, mode, plan, device, on_device=settings.on_device, precision=precision)
+        return Parts(mode, backend, NnunetPreprocessing(model, mode), segmenter)
     # A bundle brings its own inference, which the modes do not vary.
-    for given, flag in ((mode != "accurate", "--mode"), (step_size is not None, "-step_size")):
+    for given, flag in ((settings.mode != "accurate", "--mode"), (settings.step_size is not None, "-step_size")):
         if given:
             raise UserError(f"Expected no {flag} for a MONAI bundle, which brings its own inference; leave {flag} out.")
-    if sums == "float16":
+    if settings.sums == "float16":
         raise UserError(
             "Expected --sums float32 for a MONAI bundle, which adds windows up in float32 itself, but got float16; "
             "leave --sums out."
@@ -86,10 +113,10 @@ def assemble(
         model.networks,
         model.labels.num_segmentation_heads,
         device,
-        on_device=on_device,
-        precision=PRECISIONS[precision],
+        on_device=settings.on_device,
+        precision=precision,
     )
-    return Parts(replace(chosen, sums="float32"), backend, preprocessing, bundle_segmenter)
+    return Parts(replace(mode, sums="float32"), backend, preprocessing, bundle_segmenter)
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
@@ -110,3 +137,25 @@ def find_device(device: str | torch.device | None) -> torch.device:
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("Expected an Apple GPU for -device mps, but torch finds none; pass -device cpu.")
     return chosen
+
+
+def find_devices(device: str | torch.device | None, number: int) -> list[str]:
+    """A device for each of several processes: the first GPUs, or the CPU so many times.
+
+    Raises:
+        UserError: There are fewer GPUs, or one device is named.
+    """
+    chosen = torch.device(device or "cuda")
+    if chosen.type == "cpu":
+        return ["cpu"] * number
+    if chosen.type != "cuda" or chosen.index is not None:
+        raise UserError(
+            f"Expected -device cuda, or cpu, with -num_gpus {number}, which takes the first {number} GPUs, but got "
+            f"{chosen}; leave one of the two out."
+        )
+    if number > torch.cuda.device_count():
+        raise UserError(
+            f"Expected {number} GPUs for -num_gpus {number}, but torch finds {torch.cuda.device_count() or 'none'}; "
+            "pass another number, or -device cpu for processes on the CPU."
+        )
+    return [f"cuda:{index}" for index in range(number)]

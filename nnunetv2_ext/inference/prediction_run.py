@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from nnunetv2_ext.images.reading import Case, Scan, read_scan
+from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.inference.cases import find_cases
-from nnunetv2_ext.inference.pipeline import Outcome, run_pipeline
+from nnunetv2_ext.inference.model.folder import read_model
+from nnunetv2_ext.inference.parts import find_devices
+from nnunetv2_ext.inference.pipeline import Outcome
 from nnunetv2_ext.inference.predictor import Predictor
-from nnunetv2_ext.inference.preparing.protocol import Prepared
-from nnunetv2_ext.inference.reporting.probabilities import Probabilities
 from nnunetv2_ext.inference.reporting.report import StageClock, write_report
 from nnunetv2_ext.inference.reporting.statistics import gather_statistics
 from nnunetv2_ext.inference.results import Results
 from nnunetv2_ext.inference.segmentation import Segmenter
-from nnunetv2_ext.inference.writing import CaseWriter, Predicted
+from nnunetv2_ext.inference.sharing import share_cases
+from nnunetv2_ext.inference.stages import CaseStages
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.locks import output_lock
-from nnunetv2_ext.utilities.names import printable
 
 _logger = logging.getLogger(__name__)
 
@@ -42,9 +43,12 @@ class PredictionOptions:
         continue_prediction: Keep complete files of an earlier run.
         overwrite: Replace files of an earlier run.
         pseudonyms: Table of the numbers that cases are called by instead of their names; see `pseudonyms`.
-        previous_stage: Folder with the label maps that a cascade's second stage reads.
+        previous_stage: Folder with the label maps that a cascade's second stage reads; by default they are predicted
+            with the model of the first stage, which lies beside that of the second.
         preparing_workers: Threads that read and resample images; 0 for none beside the main thread.
         finishing_workers: Threads that write results; 0 for none beside the main thread.
+        num_gpus: How many processes share the cases, each on a GPU of its own; or on the CPU, where that is the device.
+            With more than one, each works on one case at a time and needs no threads.
         num_parts: How many runs share the cases.
         part_id: Which of these runs this is, from 0.
         progress_bar: Show one.
@@ -61,6 +65,7 @@ class PredictionOptions:
     previous_stage: Path | None = None
     preparing_workers: int = 3
     finishing_workers: int = 3
+    num_gpus: int = 1
     num_parts: int = 1
     part_id: int = 0
     progress_bar: bool = True
@@ -93,6 +98,7 @@ class PredictionRun:
         self.options = options or PredictionOptions()
         self._check_numbers()
         self._check_choices()
+        self._first_stage = self._predictor_of_first_stage()
         model = predictor.model
         self.all_cases = find_cases(source, model.image_channels, model.file_ending, self.options.pseudonyms)
         self.cases = self.all_cases[self.options.part_id :: self.options.num_parts]
@@ -100,7 +106,6 @@ class PredictionRun:
         self.results.prepare_folder(Path(source), self.cases)
         self.kept = self.results.kept(self.cases)
         self._clock = clock or StageClock()
-        self._writer = CaseWriter(predictor, self.results, self.options, self._clock)
 
     def run(self) -> Outcome[Case]:
         """Predicts every case that is not kept; a bad case is logged and does not stop the others.
@@ -110,8 +115,8 @@ class PredictionRun:
         """
         options, results = self.options, self.results
         whole, part = results.file is None, (options.part_id, options.num_parts)
-        describe = partial(results.describe, results.descriptions())
-        with output_lock(results.file or results.folder, inside=whole, part=part, agree=describe):
+        describe = partial(results.describe, results.descriptions(self._first_stage))
+        with output_lock(results.target, inside=whole, part=part, agree=describe):
             # Another run may have ended since.
             self.kept = results.kept(self.cases)
             return self._run()
@@ -121,17 +126,8 @@ class PredictionRun:
         waiting = [case for case in self.cases if case not in self.kept]
         if self.kept:
             _logger.info("%d of %d cases are complete and kept.", len(self.kept), len(self.cases))
-        bar = tqdm(total=len(waiting), desc="Predicting", unit="case", disable=not options.progress_bar)
-        with self._clock, bar:
-            outcome = run_pipeline(
-                waiting,
-                self._prepare,
-                self._segment,
-                self._writer.write,
-                preparing_workers=options.preparing_workers,
-                finishing_workers=options.finishing_workers,
-                progress=bar.update,
-            )
+        with self._clock:
+            outcome = self._predict(waiting)
         for failure in outcome.failures:
             if failure.stage != "finishing":  # where the disk took nothing, what it holds stays
                 self.results.forget(failure.case, maps=True)
@@ -143,11 +139,34 @@ class PredictionRun:
             _logger.error("%s failed while %s: %s", failure.case.identifier, failure.stage, failure.reason)
         return outcome
 
+    def _predict(self, cases: Sequence[Case]) -> Outcome[Case]:
+        """Predicts cases; in a cascade, the first stage of all of them before the second."""
+        first, options = self._first_stage, self.options
+        if first is None or not cases:
+            return _predict_cases(self.predictor, self.results, options, cases, self._clock)
+        _logger.info("Predicting the first stage of the cascade with the model in %s.", first.model.folder)
+        # By this name, the next run finds what is left of a killed one.
+        prefix = f".{'first_stage' if self.results.file is None else self.results.file.name}."
+        with tempfile.TemporaryDirectory(prefix=prefix, suffix=".tmp", dir=self.results.folder) as name:
+            folder = Path(name)
+            only_maps = PredictionOptions(
+                preparing_workers=options.preparing_workers,
+                finishing_workers=options.finishing_workers,
+                num_gpus=options.num_gpus,
+                progress_bar=options.progress_bar,
+            )
+            before = _predict_cases(first, Results(first, folder, cases, only_maps), only_maps, cases, self._clock)
+            ready = [case for case in cases if case in before.done]
+            options = replace(options, previous_stage=folder)
+            outcome = _predict_cases(self.predictor, self.results, options, ready, self._clock)
+        return Outcome(outcome.done, before.failures + outcome.failures)
+
     def _check_numbers(self) -> None:
         options = self.options
         for flag, least, given in (
             ("-npp", 0, options.preparing_workers),
             ("-nps", 0, options.finishing_workers),
+            ("-num_gpus", 1, options.num_gpus),
             ("-num_parts", 1, options.num_parts),
         ):
             if given < least:
@@ -157,6 +176,8 @@ class PredictionRun:
                 f"Expected -part_id between 0 and {options.num_parts - 1} (-num_parts minus 1), but got "
                 f"{options.part_id}."
             )
+        if options.num_gpus > 1:
+            find_devices(self.predictor.settings.device, options.num_gpus)
 
     def _check_choices(self) -> None:
         options, predictor = self.options, self.predictor
@@ -165,7 +186,11 @@ class PredictionRun:
                 "Expected a model that nnU-Net prepares images for with --save_probabilities, but this one is a MONAI "
                 "bundle; predict it without."
             )
-        if options.save_probabilities and predictor.classes is not None and not predictor.model.labels.has_regions:
+        if (
+            options.save_probabilities
+            and predictor.settings.classes is not None
+            and not predictor.model.labels.has_regions
+        ):
             raise UserError(
                 "Expected --save_probabilities without --classes for a softmax, whose probabilities mean something "
                 "only together; leave one of them out."
@@ -174,57 +199,27 @@ class PredictionRun:
             raise UserError(
                 "Expected --preview with merged or per_source label maps, but got per_class; leave --preview out."
             )
-        needed = predictor.model.configuration.previous_stage_name
-        if needed is not None and options.previous_stage is None:
-            raise UserError(
-                f"Expected the label maps of the previous stage ({needed}); predict that stage first and pass its "
-                "folder as -prev_stage_predictions."
-            )
-        if needed is None and options.previous_stage is not None:
+        if options.previous_stage is not None and predictor.model.configuration.previous_stage_name is None:
             raise UserError("Expected no -prev_stage_predictions for a model that is no cascade's second stage.")
 
-    def _prepare(self, case: Case) -> tuple[Scan, Prepared]:
-        model = self.predictor.model
-        with self._clock.stage("reading", case.identifier):
-            scan = read_scan(case, model.image_channels, admit_2d=model.is_2d)
-            previous = self._previous_stage(case)
-        with self._clock.stage("preprocessing", case.identifier):
-            prepared = self.predictor.prepare(scan, previous)
-        if not (self.options.statistics or self.options.preview):
-            # From here on only the grid of the image is needed.
-            scan = dataclasses.replace(scan, channels=scan.channels[:0].copy())
-        return scan, prepared
-
-    def _previous_stage(self, case: Case) -> Scan | None:
-        folder, model = self.options.previous_stage, self.predictor.model
-        if folder is None:
+    def _predictor_of_first_stage(self) -> Predictor | None:
+        """Where the first stage of a cascade is not predicted yet: what predicts it, as the second is predicted."""
+        predictor, model = self.predictor, self.predictor.model
+        stage = model.configuration.previous_stage_name
+        if stage is None or self.options.previous_stage is not None:
             return None
-        file = folder / (case.identifier + model.file_ending)
-        if not file.is_file():
-            raise UserError(f"Expected the previous stage's label map {file}, but it does not exist.")
-        return read_scan(Case(case.identifier, (file,)), 1, admit_2d=model.is_2d)
-
-    def _segment(self, case: Case, read: tuple[Scan, Prepared]) -> Predicted:
-        (scan, prepared), segmenter = read, self.predictor.segmenter
-        probabilities = None
-        if self.options.save_probabilities:
-            assert isinstance(segmenter, Segmenter), "bundles are refused at the start"
-            probabilities = Probabilities(segmenter, self.predictor.model.labels.has_regions, self.results.folder)
-        visit = None if probabilities is None else partial(probabilities.fill, prepared=prepared)
-        with (
-            self._clock.stage("network", case.identifier),
-            tqdm(
-                total=segmenter.windows.plan(prepared.shape).num_windows,
-                desc=printable(case.identifier),
-                unit="window",
-                leave=False,
-                disable=not self.options.progress_bar,
-            ) as bar,
-        ):
-            decisions = self.predictor.segment(prepared, bar.update, visit)
-        # The image at the network's spacing goes before the next case comes.
-        prepared = dataclasses.replace(prepared, data=torch.empty(0, 0, 0, 0), content=None)
-        return Predicted(scan, prepared, decisions, probabilities)
+        folder = model.folder.resolve()
+        trainer_and_plans, separator, _ = folder.name.rpartition("__")
+        beside = folder.with_name(trainer_and_plans + separator + stage)
+        if not beside.is_dir():
+            raise UserError(
+                f"Expected the label maps of the previous stage ({stage}), or its model in {beside}; predict that "
+                "stage first and pass its folder as -prev_stage_predictions."
+            )
+        return Predictor(
+            read_model(beside, model.folds, model.checkpoints[0].name),
+            replace(predictor.settings, outputs="merged", classes=None, level=None, nodes=None, keep_largest=()),
+        )
 
     def _write_report(self, outcome: Outcome[Case]) -> None:
         predictor, model, options = self.predictor, self.predictor.model, self.options
@@ -237,12 +232,14 @@ class PredictionRun:
             }
             for case in outcome.done
         }
-        device = str(predictor.device)
+        devices = [str(predictor.device)]
+        if options.num_gpus > 1:
+            devices = find_devices(predictor.settings.device, options.num_gpus)
         if predictor.device.type == "cuda":
-            device += f" ({torch.cuda.get_device_name(predictor.device)})"
+            devices = [f"{device} ({torch.cuda.get_device_name(device)})" for device in devices]
         content = {
             "model": {"folder": str(model.folder), "sha256": model.sha256()},
-            "device": device,
+            "device": ", ".join(devices),
             "backend": predictor.backend,
             **self.results.settings(),
             "cases": cases,
@@ -254,3 +251,12 @@ class PredictionRun:
         }
         part = f"_part{options.part_id}of{options.num_parts}" if options.num_parts > 1 else ""
         write_report(self.results.folder / f"report{part}.json", content, self._clock)
+
+
+def _predict_cases(
+    predictor: Predictor, results: Results, options: PredictionOptions, cases: Sequence[Case], clock: StageClock
+) -> Outcome[Case]:
+    if options.num_gpus > 1:
+        return share_cases(predictor, results, options, cases, clock)
+    with tqdm(total=len(cases), desc="Predicting", unit="case", disable=not options.progress_bar) as bar:
+        return CaseStages(predictor, results, options, clock).run(cases, bar.update)

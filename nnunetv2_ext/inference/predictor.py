@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -16,7 +16,7 @@ from nnunetv2_ext.inference.deciding.outputs import OutputMap, plan_outputs
 from nnunetv2_ext.inference.deciding.rules import Decisions
 from nnunetv2_ext.inference.model.folder import Model, read_model
 from nnunetv2_ext.inference.modes import Mode
-from nnunetv2_ext.inference.parts import assemble, find_device
+from nnunetv2_ext.inference.parts import PredictorSettings, assemble, find_device
 from nnunetv2_ext.inference.preparing.protocol import Prepared
 from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress
 from nnunetv2_ext.utilities.errors import UserError
@@ -43,76 +43,35 @@ class Predictor:
 
     Args:
         model: What to predict with; see `from_model_folder`.
-        mode: One of `MODES`, or a `Mode`.
-        step_size: Instead of the mode's.
-        mirroring: Instead of the mode's.
-        sums: Type in which overlapping windows are added up, ``"float16"`` or ``"float32"``, instead of the mode's.
-        precision: What the network computes in, ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is what
-            nnU-Net does, float16 on CUDA and float32 elsewhere.
-        device: ``"cuda"``, ``"cpu"``, ``"mps"``, or with a number; by default CUDA where there is a device.
-        backend: ``"torch"``, ``"openvino"`` (CPU only), or ``"auto"``: OpenVINO where it is installed and the device is
-            the CPU.
-        outputs: ``"merged"``, ``"per_source"`` or ``"per_class"``.
-        classes: Which classes to predict; all by default.
-        on_device: Add windows up on the device; False for devices with little memory.
-        level: For models with a label tree: write the nodes of this level instead of leaves.
-        nodes: For models with a label tree: write these nodes.
-        keep_largest: Classes of which only the largest connected component stays; or nnU-Net's ``postprocessing.pkl``.
+        settings: How.
 
     Raises:
         UserError: A class, mode, device or type does not exist or does not suit the model, or OpenVINO is asked for and
             not installed.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        mode: str | Mode = "accurate",
-        step_size: float | None = None,
-        mirroring: bool | None = None,
-        sums: str | None = None,
-        precision: str = "auto",
-        device: str | torch.device | None = None,
-        backend: str = "torch",
-        outputs: str = "merged",
-        classes: Iterable[str] | None = None,
-        on_device: bool = True,
-        level: int | None = None,
-        nodes: Collection[str] | None = None,
-        keep_largest: Collection[str] | Path = (),
-    ) -> None:
+    def __init__(self, model: Model, settings: PredictorSettings | None = None) -> None:
         self.model = model
-        self.device = find_device(device)
-        self.classes = None if classes is None else frozenset(classes)
+        self.settings = settings = settings or PredictorSettings()
+        self.device = find_device(settings.device)
         self.plan = plan_outputs(
             model.dataset_json,
             model.class_names,
             model.painted_values,
             has_regions=model.labels.has_regions,
-            kind=outputs,
-            classes=self.classes,
-            level=level,
-            nodes=nodes,
+            kind=settings.outputs,
+            classes=settings.classes,
+            level=settings.level,
+            nodes=settings.nodes,
         )
+        largest = settings.keep_largest
         self.postprocessing = (
-            read_postprocessing(keep_largest, self.plan)
-            if isinstance(keep_largest, Path)
-            else keep_largest_of(self.plan, keep_largest)
+            read_postprocessing(largest, self.plan)
+            if isinstance(largest, Path)
+            else keep_largest_of(self.plan, largest)
         )
-        parts = assemble(
-            model,
-            self.plan,
-            self.device,
-            mode=mode,
-            step_size=step_size,
-            mirroring=mirroring,
-            sums=sums,
-            precision=precision,
-            backend=backend,
-            on_device=on_device,
-        )
-        self.precision, self.backend, self.mode = precision, parts.backend, parts.mode
+        parts = assemble(model, self.plan, self.device, settings)
+        self.backend, self.mode = parts.backend, parts.mode
         self.preprocessing, self.segmenter = parts.preprocessing, parts.segmenter
 
     @classmethod
@@ -133,34 +92,18 @@ class Predictor:
         classes: Iterable[str] | None = None,
         on_device: bool = True,
         level: int | None = None,
-        nodes: Collection[str] | None = None,
-        keep_largest: Collection[str] | Path = (),
+        nodes: Iterable[str] | None = None,
+        keep_largest: Iterable[str] | Path = (),
     ) -> Predictor:
         """Reads a model folder of this package or of stock nnU-Net.
 
-        Args:
-            folder: Holds plans.json, dataset.json and ``fold_*/<checkpoint_name>``.
-            folds: Which folds to average; all that are there by default.
-            checkpoint_name: For example ``checkpoint_best.pth``.
-            mode: As for `Predictor`, and so all that follow.
-            step_size: See there.
-            mirroring: See there.
-            sums: See there.
-            precision: See there.
-            device: See there.
-            backend: See there.
-            outputs: See there.
-            classes: See there.
-            on_device: See there.
-            level: See there.
-            nodes: See there.
-            keep_largest: See there.
+        The folder holds plans.json, dataset.json and ``fold_*/<checkpoint_name>``. ``folds`` are averaged, all that
+        are there by default; all other options are those of `PredictorSettings`.
 
         Raises:
             UserError: See `read_model` and `Predictor`.
         """
-        return cls(
-            read_model(folder, folds, checkpoint_name),
+        settings = PredictorSettings(
             mode=mode,
             step_size=step_size,
             mirroring=mirroring,
@@ -169,12 +112,13 @@ class Predictor:
             device=device,
             backend=backend,
             outputs=outputs,
-            classes=classes,
+            classes=None if classes is None else frozenset(classes),
             on_device=on_device,
             level=level,
-            nodes=nodes,
-            keep_largest=keep_largest,
+            nodes=None if nodes is None else tuple(nodes),
+            keep_largest=keep_largest if isinstance(keep_largest, Path) else tuple(keep_largest),
         )
+        return cls(read_model(folder, folds, checkpoint_name), settings)
 
     @overload
     def predict(

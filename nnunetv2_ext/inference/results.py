@@ -66,6 +66,11 @@ class Results:
                 f"the output, but got {target}."
             )
 
+    @property
+    def target(self) -> Path:
+        """The output file or folder."""
+        return self.file or self.folder
+
     def maps_of(self, case: Case) -> list[tuple[OutputMap, Path]]:
         """Where the label maps of a case go."""
         plan = self._predictor.plan
@@ -147,8 +152,12 @@ class Results:
         for file, content in descriptions.items():
             write_json(content, file)
 
-    def descriptions(self) -> dict[Path, Any]:
-        """File -> what it says about the results: the model, its classes, and what decides about voxels."""
+    def descriptions(self, first_stage: Predictor | None = None) -> dict[Path, Any]:
+        """File -> what it says about the results: the model, its classes, and what decides about voxels.
+
+        Args:
+            first_stage: What predicts the first stage of a cascade in the same run.
+        """
         plan, model = self._predictor.plan, self._predictor.model
         if self.file is not None:
             stem = self.file.name.removesuffix(self.ending)
@@ -165,6 +174,8 @@ class Results:
             labels = {"background": 0, "<the class of the file>": 1}
             contents["labels.json"] = {"labels": labels, "files": files}
         contents[RECORD_FILE] = {"checkpoints": model.sha256(), "format": self.ending, **self.settings()}
+        if first_stage is not None:
+            contents[RECORD_FILE]["checkpoints_of_first_stage"] = first_stage.model.sha256()
         # As they are read again: JSON knows neither tuples nor integers as names.
         return {self.folder / name: json.loads(json.dumps(content)) for name, content in contents.items()}
 
@@ -173,7 +184,7 @@ class Results:
         predictor = self._predictor
         return {
             "mode": dataclasses.asdict(predictor.mode),
-            "precision": predictor.precision,
+            "precision": predictor.settings.precision,
             "outputs": predictor.plan.kind,
             "keep_largest": dict(predictor.postprocessing.steps),
             "classes": sorted({name for output in predictor.plan.maps for name in output.names.values()}),

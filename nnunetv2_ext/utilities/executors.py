@@ -26,6 +26,7 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 _SECONDS_TO_TIDY_UP = 10
+_NAME = "nnunetv2_ext worker "
 
 
 class WorkerDiedError(Exception):
@@ -102,9 +103,12 @@ class WorkerProcesses(ThreadPoolExecutor):
         with self._lock:
             if self._ended:
                 raise WorkerDiedError("was not started")
+            number = min(set(range(self._max_workers)) - {worker.number for worker in self._workers})
             try:
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, self._one_thread_each), daemon=True)
+                process = context.Process(
+                    target=_work, args=(theirs, self._one_thread_each), name=f"{_NAME}{number}", daemon=True
+                )
                 process.start()
             except OSError as error:
                 raise WorkerDiedError(
@@ -112,9 +116,15 @@ class WorkerProcesses(ThreadPoolExecutor):
                 ) from None
             # Only the worker holds its end now, so that its death is the end of the connection.
             theirs.close()
-            worker = _Worker(process, ours)
+            worker = _Worker(number, process, ours)
             self._workers.add(worker)
             return worker
+
+
+def worker_number() -> int:
+    """Which of its executor's workers this process is, counted from 0; who follows a dead one has its number."""
+    _, named, number = multiprocessing.current_process().name.partition(_NAME)
+    return int(number) if named else 0
 
 
 def in_a_worker(function: Callable[[Argument], Result], argument: Argument, name: object) -> Result:
@@ -144,6 +154,7 @@ def _spare_workers() -> WorkerProcesses:
 
 @dataclass(frozen=True)
 class _Worker:
+    number: int
     process: BaseProcess
     connection: Connection
 

@@ -41,6 +41,7 @@ def test_help_knows_nnunets_flags():
         "-num_parts",
         "-part_id",
         "-device",
+        "-num_gpus",
     }
     assert one_letter | others | {"--disable_tta", "--sums", "--continue_prediction", "--disable_progress_bar"} <= flags
 
@@ -288,7 +289,7 @@ USELESS = {
     "a file that is no image": ("softmax", ("-o", "{tmp}/map.png"), r"a file that ends with one of \.nii\.gz"),
     "probabilities of some": ("softmax", ("--save_probabilities", "--classes", "liver"), "without --classes"),
     "previous stage of a single one": ("softmax", ("-prev_stage_predictions", "{tmp}"), "no cascade's second stage"),
-    "second stage alone": ("cascade", (), "Expected the label maps of the previous stage .3d_lowres.; predict that"),
+    "second stage alone": ("cascade", (), "previous stage .3d_lowres., or its model in .*/3d_lowres; predict that"),
 }
 
 

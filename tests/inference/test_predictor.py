@@ -16,6 +16,7 @@ from nnunetv2_ext.images.reading import scan_of_image
 from nnunetv2_ext.inference import Predictor, parts
 from nnunetv2_ext.inference.model.folder import read_model
 from nnunetv2_ext.inference.modes import MODES
+from nnunetv2_ext.inference.parts import PredictorSettings
 from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
 from nnunetv2_ext.inference.windows.ring import Ring
 from nnunetv2_ext.utilities.errors import UserError
@@ -294,9 +295,13 @@ def test_chosen_classes_of_a_region_model_are_computed_alone_and_equal(region_mo
 
 def test_one_model_serves_several_predictors(region_model, ct_file):
     model = read_model(region_model)
-    first = Predictor(model, device="cpu", classes=["A/liver"], outputs="per_class").predict(ct_file)
-    second = Predictor(model, device="cpu", classes=["B/spleen"], outputs="per_class").predict(ct_file)
-    every = Predictor(model, device="cpu", outputs="per_class").predict(ct_file)
+
+    def one(**options):
+        return Predictor(model, PredictorSettings(device="cpu", outputs="per_class", **options))
+
+    first = one(classes=frozenset(["A/liver"])).predict(ct_file)
+    second = one(classes=frozenset(["B/spleen"])).predict(ct_file)
+    every = one().predict(ct_file)
     for name, image in {**first, **second}.items():
         np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), SimpleITK.GetArrayFromImage(every[name]))
 
@@ -324,7 +329,7 @@ def test_wrong_options_are_refused(softmax_model, tmp_path):
         ({"outputs": "per_source"}, "partial_labels"),
     ):
         with pytest.raises(UserError, match=text):
-            Predictor(model, **{"device": "cpu", **options})
+            Predictor(model, PredictorSettings(**{"device": "cpu", **options}))
 
 
 def test_images_that_do_not_fit_are_refused(softmax_model, make_ct):
@@ -341,9 +346,13 @@ def test_another_predictor_leaves_the_network_where_it_is(softmax_model, ct_file
     # The only other device of every machine, one without memory.
     monkeypatch.setattr(parts, "DEVICES", ("cpu", "meta"))
     model = read_model(softmax_model)
-    predictor = Predictor(model, device="cpu")
+    predictor = Predictor(model, PredictorSettings(device="cpu"))
     expected = SimpleITK.GetArrayFromImage(predictor.predict(ct_file))
-    Predictor(model, device="meta")
+    elsewhere = Predictor(model, PredictorSettings(device="meta"))
+    with pytest.raises((NotImplementedError, RuntimeError)):  # where there are no numbers, nothing can be decided
+        elsewhere.predict(ct_file)
+    (network,) = elsewhere.segmenter.windows.networks
+    assert {tensor.device.type for tensor in network.parameters()} == {"meta"}
     assert {tensor.device.type for network in model.networks for tensor in network.parameters()} == {"cpu"}
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(predictor.predict(ct_file)), expected)
 

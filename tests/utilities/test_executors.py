@@ -11,7 +11,7 @@ import time
 import pytest
 
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.executors import ThisProcess, WorkerDiedError, WorkerProcesses, in_a_worker
+from nnunetv2_ext.utilities.executors import ThisProcess, WorkerDiedError, WorkerProcesses, in_a_worker, worker_number
 
 
 def square(number):
@@ -27,6 +27,16 @@ def die(how):
         os._exit(how)
     os.kill(os.getpid(), getattr(signal, how))
     time.sleep(60)
+
+
+def number_and_process():
+    return worker_number(), os.getpid()
+
+
+def wait_for(file):
+    while not file.exists():
+        time.sleep(0.05)
+    return worker_number()
 
 
 def threads_of_itk():
@@ -115,3 +125,15 @@ def test_a_worker_that_cannot_be_started_fails_the_call(monkeypatch):
         pytest.raises(WorkerDiedError, match=r"could not be started .Too many open files"),
     ):
         workers.submit(abs, -1).result()
+
+
+def test_workers_are_numbered_and_who_follows_a_dead_one_has_its_number(tmp_path):
+    with WorkerProcesses(2) as workers:
+        waiting, other = workers.submit(wait_for, tmp_path / "go"), workers.submit(die, 7)
+        assert other.exception()
+        numbers = {workers.submit(number_and_process).result() for _ in range(3)}
+        (tmp_path / "go").touch()
+        assert len(numbers) == 1
+        ((next_number, _),) = numbers
+        assert {waiting.result(), next_number} == {0, 1}
+    assert worker_number() == 0

@@ -53,6 +53,11 @@ class Model:
     mirror_axes: tuple[int, ...] | None
 
     @property
+    def folds(self) -> tuple[str, ...]:
+        """Names of the folds, such as ``"0"``."""
+        return tuple(file.parent.name.removeprefix("fold_") for file in self.checkpoints)
+
+    @property
     def image_channels(self) -> int:
         """How many image channels a case has; a cascade's second stage reads more than the image."""
         return len(image_channels(self.dataset_json))

@@ -6,7 +6,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -60,6 +60,14 @@ class StageClock:
                 self._running.remove(name)
                 stages = self._seconds.setdefault(case, {})
                 stages[name] = stages.get(name, 0.0) + time.perf_counter() - start
+
+    def add(self, case: str, stages: Mapping[str, Mapping[str, float]]) -> None:
+        """Counts what another process measured for a case: the `totals` of a clock of its own."""
+        with self._lock:
+            of_case = self._seconds.setdefault(case, {})
+            for name, figures in stages.items():
+                of_case[name] = of_case.get(name, 0.0) + figures["seconds"]
+                self._peak_mb[name] = max(self._peak_mb.get(name, 0.0), figures["peak_memory_mb"])
 
     def seconds(self, case: str) -> dict[str, float]:
         """Seconds per stage of a case."""
