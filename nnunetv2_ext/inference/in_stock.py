@@ -30,6 +30,7 @@ from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.inference.modes import MODES, Mode
 from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing
 from nnunetv2_ext.inference.segmentation import Segmenter
+from nnunetv2_ext.utilities.executors import ThisProcess
 from nnunetv2_ext.utilities.files import atomic_path
 
 _logger = logging.getLogger(__name__)
@@ -290,15 +291,12 @@ def _items(predictor: Any, method: str, jobs: Iterable[tuple[Any, ...]], threads
 
 def _in_threads(prepare: Callable[..., Item], jobs: Iterable[tuple[Any, ...]], threads: int) -> Iterator[Item]:
     """Results in the order of the jobs, at most one per thread ahead."""
-    if threads < 1:
-        yield from (prepare(*job) for job in jobs)
-        return
     ahead: deque[Future[Item]] = deque()
-    with ThreadPoolExecutor(threads, "preprocessing") as pool:
+    with ThreadPoolExecutor(threads) if threads > 0 else ThisProcess() as pool:
         try:
             for job in jobs:
                 ahead.append(pool.submit(prepare, *job))
-                if len(ahead) > threads:
+                if len(ahead) > max(threads, 0):
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

@@ -61,25 +61,14 @@ class PredictorSettings:
     keep_largest: tuple[str, ...] | Path = ()
 
 
-@dataclass(frozen=True)
-class Parts:
-    """A way of predicting, put together.
-
-    Attributes:
-        mode: What holds of the modes.
-        backend: What runs the network.
-        preprocessing: From image to network and back.
-        segmenter: From what was prepared to decisions.
-    """
-
-    mode: Mode
-    backend: str
-    preprocessing: Preprocessing
-    segmenter: Segmenter | BundleSegmenter
-
-
-def assemble(model: Model, plan: OutputPlan, device: torch.device, settings: PredictorSettings) -> Parts:
+def assemble(
+    model: Model, plan: OutputPlan, device: torch.device, settings: PredictorSettings
+) -> tuple[Mode, str, Preprocessing, Segmenter | BundleSegmenter]:
     """Puts the parts of a predictor together.
+
+    Returns:
+        What holds of the modes; what runs the network; from image to network and back; from what was prepared to
+        decisions.
 
     Raises:
         UserError: A setting does not exist, or does not suit the model.
@@ -96,7 +85,7 @@ def assemble(model: Model, plan: OutputPlan, device: torch.device, settings: Pre
     model, backend = run_by(settings.backend, model, window, device, settings.precision)
     if profile is None:
         segmenter = Segmenter(model, mode, plan, device, on_device=settings.on_device, precision=precision)
-        return Parts(mode, backend, NnunetPreprocessing(model, mode), segmenter)
+        return mode, backend, NnunetPreprocessing(model, mode), segmenter
     # A bundle brings its own inference, which the modes do not vary.
     for given, flag in ((settings.mode != "accurate", "--mode"), (settings.step_size is not None, "-step_size")):
         if given:
@@ -116,7 +105,7 @@ def assemble(model: Model, plan: OutputPlan, device: torch.device, settings: Pre
         on_device=settings.on_device,
         precision=precision,
     )
-    return Parts(replace(mode, sums="float32"), backend, preprocessing, bundle_segmenter)
+    return replace(mode, sums="float32"), backend, preprocessing, bundle_segmenter
 
 
 def find_device(device: str | torch.device | None) -> torch.device:

@@ -11,12 +11,13 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from nnunetv2_ext.utilities.errors import UserError, disk_error
+from nnunetv2_ext.utilities.executors import ThisProcess
 
 _logger = logging.getLogger(__name__)
 
@@ -100,8 +101,7 @@ def run_pipeline(
             end(outcome.done, case)
 
     with ExitStack() as pools:
-        before = _pool(pools, preparing_workers, "preparing")
-        after = _pool(pools, finishing_workers, "finishing")
+        before, after = (_pool(pools, workers) for workers in (preparing_workers, finishing_workers))
         ahead: deque[tuple[Case, Future[list[Prepared]]]] = deque()
         behind: deque[Future[None]] = deque()
 
@@ -114,10 +114,10 @@ def run_pipeline(
             for computed in results:
                 while len(behind) > finishing_workers:
                     behind.popleft().result()
-                behind.append(_submit(after, last_step, case, computed))
+                behind.append(after.submit(last_step, case, computed))
 
         for case in cases:
-            ahead.append((case, _submit(before, attempt, "preparing", prepare, case)))
+            ahead.append((case, before.submit(attempt, "preparing", prepare, case)))
             if len(ahead) > preparing_workers:
                 advance()
         while ahead:
@@ -127,10 +127,8 @@ def run_pipeline(
     return outcome
 
 
-def _pool(pools: ExitStack, workers: int, name: str) -> ThreadPoolExecutor | None:
-    if not workers:
-        return None
-    pool = ThreadPoolExecutor(workers, name)
+def _pool(pools: ExitStack, workers: int) -> Executor:
+    pool = ThreadPoolExecutor(workers) if workers else ThisProcess()
     pools.callback(pool.shutdown, wait=True, cancel_futures=True)
     return pool
 
@@ -141,12 +139,3 @@ def _reason(error: BaseException) -> str:
         return sentence
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-def _submit(pool: ThreadPoolExecutor | None, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
-    """Hands work to a pool, or does it at once where there is none."""
-    if pool is not None:
-        return pool.submit(function, *arguments)
-    future: Future[Result] = Future()
-    future.set_result(function(*arguments))
-    return future

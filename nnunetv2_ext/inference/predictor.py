@@ -70,9 +70,7 @@ class Predictor:
             if isinstance(largest, Path)
             else keep_largest_of(self.plan, largest)
         )
-        parts = assemble(model, self.plan, self.device, settings)
-        self.backend, self.mode = parts.backend, parts.mode
-        self.preprocessing, self.segmenter = parts.preprocessing, parts.segmenter
+        self.mode, self.backend, self.preprocessing, self.segmenter = assemble(model, self.plan, self.device, settings)
 
     @classmethod
     def from_model_folder(

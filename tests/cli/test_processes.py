@@ -123,18 +123,16 @@ def _processes_of(session: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_end_of_a_command_is_the_end_of_its_workers(command, number, tmp_path, nnunet_folders):
-    process = _start(command, [*COMMANDS[command](tmp_path), "-np", "2"], tmp_path, _LONG)
+def _check_the_end(process: subprocess.Popen[bytes], command: str, number: signal.Signals, folder: Path) -> None:
+    """Ends a command while a worker is at a case, and checks what is left."""
     try:
-        while not (tmp_path / "started").exists():
-            assert process.poll() is None, (tmp_path / "output").read_text()
+        while not (folder / "started").exists():
+            assert process.poll() is None, (folder / "output").read_text()
             time.sleep(0.05)
         # Ctrl-C reaches all processes of a terminal, what ends a job its first one.
         (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
         process.wait(timeout=30)
-        output = (tmp_path / "output").read_text()
+        output = (folder / "output").read_text()
         end = time.monotonic() + 5
         while _processes_of(process.pid) and time.monotonic() < end:
             time.sleep(0.05)
@@ -144,10 +142,24 @@ def test_the_end_of_a_command_is_the_end_of_its_workers(command, number, tmp_pat
             return
         assert process.returncode == 128 + number
         assert f"nnUNetv2_ext_{command}: ended by {number.name}." in output
-        assert not [path for path in tmp_path.rglob(".*") if ".tmp" in path.name]
+        assert not [path for path in folder.rglob(".*") if ".tmp" in path.name]
     finally:
         if _processes_of(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_a_command_is_the_end_of_its_workers(command, number, tmp_path, nnunet_folders):
+    process = _start(command, [*COMMANDS[command](tmp_path), "-np", "2"], tmp_path, _LONG)
+    _check_the_end(process, command, number, tmp_path)
+
+
+def test_the_end_of_a_prediction_is_the_end_of_the_processes_that_share_its_cases(softmax_model, tmp_path):
+    for case in CASES:
+        _write(tmp_path / "images" / f"{case}.nii.gz", 99)
+    arguments = ["-i", "images", "-o", "out", "-m", str(softmax_model), "-device", "cpu", "-num_gpus", "2"]
+    _check_the_end(_start("predict", arguments, tmp_path, _LONG), "predict", signal.SIGTERM, tmp_path)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

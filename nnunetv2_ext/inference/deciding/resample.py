@@ -32,11 +32,7 @@ _CLASSES_AT_ONCE = 32
 
 
 def resample_argmax(
-    logits: Float[Tensor, "classes z y x"],
-    shape: Sequence[int],
-    *,
-    nearest_axis: int | None = None,
-    num_threads: int | None = None,
+    logits: Float[Tensor, "classes z y x"], shape: Sequence[int], *, nearest_axis: int | None = None
 ) -> Int[Tensor, "Z Y X"]:
     """``argmax`` over classes of the trilinearly resampled logits; among equal classes the first.
 
@@ -50,7 +46,6 @@ def resample_argmax(
         logits: Finite, of any floating type, on any device, strided as you like.
         shape: Shape (z, y, x) of the label map; larger, smaller or equal along each axis.
         nearest_axis: The axis that is resampled by nearest neighbour, see `axes.separate_axis`.
-        num_threads: Threads on a CPU; torch's number of threads by default.
 
     Returns:
         Label map of the smallest integer type that holds ``classes - 1``, on the device of the logits.
@@ -68,19 +63,16 @@ def resample_argmax(
     if logits.ndim != 4 or len(logits) == 0:
         raise ValueError(f"Expected logits (classes, z, y, x), but got the shape {tuple(logits.shape)}.")
     axes = resampled_axes(logits.shape[1:], shape, nearest_axis)
-    return label_map(logits, axes, LargestWins(len(logits)), num_threads)
+    return label_map(logits, axes, LargestWins(len(logits)))
 
 
-def label_map(
-    logits: Float[Tensor, "classes z y x"], axes: Axes, comparison: Comparison, num_threads: int | None = None
-) -> Int[Tensor, "Z Y X"]:
+def label_map(logits: Float[Tensor, "classes z y x"], axes: Axes, comparison: Comparison) -> Int[Tensor, "Z Y X"]:
     """Resamples logits along axes that were laid out beforehand, and compares.
 
     Args:
         logits: Finite, on any device.
         axes: Where each voxel of the label map takes its value from.
         comparison: Which class labels a voxel.
-        num_threads: As in `resample_argmax`.
 
     Returns:
         Label map of the comparison's type, on the device of the logits.
@@ -119,16 +111,12 @@ def label_map(
                 resampled = ((beam.resampled(tile, some).flatten(1).to(rounded_to).float(), some) for some in parts)
                 target.copy_(comparison.decide(resampled, int(label)).view(target.shape))
 
-    for_each_beam(logits, axes, visit, num_threads)
+    for_each_beam(logits, axes, visit)
     return labels
 
 
 def probabilities(
-    logits: Float[Tensor, "classes z y x"],
-    axes: Axes,
-    *,
-    has_regions: bool,
-    num_threads: int | None = None,
+    logits: Float[Tensor, "classes z y x"], axes: Axes, *, has_regions: bool
 ) -> Float[Tensor, "classes Z Y X"]:
     """Probabilities: softmax over all classes (or sigmoid) of the resampled logits.
 
@@ -136,7 +124,6 @@ def probabilities(
         logits: Finite logits of all classes.
         axes: Where each voxel of the result takes its value from.
         has_regions: Sigmoid instead of softmax, as nnU-Net's label manager decides.
-        num_threads: As in `resample_argmax`.
 
     Returns:
         Float32, on the device of the logits; resampled float16 logits are rounded to float16 first, as nnU-Net's.
@@ -156,7 +143,7 @@ def probabilities(
             z, y, x = beam.outputs(tile)
             result[:, z, y, x] = resampled.sigmoid() if has_regions else resampled.softmax(0)
 
-    for_each_beam(logits, axes, visit, num_threads)
+    for_each_beam(logits, axes, visit)
     return result
 
 

@@ -91,10 +91,8 @@ class Beam:
         return (z.lower, y.lower, x.lower + start), (z.upper, y.upper, x.upper + start), weights
 
 
-def for_each_beam(
-    logits: Float[Tensor, "classes z y x"], axes: Axes, visit: Callable[[Beam], None], num_threads: int | None
-) -> None:
-    """Calls ``visit`` for every beam of tiles, in parallel on a CPU."""
+def for_each_beam(logits: Float[Tensor, "classes z y x"], axes: Axes, visit: Callable[[Beam], None]) -> None:
+    """Calls ``visit`` for every beam of tiles; on a CPU in as many threads as torch has."""
     device = logits.device
     sizes = _TILE["cuda" if device.type == "cuda" else "cpu"]
     tiles = [
@@ -115,11 +113,10 @@ def for_each_beam(
             for beam in beams:
                 work(beam)
             return
-        threads = num_threads or torch.get_num_threads()
         # Torch's own threads meet after every call, which costs more than the short calls for a tile; whole beams
         # share nothing.
         try:
-            with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+            with ThreadPoolExecutor(torch.get_num_threads(), initializer=partial(torch.set_num_threads, 1)) as pool:
                 for _ in pool.map(work, beams):
                     pass
         finally:
