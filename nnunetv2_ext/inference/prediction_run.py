@@ -48,7 +48,7 @@ class PredictionOptions:
         preparing_workers: Threads that read and resample images; 0 for none beside the main thread.
         finishing_workers: Threads that write results; 0 for none beside the main thread.
         num_gpus: How many processes share the cases, each on a GPU of its own; or on the CPU, where that is the device.
-            With more than one, each works on one case at a time and needs no threads.
+            With more than one, each reads and writes by one thread at most.
         num_parts: How many runs share the cases.
         part_id: Which of these runs this is, from 0.
         progress_bar: Show one.

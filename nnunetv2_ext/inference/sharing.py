@@ -1,30 +1,36 @@
 """Several processes share the cases of a run, one per device: each takes the next case when it is free.
 
-A process holds one predictor and takes one case after the other through all stages. What a library crashes on costs
-one case; the process that follows reads the model anew.
+A process holds one predictor. While its network is at work on one case, another may be read and a third one written.
+What a library crashes on costs these; the process that follows reads the model anew.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_ext.images.reading import Case
+from nnunetv2_ext.images.reading import Case, Scan
 from nnunetv2_ext.inference.model.folder import read_model
 from nnunetv2_ext.inference.parts import PredictorSettings, find_devices
 from nnunetv2_ext.inference.pipeline import Failure, Outcome
 from nnunetv2_ext.inference.predictor import Predictor
+from nnunetv2_ext.inference.preparing.protocol import Prepared
 from nnunetv2_ext.inference.reporting.report import StageClock
 from nnunetv2_ext.inference.results import Results
-from nnunetv2_ext.inference.stages import CaseStages
-from nnunetv2_ext.utilities.executors import worker_number
+from nnunetv2_ext.inference.stages import CaseStages, Predicted
+from nnunetv2_ext.utilities.executors import WorkerProcesses, worker_number
 from nnunetv2_ext.utilities.parallel import parallel_map
 
 if TYPE_CHECKING:
     from nnunetv2_ext.inference.prediction_run import PredictionOptions
+
+
+# Of several cases in a process, the network is at work on one.
+_turn = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,18 @@ class _Share:
 
     def __call__(self, item: _Item) -> tuple[list[Failure[Case]], dict[str, dict[str, float]]]:
         """The failure of the case, if any, and what its stages took."""
-        predictor = _predictor_here(self)
+        with _turn:
+            predictor = _predictor_here(self)
         results = Results(predictor, self.target, [item.case], self.options)
         with StageClock() as clock:
-            outcome = CaseStages(predictor, results, self.options, clock).run([item.case])
+            outcome = _StagesInTurn(predictor, results, self.options, clock).run([item.case])
         return outcome.failures, clock.totals()
+
+
+class _StagesInTurn(CaseStages):
+    def segment(self, case: Case, read: tuple[Scan, Prepared]) -> Predicted:
+        with _turn:
+            return super().segment(case, read)
 
 
 @cache
@@ -90,6 +103,7 @@ def share_cases(
         results.target,
         replace(options, preparing_workers=0, finishing_workers=0, progress_bar=False),
     )
+    at_once = 1 + min(options.preparing_workers, 1) + min(options.finishing_workers, 1)
     outcome: Outcome[Case] = Outcome()
     for shared in parallel_map(
         share,
@@ -97,6 +111,7 @@ def share_cases(
         processes=len(share.devices),
         description="Predicting",
         progress=options.progress_bar,
+        make_executor=partial(WorkerProcesses, calls_each=at_once),
     ):
         case = shared.item.case
         if shared.result is None:

@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 _SECONDS_TO_TIDY_UP = 10
 _NAME = "nnunetv2_ext worker "
 
+_Calls = queue.SimpleQueue[bytes | None]
+
 
 class WorkerDiedError(Exception):
     """The process that ran a call is gone; the message says how it ended."""
@@ -52,14 +54,16 @@ class WorkerProcesses(ThreadPoolExecutor):
     Python's own pool loses all calls when one kills its process, and does not tell which one it was; its workers wait
     for ever when their parent is killed. Here the other calls go on, and a worker ends as soon as the connection to
     its parent does. Processes are spawned, as nnU-Net does: forking one that has started torch's threads can deadlock.
+
+    Args:
+        processes: How many.
+        calls_each: How many calls one process runs at a time, in threads; all of them are lost when it dies.
     """
 
-    def __init__(self, processes: int) -> None:
-        super().__init__(processes)
-        # Several processes with several threads each would get in each other's way.
-        self._one_thread_each = processes > 1
-        self._workers: set[_Worker] = set()
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    def __init__(self, processes: int, calls_each: int = 1) -> None:
+        super().__init__(processes * calls_each)
+        self._processes, self._calls_each = processes, calls_each
+        self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._ended = False
 
@@ -81,44 +85,49 @@ class WorkerProcesses(ThreadPoolExecutor):
         super().shutdown(wait)
 
     def _run(self, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> Any:
+        with self._lock:
+            worker = self._least_busy()
+            connection = worker.free.pop(0)
         try:
-            worker = self._idle.get_nowait()
-        except queue.Empty:
-            worker = self._start()
-        try:
-            worker.connection.send(call)
-            succeeded, result = worker.connection.recv()
+            connection.send(call)
+            succeeded, result = connection.recv()
         except (EOFError, OSError):
-            worker.process.join()
             with self._lock:
-                self._workers.discard(worker)
+                worker.process.join()
+                self._workers = [other for other in self._workers if other is not worker]
             raise WorkerDiedError(describe_exit(worker.process.exitcode or 0)) from None
-        self._idle.put(worker)
+        with self._lock:
+            worker.free.append(connection)
         if not succeeded:
             raise result
         return result
 
+    def _least_busy(self) -> _Worker:
+        """A worker at rest; else a new one; else, where there are enough, one that takes another call."""
+        worker = max(self._workers, key=lambda worker: len(worker.free), default=None)
+        if worker is None or (len(worker.free) < self._calls_each and len(self._workers) < self._processes):
+            worker = self._start()
+            self._workers.append(worker)
+        return worker
+
     def _start(self) -> _Worker:
+        if self._ended:
+            raise WorkerDiedError("was not started")
         context = multiprocessing.get_context("spawn")
-        with self._lock:
-            if self._ended:
-                raise WorkerDiedError("was not started")
-            number = min(set(range(self._max_workers)) - {worker.number for worker in self._workers})
-            try:
-                ours, theirs = context.Pipe()
-                process = context.Process(
-                    target=_work, args=(theirs, self._one_thread_each), name=f"{_NAME}{number}", daemon=True
-                )
-                process.start()
-            except OSError as error:
-                raise WorkerDiedError(
-                    f"could not be started ({error.strerror}); fewer processes (-np) may do"
-                ) from None
-            # Only the worker holds its end now, so that its death is the end of the connection.
-            theirs.close()
-            worker = _Worker(number, process, ours)
-            self._workers.add(worker)
-            return worker
+        number = min(set(range(self._processes)) - {worker.number for worker in self._workers})
+        try:
+            pipes = [context.Pipe() for _ in range(self._calls_each)]
+            ours, theirs = ([pipe[end] for pipe in pipes] for end in (0, 1))
+            # Several processes with several threads each would get in each other's way.
+            arguments = theirs, self._processes > 1
+            process = context.Process(target=_work, args=arguments, name=f"{_NAME}{number}", daemon=True)
+            process.start()
+        except OSError as error:
+            raise WorkerDiedError(f"could not be started ({error.strerror}); fewer processes (-np) may do") from None
+        # Only the worker holds its ends now, so that its death is the end of the connections.
+        for connection in theirs:
+            connection.close()
+        return _Worker(number, process, ours)
 
 
 def worker_number() -> int:
@@ -152,11 +161,11 @@ def _spare_workers() -> WorkerProcesses:
     return WorkerProcesses(os.cpu_count() or 1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Worker:
     number: int
     process: BaseProcess
-    connection: Connection
+    free: list[Connection]
 
 
 def describe_exit(exit_code: int) -> str:
@@ -168,17 +177,27 @@ def describe_exit(exit_code: int) -> str:
     return f"was ended by {name} ({why})"
 
 
-def _work(connection: Connection, one_thread: bool) -> None:
-    """What a worker does: one call after the other, until SIGTERM lets it tidy up."""
+def _work(connections: list[Connection], one_thread: bool) -> None:
+    """What a worker does: one call after the other of each connection, until SIGTERM lets it tidy up."""
     if one_thread:
         os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
     # Ctrl-C reaches every process of a terminal; the parent ends its workers by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, calls), daemon=True).start()
-    while True:
-        message = calls.get()
+    first, *others = [(connection, _Calls()) for connection in connections]
+    for pair in (first, *others):
+        threading.Thread(target=_receive, args=pair, daemon=True).start()
+    for pair in others:
+        threading.Thread(target=_answer, args=pair).start()
+    try:
+        _answer(*first)
+    finally:
+        for _, calls in others:
+            calls.put(None)
+
+
+def _answer(connection: Connection, calls: _Calls) -> None:
+    while (message := calls.get()) is not None:
         try:
             function, args, kwargs = pickle.loads(message)  # noqa: S301  from the parent
             outcome = True, function(*args, **kwargs)
@@ -188,7 +207,7 @@ def _work(connection: Connection, one_thread: bool) -> None:
             connection.send(outcome)
 
 
-def _receive(connection: Connection, calls: queue.SimpleQueue[bytes]) -> None:
+def _receive(connection: Connection, calls: _Calls) -> None:
     """Takes calls while the worker is at work, so that the death of the parent is noticed at once."""
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -87,7 +87,7 @@ def _labels_of(folder):
     return {file.name: SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(file)) for file in folder.glob("*.nii.gz")}
 
 
-def test_a_cascade_predicts_its_first_stage_as_stock_would(tmp_path, cascade, two_images, caplog):
+def test_a_cascade_predicts_its_first_stage_as_stock_would(tmp_path, cascade, two_images, caplog, monkeypatch):
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     stock = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
@@ -103,6 +103,7 @@ def test_a_cascade_predicts_its_first_stage_as_stock_would(tmp_path, cascade, tw
     (two_images / "c_0000.nii.gz").write_bytes(b"no image")
     predictor = Predictor.from_model_folder(cascade, device="cpu")
     options = PredictionOptions(report=True, progress_bar=False)
+    monkeypatch.setattr(logging.getLogger("nnunetv2_ext"), "propagate", True)  # which commands set
     with caplog.at_level(logging.INFO, "nnunetv2_ext"):
         outcome = PredictionRun(predictor, two_images, tmp_path / "ours", options).run()
     found = _labels_of(tmp_path / "ours")

@@ -53,6 +53,7 @@ def test_two_processes_predict_what_one_does_and_outlive_what_kills_them(
         SimpleITK.WriteImage(make_ct(size=(20, 18, 9), seed=seed), str(images / f"{name}.mha"))
     (images / "broken.mha").write_bytes(b"no image")
     flags = ["-i", str(images), "-m", str(softmax_model), "-f", "0", "-device", "cpu", "--quiet", "--statistics"]
+    flags += ["-npp", "0", "-nps", "0"]  # one case at a time: only one is lost with its process
     assert main([*flags, "-o", str(tmp_path / "one")]) == 1
     capsys.readouterr()
     assert main([*flags, "-o", str(tmp_path / "two"), "-num_gpus", "2", "--report"]) == 1

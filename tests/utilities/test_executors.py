@@ -7,6 +7,7 @@ import multiprocessing.context
 import os
 import signal
 import time
+from collections import Counter
 
 import pytest
 
@@ -37,6 +38,14 @@ def wait_for(file):
     while not file.exists():
         time.sleep(0.05)
     return worker_number()
+
+
+def meet(folder, name, number):
+    """Ends once so many calls are under way."""
+    (folder / name).touch()
+    while len(list(folder.iterdir())) < number:
+        time.sleep(0.05)
+    return os.getpid()
 
 
 def threads_of_itk():
@@ -91,6 +100,21 @@ def test_a_call_that_kills_its_worker_fails_alone(how, said):
 def test_workers_have_one_thread_each_where_there_are_several():
     with WorkerProcesses(2) as pool:
         assert pool.submit(threads_of_itk).result() == 1
+
+
+def test_processes_run_several_calls_each_and_the_least_busy_takes_the_next(tmp_path):
+    with WorkerProcesses(2, calls_each=2) as pool:
+        processes = [pool.submit(meet, tmp_path, name, 4) for name in "abcd"]
+        assert sorted(Counter(future.result() for future in processes).values()) == [2, 2]
+
+
+def test_all_calls_of_a_process_are_lost_with_it(tmp_path):
+    with WorkerProcesses(1, calls_each=2) as pool:
+        waiting, deadly = pool.submit(meet, tmp_path, "a", 9), pool.submit(die, 7)
+        for lost in (waiting, deadly):
+            with pytest.raises(WorkerDiedError, match="ended with exit code 7"):
+                lost.result()
+        assert pool.submit(square, 3).result()[1] == 9
 
 
 def test_cancelling_ends_what_runs_in_order(tmp_path):
