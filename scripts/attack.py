@@ -87,7 +87,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="KIND", help="kinds whose names hold one of these")
     parser.add_argument("--quick", action="store_true", help="one try of some kinds, in less than a minute")
     parser.add_argument(
-        "--every_place", action="store_true", help="every fault in every place of a command, not in one"
+        "--every_place", action="store_true", help="every example of a fault, in every place of a command"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file, too")
     parser.add_argument("--keep", metavar="DIR", help="keep the sandboxes of failed tries in a folder below this")
@@ -106,7 +106,9 @@ def _choose(only: Sequence[str], quick: bool, every_place: bool) -> tuple[list[T
             skipped[kind.name] = reason
             continue
         if not quick:
-            tries += kind.tries() if every_place else (_lighter(attempt, turn) for attempt in kind.tries())
+            tries += (
+                kind.tries() if every_place else (_one_example(each, turn + i) for i, each in enumerate(kind.tries()))
+            )
         elif turn % QUICK_SHARE == 0 and not kind.slow:
             of_kind = list(kind.tries())
             # Another command at every turn, and one example of it.
@@ -115,10 +117,8 @@ def _choose(only: Sequence[str], quick: bool, every_place: bool) -> tuple[list[T
     return tries, skipped
 
 
-def _lighter(attempt: Try, turn: int) -> Try:
-    """Training takes seconds to begin: one example of each of its tries, another one at every turn."""
-    if attempt.command not in ("train", "finetune"):
-        return attempt
+def _one_example(attempt: Try, turn: int) -> Try:
+    """One of a try's examples, another one for every command and at every turn."""
     return replace(attempt, examples=(attempt.examples[turn % len(attempt.examples)],))
 
 
