@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_ext.inference.model.folder import read_model
+
 FOLDER = Path(__file__).resolve().parents[1] / "scripts" / "benchmarks"
 
 
@@ -46,3 +48,12 @@ def test_one_that_fails_is_listed_and_the_others_go_on(run_all, tmp_path, monkey
     assert content["versions"]["torch"]
     (entry,) = content["benchmarks"].values()
     assert {line["name"] for line in entry["results"]} == {"partial_label_loss"}
+
+
+def test_the_models_that_benchmarks_predict_with_are_read(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    models = importlib.import_module("_models")
+    architecture = {"features_per_stage": [4, 4], "n_blocks_per_stage": [1, 1], "strides": [[1] * 3, [2] * 3]}
+    plans = models.plans_of([16] * 3, [1.5] * 3, architecture)
+    folder = models.write_model_folder(tmp_path / "model", plans, models.dataset_json_of(3))
+    assert read_model(folder).dataset_json == models.dataset_json_of(3)

@@ -25,6 +25,7 @@ def plans_of(patch_size: Sequence[int], spacing: Sequence[float], architecture: 
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     configuration = {
         "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
         "patch_size": list(patch_size),
         "spacing": list(spacing),
         "normalization_schemes": ["CTNormalization"],
