@@ -88,8 +88,14 @@ def shared_folder():
 
 
 @pytest.fixture(scope="session")
+def real_ct():
+    """Folder with a small real CT, ``ct.nii.gz``, and ``totalsegmentator_v2_labels.nii.gz``."""
+    return Path(__file__).resolve().parent / "data" / "ct_thorax_abdomen_3mm"
+
+
+@pytest.fixture(scope="session")
 def real_ct_folder(shared_folder):
-    """Three small real CTs with masks."""
+    """Three more real CTs with masks, and a DICOM series."""
     return shared_folder / "data"
 
 

@@ -147,10 +147,10 @@ def test_overlaps_equal_nnunets(tmp_path):
     assert np.isnan(results["4"]["Dice"]) == np.isnan(expected[4]["Dice"])
 
 
-def test_real_masks_with_anisotropic_spacing(real_ct_folder):
+def test_real_masks_with_anisotropic_spacing(real_ct):
     import SimpleITK
 
-    file = real_ct_folder / "ct_thorax_abdomen_3mm" / "totalsegmentator_v2_labels.nii.gz"
+    file = real_ct / "totalsegmentator_v2_labels.nii.gz"
     reference = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))[::2]
     prediction = np.roll(reference, (1, -1), (0, 2))
     values = [int(value) for value in np.unique(reference) if value][:12]

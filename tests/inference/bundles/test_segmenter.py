@@ -63,7 +63,7 @@ def test_openvino_runs_windows_of_the_bundles_size(tmp_path, ct_on_disk, bundle_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["segresnet", "unet"])
-def test_equals_the_bundles_own_pipeline_on_a_real_ct(kind, tmp_path, real_ct_folder, bundle_network, bundle_inference):
+def test_equals_the_bundles_own_pipeline_on_a_real_ct(kind, tmp_path, real_ct, bundle_network, bundle_inference):
     """Through the two commands, with the published windows of 96^3."""
     import SimpleITK as sitk
 
@@ -79,7 +79,7 @@ def test_equals_the_bundles_own_pipeline_on_a_real_ct(kind, tmp_path, real_ct_fo
     file = next(tmp_path.glob("model*.pt"))
     assert import_weights.main([str(file), "-d", "Dataset902_Bundle", "-results", results, "--plans", template]) == 0
     (folder,) = (tmp_path / "results" / "Dataset902_Bundle").iterdir()
-    ct = real_ct_folder / "ct_thorax_abdomen_3mm" / "ct.nii.gz"
+    ct = real_ct / "ct.nii.gz"
     assert predict.main(["-i", str(ct), "-o", str(tmp_path / "out"), "-m", str(folder), "-f", "0", "--quiet"]) == 0
     (written,) = (tmp_path / "out").glob("*.nii.gz")
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(written)))
