@@ -13,7 +13,7 @@ import pytest
 from nnunetv2_ext.training.trainer_listing import list_trainers
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {
     point.name: point.value for point in entry_points(group="console_scripts") if point.name.startswith("nnUNetv2_ext_")
 }
