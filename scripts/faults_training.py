@@ -30,9 +30,7 @@ import torch
 DATASET = "Dataset007_Faults"
 TRAINER = "FineTuneTrainer_unet"
 EDGE = 24
-COMMAND = (
-    sys.executable, "-m", "nnunetv2_ext.cli.train", "7", "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu", "--quiet",
-)  # fmt: skip
+WORDS = ("7", "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu", "--quiet")
 OPTIONS = (
     "--num_epochs", "5", "--iterations_per_epoch", "3", "--val_iterations_per_epoch", "1", "--batch_size", "2",
     "--warmup_heads", "1", "--warmup_network", "1", "--save_every", "1", "--seed", "4", "--num_workers", "0",
@@ -90,8 +88,8 @@ def _prepare(root: Path) -> None:
     )
     plans_file = root / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json"
     for program, *words in steps:
-        path = str(Path(sys.executable).with_name(program))
-        subprocess.run([path, *words], env=_environment(root), check=True, stdout=subprocess.DEVNULL)
+        command = [_program(program), *words]
+        subprocess.run(command, env=_environment(root), check=True, stdout=subprocess.DEVNULL)
         plans = json.loads(plans_file.read_text(encoding="utf-8"))
         for configuration in plans["configurations"].values():
             network = configuration["architecture"]["arch_kwargs"]
@@ -128,7 +126,12 @@ def _disturbed(root: Path, delay: float) -> tuple[dict[str, torch.Tensor], str]:
 
 
 def _start(root: Path, flags: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*COMMAND, *flags], env=_environment(root), stdout=subprocess.DEVNULL)
+    command = [_program("nnUNetv2_ext_train"), *WORDS, *flags]
+    return subprocess.Popen(command, env=_environment(root), stdout=subprocess.DEVNULL)
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
 
 
 def _wait_for_first_epoch(root: Path, process: subprocess.Popen[bytes]) -> None:

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "training": {"checkpoints", "dataset_conversion", "experiment_planning", "inference"} | _PARTS,
     "demo": {"checkpoints", "dataset_conversion", "experiment_planning", "inference", "training", "evaluation"}
     | _PARTS,
+    "viewer": _PARTS,
     "discovery": {"training"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"autoload", "discovery"}

@@ -19,7 +19,7 @@ _OPACITY = 0.5
 _LEGEND_ROWS = 28
 
 # A soft-tissue window of CT, in HU (level 40, width 400), used where the image reaches air and bone.
-_CT_WINDOW = (-160.0, 240.0)
+CT_WINDOW = (-160.0, 240.0)
 
 
 def write_preview(
@@ -71,7 +71,7 @@ def draw_label_maps(
     rows = {name: np.ascontiguousarray(turn.forward(labels)) for name, labels in maps.items()}
     first, *others = rows.values()
     image = np.zeros((1, 1, 1)) if intensities is None else intensities
-    low, high = _window(image)
+    low, high = display_window(image)
     image = np.broadcast_to(turn.forward(image), first.shape)
     size = max(max(names, default=0), *(int(labels.max(initial=0)) for labels in rows.values())) + 1
     counts = np.sum([count_label_values(labels, size) for labels in rows.values()], axis=0)
@@ -130,10 +130,10 @@ def _richest_slices(labels: Integer[np.ndarray, "z y x"], values: Shaped[np.ndar
     ]
 
 
-def _window(intensities: Shaped[np.ndarray, "z y x"]) -> tuple[float, float]:
+def display_window(intensities: Shaped[np.ndarray, "z y x"]) -> tuple[float, float]:
     """Black and white level: the soft-tissue window for what looks like HU, else the 1st and 99th percentile."""
     sample = intensities.ravel()[:: max(1, intensities.size // 1_000_000)]
     low, high = (float(value) for value in np.percentile(sample, (1, 99)))
     if low < -500 and high < 4000:
-        return _CT_WINDOW
+        return CT_WINDOW
     return low, max(high, low + 1e-6)

@@ -40,19 +40,28 @@ class Volume:
 
 def resample_label(label: Volume, grid: Grid) -> Volume:
     """Nearest-neighbour resampling of a label map; outside it is background."""
+    return _resample(label, grid, 0, linear=False)
+
+
+def resample_image(image: Volume, grid: Grid) -> Volume:
+    """Linear resampling of an image; outside it is its lowest intensity."""
+    return _resample(image, grid, float(image.array.min()), linear=True)
+
+
+def _resample(volume: Volume, grid: Grid, outside: float, *, linear: bool) -> Volume:
     import SimpleITK
 
-    reference = SimpleITK.Image([int(n) for n in grid.size], SimpleITK.sitkUInt8)
-    reference.SetSpacing(grid.spacing)
-    reference.SetOrigin(grid.origin)
-    reference.SetDirection(grid.direction)
     resampling = SimpleITK.ResampleImageFilter()
-    resampling.SetReferenceImage(reference)
-    resampling.SetInterpolator(SimpleITK.sitkNearestNeighbor)
+    resampling.SetSize([int(n) for n in grid.size])
+    resampling.SetOutputSpacing(grid.spacing)
+    resampling.SetOutputOrigin(grid.origin)
+    resampling.SetOutputDirection(grid.direction)
+    resampling.SetInterpolator(SimpleITK.sitkLinear if linear else SimpleITK.sitkNearestNeighbor)
+    resampling.SetDefaultPixelValue(outside)
     if multiprocessing.parent_process() is not None:
         # One process per core already; more threads would only compete.
         resampling.SetNumberOfThreads(1)
-    return Volume(SimpleITK.GetArrayFromImage(resampling.Execute(label.grid.image(label.array))), grid)
+    return Volume(SimpleITK.GetArrayFromImage(resampling.Execute(volume.grid.image(volume.array))), grid)
 
 
 def oriented_lps(volume: Volume) -> Volume:

@@ -23,9 +23,14 @@ def write_page(template: str, target: Path | str, **content: Any) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    page = _environment().get_template(template).render(content)
+    page = fill(template, **content)
     with atomic_path(target) as temporary:
-        temporary.write_text(page + "\n", encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
+
+
+def fill(template: str, **content: Any) -> str:
+    """The page that `write_page` writes."""
+    return _environment().get_template(template).render(content) + "\n"
 
 
 def decimals(value: float, places: int = 3) -> str:

@@ -336,6 +336,15 @@ def _evaluation(box: Sandbox) -> list[str]:
     return f"-gt {box.inputs}/gt -pred {box.inputs}/pred -o {box.out} -np 1".split()
 
 
+@recipe("view", order="in/order.json", image="in/bad{ending}", label="in/bad_map{ending}")
+def _view(box: Sandbox, ending: str) -> list[str]:
+    fixtures.write_image(box.inputs / f"bad{ending}", fixtures.ct(0))
+    fixtures.write_image(box.inputs / f"bad_map{ending}", fixtures.label_map(0))
+    box.bring("order.json", box.inputs / "order.json")
+    files = f"{box.inputs}/bad{ending} {box.inputs}/bad_map{ending}"
+    return f"{files} --order {box.inputs}/order.json --html {box.out}/view.html".split()
+
+
 @recipe("tree", "info", tree="in/tree.json")
 def _tree(box: Sandbox, ending: str) -> list[str]:
     fixtures.write_json(
