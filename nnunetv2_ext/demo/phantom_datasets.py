@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,13 @@ class Protocol:
 
 
 def write_raw_dataset(
-    protocol: Protocol, raw_folder: Path, *, num_training: int, num_test: int, first_seed: int
+    protocol: Protocol,
+    raw_folder: Path,
+    *,
+    num_training: int,
+    num_test: int,
+    first_seed: int,
+    patient: Callable[[int], Phantom] = make_phantom,
 ) -> Path:
     """Generates patients and writes them as an nnU-Net raw dataset.
 
@@ -81,6 +87,7 @@ def write_raw_dataset(
         num_training: Cases in imagesTr and labelsTr.
         num_test: Cases in imagesTs and labelsTs.
         first_seed: Patient ``i`` has the seed ``first_seed + i``: different datasets should have different patients.
+        patient: Makes one from a seed.
 
     Returns:
         The dataset's folder.
@@ -88,7 +95,7 @@ def write_raw_dataset(
     folder = raw_folder / protocol.folder_name
     for number in range(num_training + num_test):
         part = "Tr" if number < num_training else "Ts"
-        phantom = make_phantom(first_seed + number)
+        phantom = patient(first_seed + number)
         case = f"{protocol.name}_{number:03d}"
         _write(phantom.image, phantom, folder / f"images{part}" / f"{case}_0000{FILE_ENDING}")
         _write(protocol.annotate(phantom), phantom, folder / f"labels{part}" / f"{case}{FILE_ENDING}")
