@@ -37,6 +37,9 @@ class NetworkFamily:
         heads: What the names of its segmentation heads begin with.
         outputs: A tensor of the heads, and which of its axes is as long as there are outputs.
         has_rows: Whether each output has its own row in every tensor of the heads.
+        encoder: Pattern of the beginnings of its encoder's names.
+        stages: Patterns of the beginnings of its stages' names, from the heads down; where a pattern has a group, the
+            stage of the larger number is nearer to the heads. What none of them fits is the farthest from the heads.
     """
 
     key: str
@@ -48,6 +51,12 @@ class NetworkFamily:
     heads: str = "decoder.seg_layers."
     outputs: tuple[str, int] = ("decoder.seg_layers.0.weight", 0)
     has_rows: bool = True
+    encoder: str = r"encoder\."
+    stages: tuple[str, ...] = (
+        r"decoder\.(?:stages|transpconvs|upsample_layers)\.(\d+)\.",
+        r"encoder\.stages\.(\d+)\.",
+        r"encoder\.",
+    )
 
 
 def _trainers(suffix: str, **others: str) -> dict[str, str]:
@@ -90,8 +99,22 @@ FAMILIES: tuple[NetworkFamily, ...] = (
         _trainers("swinunetr", tree=_GENERIC["tree"]),
         signature=frozenset({"swinViT.patch_embed.proj.weight", "decoder.seg_layers.0.weight"}),
         extra="monai",
+        encoder=r"swinViT\.|encoder\d+\.",
+        stages=(
+            *(rf"decoder{level}\." for level in (1, 2, 3, 4, 5)),
+            r"encoder10\.|swinViT\.layers4",
+            *(rf"encoder{level + 1}\.|swinViT\.layers{level}" for level in (3, 2, 1)),
+            r"encoder1\.|swinViT\.",
+        ),
     ),
-    NetworkFamily("segresnet", f"{_OURS}monai_networks.SegResNet", {**_GENERIC, **_MONAI}, extra="monai"),
+    NetworkFamily(
+        "segresnet",
+        f"{_OURS}monai_networks.SegResNet",
+        {**_GENERIC, **_MONAI},
+        extra="monai",
+        encoder=r"convInit\.|down_layers\.",
+        stages=(r"conv_final\.", r"(?:up_layers|up_samples)\.(\d+)\.", r"down_layers\.(\d+)\.", r"convInit\."),
+    ),
     NetworkFamily(
         "monai_unet",
         f"{_OURS}monai_networks.UNet",
@@ -101,6 +124,12 @@ FAMILIES: tuple[NetworkFamily, ...] = (
         outputs=("model.2.0.conv.weight", 1),
         # Its last block is a residual unit over the classes themselves.
         has_rows=False,
+        # Each level holds the next one as ``1.submodule``, between its way down (``0``) and its way up (``2``).
+        encoder=r"model\.(?:1\.submodule\.)*(?!1\.|2\.)",
+        stages=(
+            *(rf"model\.(?:1\.submodule\.){{{level}}}2\." for level in range(1, 8)),
+            *(rf"model\.(?:1\.submodule\.){{{level}}}(?!1\.|2\.)" for level in range(8, -1, -1)),
+        ),
     ),
 )
 _OTHER = NetworkFamily("plans", "")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint
 from nnunetv2_ext.labels.channels import BACKGROUND, channel_names
+from nnunetv2_ext.labels.synonyms import synonym
 from nnunetv2_ext.utilities.errors import UserError
 
 Classes = Mapping[str, Any] | Sequence[str]
@@ -85,8 +86,10 @@ def pair_classes(
     if target.names is None:
         return "the network's class names are not known"
     channel_of = {name: channel for channel, name in enumerate(source.names)}
-    wanted = (mapping.get(name, name) for name in target.names)
-    return {channel: channel_of[name] for channel, name in enumerate(wanted) if name in channel_of}
+    counterparts = [
+        mapping.get(name) or (name if name in channel_of else synonym(name, source.names)) for name in target.names
+    ]
+    return {channel: channel_of[name] for channel, name in enumerate(counterparts) if name is not None}
 
 
 def check_class_mapping(checkpoint: Checkpoint, class_mapping: Mapping[str, str], target_classes: Classes) -> None:

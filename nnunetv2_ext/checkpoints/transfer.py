@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_ext.architectures.architecture import describe
+from nnunetv2_ext.architectures.families import NetworkFamily
 from nnunetv2_ext.architectures.label_tree_network import PARENTS_NAME, label_tree_of
+from nnunetv2_ext.architectures.parts import belongs_to
 from nnunetv2_ext.architectures.stunet_sizes import STUNET_SIZES
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint, match_state, tensor_names
 from nnunetv2_ext.checkpoints.heads import Classes, Outputs, name_hints, pair_classes
+from nnunetv2_ext.checkpoints.stem import adapt_stem
+from nnunetv2_ext.labels.dataset_json import image_channels
 from nnunetv2_ext.utilities.errors import UserError
 
 Outcome = Literal["loaded", "adapted", "reinitialised"]
@@ -82,14 +86,18 @@ def transfer_weights(
     target_classes: Classes | None = None,
     source_classes: Classes | None = None,
     class_mapping: Mapping[str, str] | None = None,
+    target_channels: Sequence[str] | None = None,
+    part: Literal["all", "backbone", "encoder"] = "all",
 ) -> TransferReport:
     """Copies the weights of a checkpoint into a network: backbone strictly, heads by class name.
 
     - Backbone: every tensor must be there with the same shape.
-    - Input stem: weights for one input channel are repeated for N and divided by N, so that a network that sees the
-      same image N times computes what it did before.
-    - Heads: the rows of classes with the same name are copied at every level, translated where softmax, sigmoid and
-      label tree meet (`nnunetv2_ext.checkpoints.heads`); those of other classes start small.
+    - Input stem: image channels that the checkpoint knows by name get its weights for them. Otherwise the weights of
+      its N channels are added up, repeated for M and divided by M, so that a network that sees the same image in all
+      its channels computes what it did before.
+    - Heads: the rows of classes with the same name, or another name that a label order knows for the same structure,
+      are copied at every level, translated where softmax, sigmoid and label tree meet
+      (`nnunetv2_ext.checkpoints.heads`); those of other classes start small.
 
     Nothing is written unless everything fits.
 
@@ -101,6 +109,8 @@ def transfer_weights(
             of the channels (with ``background`` for softmax). Unknown classes have no pretrained heads.
         source_classes: The same for the checkpoint; those that it knows by default.
         class_mapping: Target class to source class, for structures that have another name in the checkpoint.
+        target_channels: Names of the network's image channels, where known.
+        part: What is copied; the rest, which may have any shape then, keeps its initialisation.
 
     Returns:
         What happened to each tensor.
@@ -124,19 +134,27 @@ def transfer_weights(
     stem = _stem_tensors(network)
     report = TransferReport(checkpoint.describe())
 
+    def is_wanted(name: str) -> bool:
+        return part == "all" or any(belongs_to(each, part, family) for each in names_of.get(name, [name]))
+
     values: dict[str, Tensor] = {}
-    different = [name for name in (*missing, *unexpected) if name != PARENTS_NAME]
-    for name, source in matched.items():
+    different = [name for name in (*missing, *unexpected) if name != PARENTS_NAME and is_wanted(name)]
+    trained_on = checkpoint.dataset_json or {}
+    their_channels = image_channels(trained_on) if {"channel_names", "modality"} & trained_on.keys() else None
+    for name in names_of:
         target = tensors[name]
-        if name in heads and (source.shape[1:] == target.shape[1:] or not family.has_rows):
+        if not is_wanted(name) and name not in heads:
+            if name != PARENTS_NAME:
+                report.tensors.append(TensorTransfer(name, "reinitialised", f"left out by --transfer {part}"))
             continue
+        if name not in matched or (name in heads and (part != "all" or _has_rows_of(family, matched[name], target))):
+            continue
+        source, detail = matched[name], ""
+        if id(target) in stem and source[:, :1].shape == target[:, :1].shape:
+            source, detail = adapt_stem(source, target.shape[1], target_channels, their_channels)
         if source.shape == target.shape:
             values[name] = source
-            report.tensors.append(TensorTransfer(name, "loaded"))
-        elif id(target) in stem and source[:, :1].shape == target[:, :1].shape:
-            values[name] = _repeated(source, target.shape[1], checkpoint)
-            how = f"input channels 1 -> {target.shape[1]}, weights repeated and divided by {target.shape[1]}"
-            report.tensors.append(TensorTransfer(name, "adapted", how))
+            report.tensors.append(TensorTransfer(name, "adapted" if detail else "loaded", detail))
         else:
             different.append(name)
     if different:
@@ -144,9 +162,16 @@ def transfer_weights(
 
     own = Outputs.of(target_classes, label_tree_of(network) is not None)
     theirs = Outputs.of(source_classes or checkpoint.labels, PARENTS_NAME in checkpoint.network_state)
-    pairs = pair_classes(checkpoint, theirs, own, class_mapping or {})
+    pairs = (
+        pair_classes(checkpoint, theirs, own, class_mapping or {})
+        if part == "all"
+        else f"left out by --transfer {part}"
+    )
     _note_classes(report, pairs, own, theirs)
     for name in heads:
+        if part != "all":
+            report.tensors.append(TensorTransfer(name, "reinitialised", f"heads: {pairs}"))
+            continue
         target, source = tensors[name].detach(), matched[name]
         if not isinstance(pairs, str) and family.has_rows and len(own.names or ()) != len(target):
             raise UserError(
@@ -204,13 +229,9 @@ def _stem_tensors(network: nn.Module) -> set[int]:
     return {id(network.get_parameter(f"{key}.weight")) for key in getattr(network, "keys_to_in_proj", ())}
 
 
-def _repeated(source: Tensor, channels: int, checkpoint: Checkpoint) -> Tensor:
-    if source.shape[1] != 1:
-        raise UserError(
-            f"{checkpoint.path} was trained on {source.shape[1]} input channels and the network has {channels}; only "
-            "one channel can be spread over several: use images with the same channels."
-        )
-    return source.expand(-1, channels, *(-1,) * (source.ndim - 2)) / channels
+def _has_rows_of(family: NetworkFamily, source: Tensor, target: Tensor) -> bool:
+    """Whether a tensor of the heads is for `Outputs.rows` to translate, or is no matter of single classes at all."""
+    return source.shape[1:] == target.shape[1:] or not family.has_rows
 
 
 def _mismatch(

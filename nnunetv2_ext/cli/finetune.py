@@ -32,6 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_class_mapping_argument(parser)
     parser.add_argument("-tr", help="trainer; default: the one that fits the checkpoint")
     parser.add_argument("-p", help="plans identifier; default: plans made from those of the pretraining")
+    parser.add_argument(
+        "--adapt",
+        choices=("pretraining", "dataset"),
+        help="spacing, patch size and normalisation of the plans that are made: those of the pretraining (default), or "
+        "spacing and normalisation of the dataset and a patch no larger than its median image",
+    )
     parser.add_argument("-np", type=count, default=2, help="processes that preprocess")
     add_option_arguments(parser)
     return run_command(parser, _run, argv)
@@ -43,6 +49,7 @@ def _run(arguments: argparse.Namespace) -> None:
     finetune(
         trainer=arguments.tr,
         plans=arguments.p,
+        adapt=arguments.adapt,
         num_processes=arguments.np,
         show_progress=not arguments.quiet,
         **run_from(arguments),

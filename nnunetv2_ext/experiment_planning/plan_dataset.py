@@ -49,6 +49,7 @@ def plan_dataset(
     num_processes: int | None = None,
     show_progress: bool = True,
     source: Path | None = None,
+    to_dataset: bool = False,
 ) -> Path:
     """Adapts a template (or a pretrained model's plans) to a dataset and writes ``<name>.json`` beside its fingerprint.
 
@@ -59,7 +60,7 @@ def plan_dataset(
         dataset: ID or name of a dataset in ``nnUNet_raw``.
         template_or_plans: What `load_template` returns, or a trained model's plans.
         name: Name of the plans file, nnU-Net's plans identifier.
-        configurations: See `plans_for_dataset`, also for the three overrides.
+        configurations: See `plans_for_dataset`, also for the three overrides and ``to_dataset``.
         spacing: (z, y, x) in mm.
         patch_size: (z, y, x) in voxels.
         batch_size: Samples per batch.
@@ -67,6 +68,7 @@ def plan_dataset(
         num_processes: Processes for extracting the fingerprint where it is missing; nnU-Net's default if None.
         show_progress: Whether that extraction shows a progress bar.
         source: File of the template, where it has one, which is not replaced.
+        to_dataset: See `plans_for_dataset`.
 
     Returns:
         Path of the plans file.
@@ -102,6 +104,7 @@ def plan_dataset(
             spacing=spacing,
             patch_size=patch_size,
             batch_size=batch_size,
+            to_dataset=to_dataset,
         )
         # The preprocessor reads this copy, not the raw one.
         write_json(dataset_json, folder / "dataset.json")

@@ -34,6 +34,7 @@ def plans_for_dataset(
     spacing: Sequence[float] | None = None,
     patch_size: Sequence[int] | None = None,
     batch_size: int | None = None,
+    to_dataset: bool = False,
 ) -> dict[str, Any]:
     """Adapts a plan template, or the plans of a pretrained model, to a dataset.
 
@@ -53,6 +54,8 @@ def plans_for_dataset(
         spacing: Target spacing (z, y, x) in mm instead of the template's; (y, x) for 2D configurations.
         patch_size: Patch size in voxels instead of the template's, same axes.
         batch_size: Batch size instead of the template's.
+        to_dataset: Whether spacing, normalisation and intensity statistics are the dataset's own, and the patch no
+            larger than its median image, although the network has weights already.
 
     Returns:
         Plans that stock nnU-Net reads.
@@ -62,6 +65,8 @@ def plans_for_dataset(
     """
     check_template(template_or_plans, "the template")
     from_template = is_template(template_or_plans)
+    if to_dataset:
+        template_or_plans = _left_to_dataset(template_or_plans)
     spacings = np.asarray(fingerprint["spacings"], dtype=float)
     shapes = np.asarray(fingerprint["shapes_after_crop"], dtype=float)
     flat_images = bool(np.median(shapes[:, 0]) == 1)
@@ -86,7 +91,7 @@ def plans_for_dataset(
             configuration,
             configuration_name,
             median_shape,
-            shrink=from_template and patch_size is None,
+            shrink=(from_template or to_dataset) and patch_size is None,
             network_is_fixed=not from_template,
         )
         configuration["data_identifier"] = f"{name}_{configuration_name}"
@@ -114,6 +119,15 @@ def plans_for_dataset(
         "label_manager": template_or_plans.get("label_manager", "LabelManager"),
         "foreground_intensity_properties_per_channel": intensity_statistics(template_or_plans, schemes, fingerprint),
     }
+
+
+def _left_to_dataset(plans: dict[str, Any]) -> dict[str, Any]:
+    """Plans without what the dataset is to decide; a channel that is not CT gets nnU-Net's scheme for its name."""
+    plans = {**deepcopy(plans), "foreground_intensity_properties_per_channel": {}}
+    for configuration in plans["configurations"].values():
+        open_entries = {"spacing": None, "normalization_schemes": [CT_SCHEME], "use_mask_for_norm": [False]}
+        configuration |= {key: value for key, value in open_entries.items() if key in configuration}
+    return plans
 
 
 def reader_writer_of(dataset_json: dict[str, Any], example_image: str | None = None) -> str:

@@ -59,16 +59,20 @@ def plans_name_for(checkpoint: Checkpoint) -> str:
     return "pretrained_" + re.sub(r"[^A-Za-z0-9_\-]+", "_", str(name))
 
 
-def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name: str | None = None) -> Path:
+def ensure_plans(
+    checkpoint: Checkpoint, dataset: str, configuration: str, name: str | None = None, adapt: str = "pretraining"
+) -> Path:
     """Makes plans for a dataset from those of the pretraining, unless they are there.
 
-    Patch size, spacing, network and normalisation are those the weights were trained with.
+    The network is that of the weights; so are patch size, spacing and normalisation unless ``adapt`` says otherwise.
 
     Args:
         checkpoint: From `read_checkpoint`.
         dataset: ID or name of a dataset.
         configuration: For example ``3d_fullres``.
         name: Plans identifier; by default that of the pretraining, told apart where another one had the same.
+        adapt: ``"pretraining"``, or ``"dataset"`` for its median spacing, its normalisation and patches no larger than
+            its median image.
 
     Returns:
         Path of the plans file.
@@ -86,8 +90,10 @@ def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name:
     source: dict[str, Any] | None = checkpoint.plans
     if source is None and checkpoint.plans_template is not None:
         source = load_template(checkpoint.plans_template)
-    digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:8]
-    path = folder / f"{name or plans_name_for(checkpoint)}.json"
+    to_dataset = adapt == "dataset"
+    made_from = json.dumps([source, adapt] if to_dataset else source, sort_keys=True)
+    digest = hashlib.sha256(made_from.encode()).hexdigest()[:8]
+    path = folder / f"{name or plans_name_for(checkpoint) + '_dataset' * to_dataset}.json"
     if name is None and path.is_file() and source is not None:
         plans = read_json(path)
         check_plans(plans, path)
@@ -109,14 +115,15 @@ def ensure_plans(checkpoint: Checkpoint, dataset: str, configuration: str, name:
             f"{checkpoint.path} brings no plans and its format has no published ones; make plans for the dataset with "
             "nnUNetv2_ext_plan and name them with -p."
         )
-    plan_dataset(full_name, source, name=path.stem, configurations=[configuration])
+    plan_dataset(full_name, source, name=path.stem, configurations=[configuration], to_dataset=to_dataset)
     plans = read_json(path)
     write_json({**plans, _MADE_FROM: digest}, path)
     planned = plans["configurations"][configuration]
     logger.info(
-        "Plans for %s were made from the pretraining: patch size %s, spacing %s mm (z, y, x), normalisation %s; "
-        "written to %s.",
+        "Plans for %s were made from the pretraining, adapted to the %s: patch size %s, spacing %s mm (z, y, x), "
+        "normalisation %s; written to %s.",
         full_name,
+        adapt,
         planned["patch_size"],
         planned["spacing"],
         ", ".join(planned["normalization_schemes"]),
@@ -208,6 +215,7 @@ def finetune(
     show_progress: bool = True,
     options: TrainingOptions | None = None,
     class_mapping: Mapping[str, str] | None = None,
+    adapt: str | None = None,
     **run_arguments: Any,
 ) -> None:
     """Fine-tunes a pretrained network on a dataset.
@@ -224,6 +232,7 @@ def finetune(
         options: Hyper-parameters.
         class_mapping: Class of the dataset to the class of the checkpoint whose heads it starts from, where their
             names differ.
+        adapt: See `ensure_plans`.
         **run_arguments: Further attributes of `TrainingRun`.
 
     Raises:
@@ -255,7 +264,7 @@ def finetune(
     check_trainer_name(trainer)
     # The folds of a cross-validation may start at the same time; the first one makes what all of them need.
     with output_lock(nnunet_folder("nnUNet_preprocessed") / full_name, inside=True, wait=True):
-        plans_file = ensure_plans(checkpoint, full_name, configuration, plans)
+        plans_file = ensure_plans(checkpoint, full_name, configuration, plans, adapt or "pretraining")
         ensure_preprocessed(plans_file, configuration, fold, num_processes, show_progress)
     run = TrainingRun(
         full_name,
@@ -270,7 +279,7 @@ def finetune(
     )
     if run.only_validate or (run.continue_training and not fresh_start_is_allowed()):
         # The weights come from the fine-tuning's own checkpoint.
-        run = dataclasses.replace(run, pretrained_weights=None, class_mapping=None)
+        run = dataclasses.replace(run, pretrained_weights=None, class_mapping=None, transfer=None)
     logger.info(
         "Fine-tuning %s on %s, fold %s, with %s and the plans %s.",
         checkpoint.describe(),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
-from nnunetv2_ext.labels.dataset_json import check_outputs, read_dataset_json
+from nnunetv2_ext.labels.dataset_json import check_outputs, image_channels, read_dataset_json
 from nnunetv2_ext.training.options import RECORD, TrainingOptions, restore_options
 from nnunetv2_ext.training.workers import workers_looked_after
 from nnunetv2_ext.utilities.errors import UserError
@@ -54,6 +54,8 @@ class TrainingRun:
     options: TrainingOptions = field(default_factory=TrainingOptions)
     class_mapping: Mapping[str, str] | None = None
     """Class of the dataset to the class of the pretrained weights that its head starts from, where names differ."""
+    transfer: str | None = None
+    """Part of the pretrained weights to start from: ``"encoder"``, ``"backbone"`` or, by default, ``"all"``."""
 
 
 def run_training(run: TrainingRun) -> None:
@@ -139,7 +141,7 @@ def _train_alone(run: TrainingRun, trainer: Any) -> None:
     folder = Path(trainer.output_folder)
     checkpoint = checkpoint_to_continue_from(folder) if run.continue_training or run.only_validate else None
     if run.pretrained_weights is not None and checkpoint is None:
-        initialize_from_pretrained(trainer, run.pretrained_weights, run.class_mapping)
+        initialize_from_pretrained(trainer, run.pretrained_weights, run.class_mapping, run.transfer)
     if checkpoint is not None and not isinstance(trainer, ExtTrainer):
         # Trainers of this package do it themselves, for the sake of nnU-Net's own command.
         restore_options(trainer, load_torch_file(checkpoint, mmap=True))
@@ -178,13 +180,16 @@ def _set_aside(fold_folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def initialize_from_pretrained(trainer: Any, source: str, class_mapping: Mapping[str, str] | None = None) -> None:
+def initialize_from_pretrained(
+    trainer: Any, source: str, class_mapping: Mapping[str, str] | None = None, part: Any = None
+) -> None:
     """Initialises the trainer's network from a checkpoint of any known format; the report goes to the training log.
 
     Args:
         trainer: A trainer of nnU-Net or of this package.
         source: Checkpoint or model folder.
         class_mapping: Class of the dataset to class of the checkpoint, where their names differ.
+        part: See `transfer_weights`.
     """
     from nnunetv2_ext.checkpoints import read_checkpoint, transfer_weights
 
@@ -194,6 +199,8 @@ def initialize_from_pretrained(trainer: Any, source: str, class_mapping: Mapping
         read_checkpoint(source),
         target_classes=trainer.dataset_json["labels"],
         class_mapping=class_mapping,
+        target_channels=image_channels(trainer.dataset_json),
+        part=part or "all",
     )
     trainer.print_to_log_file(f"\n{report}\n", add_timestamp=False)
 
@@ -219,8 +226,13 @@ def _check(run: TrainingRun) -> None:
         )
     if run.continue_training and run.pretrained_weights is not None and not fresh_start_is_allowed():
         raise UserError("-pretrained_weights starts a training and --c continues one; give one of the two.")
-    if run.class_mapping and run.pretrained_weights is None:
-        raise UserError("--class_mapping says which pretrained heads to start from; give -pretrained_weights, too.")
+    for flag in ("class_mapping", "transfer"):
+        if getattr(run, flag) and run.pretrained_weights is None:
+            raise UserError(f"--{flag} says which pretrained weights to start from; give -pretrained_weights, too.")
+    if run.class_mapping and run.transfer not in (None, "all"):
+        raise UserError(
+            f"--class_mapping pairs heads, which --transfer {run.transfer} leaves out; give one of the two."
+        )
     if run.validate_best and run.disable_checkpointing:
         raise UserError("--val_best needs what --disable_checkpointing does not write; give one of the two.")
     results = nnunet_folder("nnUNet_results")

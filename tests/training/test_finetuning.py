@@ -12,10 +12,11 @@ import torch
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
 from nnunetv2_ext.checkpoints import read_checkpoint
 from nnunetv2_ext.cli import finetune as command
+from nnunetv2_ext.cli import train as train_command
 from nnunetv2_ext.training import finetuning
 from nnunetv2_ext.training.finetuning import ensure_plans, finetune, plans_name_for, trainer_for
 from nnunetv2_ext.training.options import TrainingOptions
-from nnunetv2_ext.training.run_training import TrainingRun, make_trainer
+from nnunetv2_ext.training.run_training import TrainingRun, initialize_from_pretrained, make_trainer
 from nnunetv2_ext.utilities.errors import UserError
 
 ONE_STEP = TrainingOptions(
@@ -80,6 +81,63 @@ def test_plans_of_the_pretraining_are_kept(pretrained, tiny_dataset):
     # A second call uses what is there.
     stamp = file.stat().st_mtime_ns
     assert ensure_plans(checkpoint, tiny_dataset, "3d_fullres", plans_name_for(checkpoint)).stat().st_mtime_ns == stamp
+
+
+def test_plans_can_be_adapted_to_the_dataset(pretrained, tiny_dataset, caplog):
+    checkpoint = read_checkpoint(pretrained)
+    configuration = checkpoint.plans["configurations"]["3d_fullres"]
+    # Trained on coarser and larger images, of which some other channel than CT was.
+    configuration |= {"spacing": [3.0, 3.0, 3.0], "patch_size": [64, 64, 64]}
+    configuration["normalization_schemes"] = ["ZScoreNormalization"]
+    caplog.set_level("INFO")
+    kept, adapted = (
+        json.loads(ensure_plans(checkpoint, tiny_dataset, "3d_fullres", adapt=adapt).read_text(encoding="utf-8"))
+        for adapt in ("pretraining", "dataset")
+    )
+    assert kept["plans_name"] + "_dataset" == adapted["plans_name"]
+    before, after = (plans["configurations"]["3d_fullres"] for plans in (kept, adapted))
+    assert (before["spacing"], before["patch_size"]) == ([3.0] * 3, [64] * 3)
+    # The images are 24 voxels wide, 1 mm each.
+    assert (after["spacing"], after["patch_size"]) == ([1.0] * 3, [24] * 3)
+    assert (before["normalization_schemes"], after["normalization_schemes"]) == (
+        ["ZScoreNormalization"],
+        ["CTNormalization"],
+    )
+    folder = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset
+    fingerprint = json.loads((folder / "dataset_fingerprint.json").read_text(encoding="utf-8"))
+    own = fingerprint["foreground_intensity_properties_per_channel"]
+    assert adapted["foreground_intensity_properties_per_channel"] == own
+    assert before["architecture"] == after["architecture"]
+    assert "adapted to the dataset: patch size [24, 24, 24], spacing [1.0, 1.0, 1.0]" in caplog.text
+    # A second call uses what is there.
+    assert ensure_plans(checkpoint, tiny_dataset, "3d_fullres", adapt="dataset").stem == adapted["plans_name"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--transfer", "encoder"], "--transfer says which pretrained weights to start from; give -pretrained_weights"),
+        (
+            ["--transfer", "backbone", "--class_mapping", "a=b", "-pretrained_weights", "x"],
+            "--class_mapping pairs heads, which --transfer backbone leaves out",
+        ),
+    ],
+)
+def test_parts_of_nothing_are_refused(tiny_dataset, flags, message, capsys):
+    words = ["7", "3d_fullres", "0", "-tr", "STUNetTrainer_small", "-device", "cpu", "--quiet"]
+    assert train_command.main([*words, *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_part_of_the_weights_is_transferred(pretrained, tiny_dataset):
+    trainer = make_trainer(TrainingRun(tiny_dataset, "3d_fullres", 0, "STUNetTrainer_small", device="cpu"))
+    initialize_from_pretrained(trainer, str(pretrained), part="encoder")
+    before = read_checkpoint(pretrained).network_state
+    equal = {name for name, value in trainer.network.state_dict().items() if torch.equal(before[name], value)}
+    convolutions = {name for name in before if name.endswith("conv1.weight")}
+    assert {name for name in convolutions if name in equal} == {
+        name for name in convolutions if name.startswith("encoder.")
+    }
 
 
 def test_wrong_size_names_both_sides(pretrained, tiny_dataset, monkeypatch):
