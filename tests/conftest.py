@@ -28,6 +28,7 @@ pytest_plugins = [
     "fixtures.preprocessed_datasets",
     "fixtures.published_checkpoints",
     "fixtures.raw_datasets",
+    "fixtures.small_trainers",
     "fixtures.whole_commands",
 ]
 

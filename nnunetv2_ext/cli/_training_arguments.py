@@ -34,7 +34,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_class_mapping_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds the flag that pairs classes of the dataset with classes of the pretrained weights."""
+    """Adds the flags that say which of the pretrained weights to start from."""
+    parser.add_argument(
+        "--transfer",
+        choices=("encoder", "backbone", "all"),
+        help="part of the pretrained weights to start from; default: all, heads included",
+    )
     parser.add_argument(
         "--class_mapping",
         nargs="+",
@@ -55,6 +60,16 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": option.metadata["help"]}
         if shape is flag:
             group.add_argument(f"--{option.name}", action=argparse.BooleanOptionalAction, **how)
+            # The same in nnU-Net's spelling.
+            group.add_argument(
+                f"--no_{option.name}",
+                dest=option.name,
+                action="store_false",
+                default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS,
+            )
+        elif choices := option.metadata["choices"]:
+            group.add_argument(f"--{option.name}", choices=choices, **how)
         else:
             group.add_argument(f"--{option.name}", type=_number_of(shape), metavar="N", **how)
 
@@ -72,6 +87,7 @@ def run_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "fold": arguments.fold,
         "pretrained_weights": arguments.pretrained_weights,
         "class_mapping": _class_mapping(arguments.class_mapping),
+        "transfer": arguments.transfer,
         "num_gpus": arguments.num_gpus,
         "npz": arguments.npz,
         "continue_training": arguments.c or arguments.c_or_start,

@@ -15,7 +15,7 @@ from typing import Any
 
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import parse_json
-from nnunetv2_ext.utilities.validation import Shape, check, entries, flag, integer, number
+from nnunetv2_ext.utilities.validation import Shape, check, choice, entries, flag, integer, number
 
 SETTINGS_VARIABLE = "nnUNetv2_ext_settings"
 """Environment variable; a JSON object with the names of `SETTINGS`, for use with stock ``nnUNetv2_train``."""
@@ -24,16 +24,28 @@ RECORD = "training_options"
 """Entry of a checkpoint's ``init_args`` with the options that were given; name of the file with those of each run."""
 
 
-def _option(what: str, shape: Shape, attribute: str | None = None) -> Any:
-    return field(default=None, metadata={"help": what, "shape": shape, "attribute": attribute})
+def _option(
+    what: str,
+    shape: Shape,
+    attribute: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    lasting: bool = False,
+) -> Any:
+    metadata = {"help": what, "shape": shape, "attribute": attribute, "choices": choices, "lasting": lasting}
+    return field(default=None, metadata=metadata)
+
+
+def _choice(what: str, attribute: str, *choices: str, lasting: bool = False) -> Any:
+    return _option(what, choice(*choices), attribute, choices, lasting)
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """What was set; ``None`` leaves what the trainer or the plans say.
 
-    The metadata of a field are its ``help``, the ``shape`` of its values, and the ``attribute`` of nnU-Net's trainer
-    that holds it, if one does.
+    The metadata of a field are its ``help``, the ``shape`` of its values, the ``attribute`` of the trainer that holds
+    it, if one does, its ``choices`` where it is one of a few words, and whether it is ``lasting``: a training that goes
+    on cannot change it.
     """
 
     num_epochs: int | None = _option("epochs", integer(1), "num_epochs")
@@ -50,6 +62,29 @@ class TrainingOptions:
     warmup_heads: int | None = _option("epochs that train the heads alone at first", integer(0), "warmup_heads")
     warmup_network: int | None = _option("epochs with a rising rate that follow", integer(0), "warmup_network")
     seed: int | None = _option("seed of all random numbers but those of --num_workers", integer(0), "seed")
+    optimizer: str | None = _choice("rule of the steps", "optimizer_name", "sgd", "adamw", lasting=True)
+    layer_decay: float | None = _option(
+        "factor of the learning rate per stage from the heads down", number(1e-6, 1), "layer_decay", lasting=True
+    )
+    grad_accumulation: int | None = _option(
+        "batches whose gradients one step averages", integer(1), "grad_accumulation"
+    )
+    precision: str | None = _choice(
+        "of the networks; auto: float16 on CUDA", "precision", "auto", "float32", "bfloat16", "float16"
+    )
+    ema: float | None = _option(
+        "decay of the moving average of the weights that is validated and saved; 0: none", number(0, 0.999999), "ema"
+    )
+    freeze: str | None = _choice("part of the network that does not train", "freeze", "none", "encoder", "backbone")
+    freeze_epochs: int | None = _option("epochs after which it does; default: never", integer(1), "freeze_epochs")
+    activation_checkpointing: bool | None = _option(
+        "recompute activations in the backward pass: less memory, more time", flag, "activation_checkpointing"
+    )
+    mirroring: bool | None = _option("mirror images in training and prediction", flag, "mirroring")
+    mirror_pairs: bool | None = _option(
+        "exchange left and right classes in images that are mirrored from left to right", flag, "mirror_pairs"
+    )
+    tensorboard: bool | None = _option("write TensorBoard's events, too", flag, "tensorboard")
     num_workers: int | None = _option("processes that load and augment data; 0: none but the main one", integer(0))
 
     def given(self) -> dict[str, Any]:
@@ -82,8 +117,8 @@ class TrainingOptions:
                 continue
             if not hasattr(trainer, attribute) and option.name != "seed":
                 raise UserError(
-                    f"{type(trainer).__name__} has no setting for --{option.name}; use a trainer that has it (for "
-                    "example a *_warmup trainer), or leave the option out."
+                    f"{type(trainer).__name__} has no setting for --{option.name}; use a trainer that has it (this "
+                    "package's have all, those with a warm-up --warmup_*, too), or leave the option out."
                 )
             setattr(trainer, attribute, given[option.name])
         if self.batch_size is not None:
@@ -96,7 +131,7 @@ class TrainingOptions:
         trainer.my_init_kwargs[RECORD] = {**trainer.my_init_kwargs.get(RECORD, {}), **given}
 
 
-#: Names in the variable -> options; those of nnU-Net's trainer where it has one.
+#: Names in the variable -> options; those of the trainer's attributes where it has one.
 SETTINGS = {option.metadata["attribute"] or option.name: option for option in fields(TrainingOptions)}
 
 
@@ -104,11 +139,18 @@ def restore_options(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
     """Gives a trainer that is not initialised yet the options of its checkpoint; what is given now counts more.
 
     Raises:
-        UserError: The checkpoint's options are none.
+        UserError: The checkpoint's options are none, or one that lasts is given another value now.
     """
     shape = entries({option.name: option.metadata["shape"] for option in fields(TrainingOptions)}, closed=True)
     before = check(checkpoint["init_args"].get(RECORD, {}), shape, "the options in the checkpoint")
     now = trainer.my_init_kwargs.get(RECORD, {})
+    for option in fields(TrainingOptions):
+        name, usual = option.name, getattr(type(trainer), option.metadata["attribute"] or option.name, None)
+        if option.metadata["lasting"] and name in now and now[name] != before.get(name, usual):
+            raise UserError(
+                f"--{name} lasts for a whole training, which began with {before.get(name, usual)}, not {now[name]}; "
+                "leave it out, or train anew."
+            )
     for name in sorted(before.keys() & now.keys()):
         if before[name] != now[name]:
             trainer.print_to_log_file(f"--{name} is {now[name]} from here on; the training began with {before[name]}.")

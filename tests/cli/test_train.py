@@ -17,10 +17,22 @@ def test_every_option_has_a_flag():
     add_option_arguments(parser)
     given = {"num_epochs": 3, "initial_lr": 0.5, "weight_decay": 0.25, "batch_size": 4, "iterations_per_epoch": 5,
              "val_iterations_per_epoch": 6, "oversample_foreground": 0.75, "warmup_heads": 0, "warmup_network": 8,
-             "save_every": 9, "seed": 10, "num_workers": 0}  # fmt: skip
+             "save_every": 9, "seed": 10, "num_workers": 0, "optimizer": "adamw", "layer_decay": 0.75,
+             "grad_accumulation": 2, "precision": "bfloat16", "ema": 0.99, "freeze": "encoder",
+             "freeze_epochs": 3}  # fmt: skip
     words = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-    arguments = parser.parse_args([*words, "--no-deep_supervision"])
-    given["deep_supervision"] = False
+    arguments = parser.parse_args(
+        [
+            *words,
+            "--no-deep_supervision",
+            "--no_mirroring",
+            "--mirror_pairs",
+            "--tensorboard",
+            "--activation_checkpointing",
+        ]
+    )
+    given |= {"deep_supervision": False, "mirroring": False}
+    given |= dict.fromkeys(("mirror_pairs", "tensorboard", "activation_checkpointing"), True)
     assert given.keys() == {option.name for option in dataclasses.fields(TrainingOptions)}
     assert options_from(arguments) == TrainingOptions(**given)
     assert options_from(parser.parse_args([])).given() == {}

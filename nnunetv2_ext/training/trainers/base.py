@@ -11,10 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
-from torch._dynamo import OptimizedModule
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_ext.architectures.architecture import building
 from nnunetv2_ext.architectures.families import FAMILIES, family_of
@@ -25,6 +22,9 @@ from nnunetv2_ext.checkpoints.shapes import TRAINING_CHECKPOINT
 from nnunetv2_ext.dataset_conversion.splits import refuse_too_few_cases
 from nnunetv2_ext.labels.dataset_json import kind_of_dataset
 from nnunetv2_ext.training.options import SETTINGS, SETTINGS_VARIABLE, TrainingOptions, restore_options, seed_everything
+from nnunetv2_ext.training.trainers.logs import LoggingTrainer
+from nnunetv2_ext.training.trainers.mirroring import MirroringTrainer
+from nnunetv2_ext.training.trainers.optimization import OptimizationTrainer
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path
 from nnunetv2_ext.utilities.locks import output_lock
@@ -37,7 +37,7 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best
 """What a training leaves in the folder of a fold; nnU-Net goes on from the first of them that is there."""
 
 
-class ExtTrainer(nnUNetTrainer):
+class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoggingTrainer):
     """nnU-Net's trainer with hyper-parameters as class attributes, safe checkpoints and a choice of network.
 
     A subclass states what differs from nnU-Net's defaults::
@@ -70,11 +70,6 @@ class ExtTrainer(nnUNetTrainer):
     enable_deep_supervision: bool = True
     save_every: int = 25
     seed: int | None = None
-
-    # Set by nnU-Net; named here for type checkers, which do not see into nnU-Net.
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    inference_allowed_mirroring_axes: tuple[int, ...] | None
 
     def __init__(
         self,
@@ -139,12 +134,6 @@ class ExtTrainer(nnUNetTrainer):
                 f"{len({*train, *validation})} are missing ({missing[0]}); preprocess them, or correct the folds."
             )
         return train, validation
-
-    @property
-    def bare_network(self) -> nn.Module:
-        """The network without the wrappers of torch.compile and of distributed training."""
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def initialize(self) -> None:
         """Builds network, optimiser and loss, and logs where the network departs from the plans."""
@@ -229,6 +218,7 @@ class ExtTrainer(nnUNetTrainer):
             self._optimizer_states = None
             self.prepare_optimizer_for_epoch(self.current_epoch - 1)
             self.optimizer.load_state_dict(states["optimizer_state"])
+            self.restore_training_weights(states["optimizer_state"])
             if self.grad_scaler is not None and states["grad_scaler_state"] is not None:
                 self.grad_scaler.load_state_dict(states["grad_scaler_state"])
 

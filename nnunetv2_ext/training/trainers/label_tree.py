@@ -26,13 +26,14 @@ from nnunetv2_ext.training.variants import define_variants
 class LabelTreeTrainer(PartialLabelTrainer):
     """Trains one output per node of the tree; the softmax runs among siblings.
 
-    Images are not mirrored, in training and in prediction: trees tell left from right.
+    Unless options say otherwise, images are not mirrored, in training and in prediction: trees tell left from right.
 
     Attributes:
         formula: ``"possible_leaves"``, or ``"salt"`` for the published loss; see `LabelTreeLoss`.
     """
 
     kind = "tree"
+    mirroring = False
     formula: ClassVar[Any] = "possible_leaves"
     partial_labels: TreeSources
 
@@ -66,14 +67,6 @@ class LabelTreeTrainer(PartialLabelTrainer):
         )
         scales = self._get_deep_supervision_scales()
         return loss if scales is None else PartialLabelDeepSupervision(loss, halving_weights(len(scales)))
-
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802  nnU-Net's name
-        self,
-    ) -> tuple[Any, Any, Any, Any]:
-        """nnU-Net's augmentation without mirroring."""
-        rotation, dummy_2d, initial_patch_size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        self.inference_allowed_mirroring_axes = None
-        return rotation, dummy_2d, initial_patch_size, None
 
     def on_validation_epoch_start(self) -> None:
         """Evaluation mode, with node logits for the loss."""

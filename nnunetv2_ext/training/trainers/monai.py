@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
 
 from nnunetv2_ext.architectures.planned import FromPlans
@@ -23,6 +21,7 @@ __all__ = ["MonaiUNetTrainer", "SegResNetTrainer"]
 class _MonaiTrainer(ExtTrainer):
     """What both bundles share."""
 
+    optimizer_name = "adamw"
     initial_lr = 1e-4
     weight_decay = 1e-5
     enable_deep_supervision = False
@@ -37,11 +36,6 @@ class _MonaiTrainer(ExtTrainer):
                 "it with nnUNetTrainer or a MultiTalent trainer."
             )
         return DiceCrossEntropy(self.label_manager.ignore_label)
-
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """AdamW with nnU-Net's polynomial schedule."""
-        optimizer = torch.optim.AdamW(self.bare_network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
 
 class SegResNetTrainer(_MonaiTrainer):

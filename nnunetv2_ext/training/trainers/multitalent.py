@@ -9,11 +9,6 @@ A further network is an entry of `training/variants.py`, or a class of a few lin
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-
 from nnunetv2_ext.training.trainers.partial_labels import PartialLabelTrainer
 from nnunetv2_ext.training.trainers.swinunetr import SwinUNETRSettings
 from nnunetv2_ext.training.variants import define_variants
@@ -21,11 +16,6 @@ from nnunetv2_ext.training.variants import define_variants
 
 class MultiTalentTrainer_swinunetr(SwinUNETRSettings, PartialLabelTrainer):
     """MONAI's SwinUNETR (needs the extra ``monai``)."""
-
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """AdamW with nnU-Net's polynomial schedule."""
-        optimizer = self.make_optimizer()
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
 
 __all__ = ["MultiTalentTrainer_swinunetr", *define_variants(globals())]  # noqa: PLE0604

@@ -145,25 +145,9 @@ class PartialLabelTrainer(ExtTrainer):
             wait_time=0.002,
         )
 
-    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One step on the classes that the batch annotates.
-
-        Replaces nnU-Net's method, which hands the loss nothing but outputs and target.
-        """
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._outputs_and_loss(batch)[-1]
-        if self.grad_scaler is None:
-            loss.backward()
-        else:
-            self.grad_scaler.scale(loss).backward()
-            self.grad_scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-        if self.grad_scaler is None:
-            self.optimizer.step()
-        else:
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-        return {"loss": loss.detach().cpu().numpy()}
+    def training_loss(self, batch: dict[str, Any]) -> Tensor:
+        """The loss of the classes that the batch annotates."""
+        return self._outputs_and_loss(batch)[-1]
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss and counts of the pseudo Dice of the classes that the batch annotates; all others count 0.
@@ -199,8 +183,7 @@ class PartialLabelTrainer(ExtTrainer):
         )
         # Reading the mask on the CPU spares a synchronisation with the device.
         annotated = batch["annotated"]
-        # As nnU-Net: automatic mixed precision on CUDA only.
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+        with self.autocast():
             if self.has_selectable_heads:
                 classes = annotated_classes(annotated)
                 channels = classes.to(self.device, non_blocking=True)

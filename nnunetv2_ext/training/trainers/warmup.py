@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_ext.architectures.parts import Part, family_of_network
+from nnunetv2_ext.training.lr_scheduler.per_group import set_rate
 from nnunetv2_ext.training.lr_scheduler.warmup import Phase, WarmUpSchedule
 from nnunetv2_ext.training.trainers.base import ExtTrainer
 
@@ -47,18 +48,12 @@ class WarmUpTrainer(ExtTrainer):
         super().on_train_epoch_start()
 
     def prepare_optimizer_for_epoch(self, epoch: int) -> None:
-        """Gives the optimiser and the frozen parameters the state they have in ``epoch``."""
+        """Gives the optimiser the form that it has in ``epoch``."""
         self._enter_phase(self.schedule.phase(max(epoch, 0)))
 
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser of the last two phases: nnU-Net's own."""
-        return torch.optim.SGD(
-            self.bare_network.parameters(),
-            lr=self.initial_lr,
-            weight_decay=self.weight_decay,
-            momentum=0.99,
-            nesterov=True,
-        )
+    def frozen_part(self, epoch: int) -> Part:
+        """Everything but the heads in the first phase; then what the options say."""
+        return "backbone" if self.schedule.phase(epoch) == "heads" else super().frozen_part(epoch)
 
     def _enter_phase(self, phase: Phase) -> None:
         if phase == self._phase:
@@ -68,26 +63,21 @@ class WarmUpTrainer(ExtTrainer):
         self._phase = phase
         if keeps_optimizer:
             return
-        heads = list(head_parameters(self.bare_network))
-        # Frozen for real: gradients that are computed but unused would still enter the norm that is clipped.
-        for parameter in self.bare_network.parameters():
-            parameter.requires_grad_(phase != "heads")
-        for parameter in heads:
-            parameter.requires_grad_(True)
         if phase == "heads":
             self.optimizer = torch.optim.AdamW(
-                heads, lr=self.schedule.heads_lr, weight_decay=self.weight_decay, amsgrad=True
+                head_parameters(self.bare_network),
+                lr=self.schedule.heads_lr,
+                weight_decay=self.weight_decay,
+                amsgrad=True,
             )
         else:
             self.optimizer = self.make_optimizer()
-        if isinstance(self.network, DistributedDataParallel):
-            # The wrapper decides at construction which gradients it waits for.
-            self.network = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)
 
 
 def head_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the segmentation heads (``decoder.seg_layers``)."""
-    return list(network.get_submodule("decoder.seg_layers").parameters())
+    """The parameters of the segmentation heads."""
+    heads = family_of_network(network).heads
+    return [parameter for name, parameter in network.named_parameters() if name.startswith(heads)]
 
 
 class ScheduledRate:
@@ -98,6 +88,4 @@ class ScheduledRate:
 
     def step(self, epoch: int) -> None:
         """Sets the learning rate of ``epoch`` in the optimiser that is in use."""
-        rate = self._trainer.schedule.learning_rate(epoch)
-        for group in self._trainer.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self._trainer.optimizer, self._trainer.schedule.learning_rate(epoch))

@@ -89,7 +89,12 @@ class TestSwinUNETR:
     @pytest.mark.parametrize("trainer", [multitalent.MultiTalentTrainer_swinunetr, finetune.FineTuneTrainer_swinunetr])
     def test_is_trained_with_adamw(self, trainer):
         stand_in = SimpleNamespace(
-            bare_network=torch.nn.Linear(2, 2), initial_lr=trainer.initial_lr, weight_decay=0.1, adam_epsilon=1e-4
+            bare_network=torch.nn.Linear(2, 2),
+            initial_lr=trainer.initial_lr,
+            weight_decay=0.1,
+            adam_epsilon=trainer.adam_epsilon,
+            optimizer_name=trainer.optimizer_name,
+            layer_decay=trainer.layer_decay,
         )
         optimizer = trainer.make_optimizer(stand_in)
         assert isinstance(optimizer, torch.optim.AdamW)
