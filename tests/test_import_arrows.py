@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "experiment_planning": {"checkpoints", "dataset_conversion"} | _PARTS,
     "inference": {"checkpoints", "dataset_conversion", "experiment_planning"} | _PARTS,
     "evaluation": _PARTS,
+    "dataset_report": {"dataset_conversion"} | _PARTS,
     "model_export": {"checkpoints", "inference"} | _PARTS,
     "training": {"checkpoints", "dataset_conversion", "experiment_planning", "inference"} | _PARTS,
     "demo": {"checkpoints", "dataset_conversion", "experiment_planning", "inference", "training", "evaluation"}

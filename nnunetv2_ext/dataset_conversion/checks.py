@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -42,52 +42,65 @@ class TargetLabels:
 
 @dataclass(frozen=True)
 class LabelStatistics:
-    """Voxels and centres of the integers in a label map.
+    """Voxels and centres of the integers in a label map, and what the image is under them.
 
     Attributes:
         voxels: Integer -> number of voxels, background included.
         left: Integer -> centre of mass along the patient's right-to-left axis, mm; without background.
+        intensities: Integer -> mean of the image, where there is one; without background.
     """
 
     voxels: Mapping[int, int]
     left: Mapping[int, float]
+    intensities: Mapping[int, float] = field(default_factory=dict)
 
     def translated(self, values: Mapping[int, Collection[int]]) -> LabelStatistics:
         """The same of a label map in other integers, of which a voxel may have several."""
         voxels: dict[int, int] = defaultdict(int)
-        moments: dict[int, float] = defaultdict(float)
+        places: dict[int, float] = defaultdict(float)
+        brightness: dict[int, float] = defaultdict(float)
         for value, count in self.voxels.items():
             for new in values[value]:
                 voxels[new] += count
-                moments[new] += count * self.left.get(value, 0.0)
-        return LabelStatistics(voxels, {value: moments[value] / voxels[value] for value in voxels if value})
+                places[new] += count * self.left.get(value, 0.0)
+                brightness[new] += count * self.intensities.get(value, 0.0)
+        return LabelStatistics(
+            voxels,
+            {value: places[value] / voxels[value] for value in voxels if value},
+            {value: brightness[value] / voxels[value] for value in voxels if value and self.intensities},
+        )
 
 
-def label_statistics(label: Volume) -> LabelStatistics:
-    """Counts the integers of a label map and finds their centres, plane by plane.
+def label_statistics(label: Volume, image: Volume | None = None) -> LabelStatistics:
+    """Counts the integers of a label map, finds their centres and the mean of an image under them, plane by plane.
 
     Args:
         label: Integers from 0 to 65535, (z, y, x).
+        image: On the same grid.
     """
     array = label.array
-    size = int(array.max(initial=0)) + 1
+    size, width = int(array.max(initial=0)) + 1, array.shape[-1]
     voxels = np.zeros(size, dtype=np.int64)
-    # The centre is linear in the index, so sums of indices suffice: (z, y, x) in this order.
-    sums = np.zeros((3, size))
+    places, brightness = np.zeros(size), np.zeros(size)
+    per_x, per_y, per_z, start = label.grid.matrix[0]
     for z, plane in enumerate(array):
-        y, x = np.nonzero(plane)
-        values = plane[y, x]
-        counts = np.bincount(values, minlength=size)
-        voxels += counts
-        sums[0] += z * counts
-        sums[1] += np.bincount(values, weights=y, minlength=size)
-        sums[2] += np.bincount(values, weights=x, minlength=size)
-    voxels[0] = array.size - voxels.sum()
-    row = label.grid.matrix[0]
+        flat = plane.reshape(-1)
+        inside = np.flatnonzero(flat != 0)
+        if not inside.size:
+            continue
+        values, y = flat[inside], inside // width
+        voxels += np.bincount(values, minlength=size)
+        # Where the voxels lie along the one axis that matters, so that one sum per integer is enough.
+        left = per_x * (inside - y * width) + (per_y * y + (per_z * z + start))
+        places += np.bincount(values, weights=left, minlength=size)
+        if image is not None:
+            brightness += np.bincount(values, weights=image.array[z].reshape(-1)[inside], minlength=size)
     present = [int(value) for value in np.flatnonzero(voxels)]
+    voxels[0] = array.size - voxels.sum()
     return LabelStatistics(
-        {value: int(voxels[value]) for value in present},
-        {value: float(row[:3] @ (sums[::-1, value] / voxels[value]) + row[3]) for value in present if value != 0},
+        {value: int(voxels[value]) for value in ([0] if voxels[0] else []) + present},
+        {value: float(places[value] / voxels[value]) for value in present},
+        {} if image is None else {value: float(brightness[value] / voxels[value]) for value in present},
     )
 
 

@@ -17,6 +17,7 @@ from nnunetv2_ext.dataset_conversion.merge_inputs import InputDataset, read_inpu
 from nnunetv2_ext.dataset_conversion.merge_plan import MergeOptions, MergePlan, plan_merge
 from nnunetv2_ext.dataset_conversion.raw_dataset import ConversionResult, convert_dataset
 from nnunetv2_ext.dataset_conversion.splits import Splits, stratified_splits
+from nnunetv2_ext.dataset_conversion.summary import offer_page
 from nnunetv2_ext.labels.atoms import AtomTable
 from nnunetv2_ext.utilities.paths import nnunet_folder, parse_new_dataset_name
 
@@ -165,3 +166,4 @@ def _say(result: MergeResult, source_of: Mapping[str, str]) -> None:
         logger.warning("All cases are one group, so there is nothing to split; train with fold 'all'.")
     elif len(result.splits) < 5:
         logger.warning("There are too few cases for 5 folds; wrote %d.", len(result.splits))
+    logger.info("%s", offer_page(result.folder))

@@ -61,14 +61,7 @@ def read_input_dataset(argument: str) -> InputDataset:
         UserError: The dataset does not exist or contradicts itself.
     """
     given_name, _, dataset = argument.rpartition("=")
-    folder = Path(dataset)
-    if not (folder / "dataset.json").is_file():
-        if folder.is_dir() and not re.fullmatch(r"\d+|Dataset\d{3}_.+", dataset):
-            raise UserError(
-                f"Expected an nnU-Net raw dataset in the folder {folder}, but it has no dataset.json; give the ID, "
-                "name or folder of a dataset."
-            )
-        folder = nnunet_folder("nnUNet_raw") / dataset_name(dataset, "nnUNet_raw")
+    folder = raw_dataset_folder(dataset)
     dataset_json = read_dataset_json(folder / "dataset.json", "channel_names", "file_ending")
     if LABEL_TREE in dataset_json:
         raise UserError(
@@ -89,6 +82,23 @@ def read_input_dataset(argument: str) -> InputDataset:
             raise UserError(f"{folder / 'dataset.json'}: {error}") from None
     name = checked_name(given_name or re.sub(r"^Dataset\d{3}_", "", folder.resolve().name), "a source name")
     return _read_plain_dataset(folder, dataset_json, cases, channels, name)
+
+
+def raw_dataset_folder(dataset: str) -> Path:
+    """The folder of a raw dataset that is named by its ID, its name or its folder.
+
+    Raises:
+        UserError: There is no such dataset.
+    """
+    folder = Path(dataset)
+    if (folder / "dataset.json").is_file():
+        return folder
+    if folder.is_dir() and not re.fullmatch(r"\d+|Dataset\d{3}_.+", dataset):
+        raise UserError(
+            f"Expected an nnU-Net raw dataset in the folder {folder}, but it has no dataset.json; give the ID, name or "
+            "folder of a dataset."
+        )
+    return nnunet_folder("nnUNet_raw") / dataset_name(dataset, "nnUNet_raw")
 
 
 def _read_plain_dataset(
@@ -171,25 +181,31 @@ def _read_collection(
     )
 
 
-def _cases_of(folder: Path, dataset_json: Mapping[str, Any], number_of_channels: int) -> list[Case]:
-    """All cases under their own names; every file exists."""
+def raw_cases(folder: Path, dataset_json: Mapping[str, Any]) -> list[Case]:
+    """All cases of a raw dataset under their own names; nobody looks whether their files exist."""
     ending = dataset_json["file_ending"]
-    if "dataset" in dataset_json:
-        cases = [
-            Case(case, tuple(folder / os.path.expandvars(image) for image in entry["images"]), label, own_name=case)
-            for case, entry in dataset_json["dataset"].items()
-            for label in [folder / os.path.expandvars(entry["label"])]
-        ]
-    else:
-        cases = list(_cases_in(folder, "Tr", ending))
-    if not cases:
+    training: Iterator[Case] = (
+        Case(case, tuple(folder / os.path.expandvars(image) for image in entry["images"]), label, own_name=case)
+        for case, entry in dataset_json.get("dataset", {}).items()
+        for label in [folder / os.path.expandvars(entry["label"])]
+    )
+    if "dataset" not in dataset_json:
+        training = _cases_in(folder, "Tr", ending)
+    return [*training, *_cases_in(folder, "Ts", ending)]
+
+
+def _cases_of(folder: Path, dataset_json: Mapping[str, Any], number_of_channels: int) -> list[Case]:
+    """The same, where every file exists and there are as many training cases as there should be."""
+    ending = dataset_json["file_ending"]
+    cases = raw_cases(folder, dataset_json)
+    training = sum(case.split == "train" for case in cases)
+    if not training:
         raise UserError(f"Expected training images (imagesTr/<case>_0000{ending}) in {folder}, but found none.")
-    expected = dataset_json.get("numTraining", len(cases))
-    if expected != len(cases):
+    expected = dataset_json.get("numTraining", training)
+    if expected != training:
         raise UserError(
-            f"Expected {expected} training cases in {folder} (numTraining), but found {len(cases)}; correct either."
+            f"Expected {expected} training cases in {folder} (numTraining), but found {training}; correct either."
         )
-    cases += _cases_in(folder, "Ts", ending)
     for case in cases:
         if len(case.images) != number_of_channels:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from nnunetv2_ext.dataset_conversion.case_record import SYMBOLIC_LINK
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
@@ -44,7 +45,13 @@ def describe_result(converter: DatasetConverter, result: ConversionResult) -> st
             "run the command again with --copy_images to copy them."
         )
     lines.append(f"Details: {result.folder / converter.report_file}")
+    lines.append(offer_page(result.folder))
     return "\n".join(lines)
+
+
+def offer_page(folder: Path) -> str:
+    """Names the command that shows a dataset."""
+    return f"To look at it: nnUNetv2_ext_report {int(folder.name[len('Dataset') : len('DatasetXXX')])}"
 
 
 def _listed(items: list[str]) -> list[str]:

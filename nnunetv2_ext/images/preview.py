@@ -18,6 +18,12 @@ from nnunetv2_ext.utilities.label_counts import count_label_values
 _OPACITY = 0.5
 _LEGEND_ROWS = 28
 
+# Pixels along the longer side of each slice of a thumbnail, and between two slices.
+_SIDE, _GAP = 160, 4
+_JPEG_QUALITY = 80
+# Voxels among which the slices of a thumbnail are chosen.
+_VOXELS_OF_CHOICE = 1 << 19
+
 # A soft-tissue window of CT, in HU (level 40, width 400), used where the image reaches air and bone.
 CT_WINDOW = (-160.0, 240.0)
 
@@ -64,10 +70,7 @@ def draw_label_maps(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    spacing = grid.spacing[::-1] if grid.dimension == 3 else (max(grid.spacing), *grid.spacing[::-1])
-    # Rows run from head to foot and from front to back, columns to the patient's left: left, posterior, inferior.
-    turn = AxisTurn.to("LPI", grid) if grid.dimension == 3 else AxisTurn((0, 1, 2), (False, False, False))
-    spacing = turn.reorder(spacing)
+    turn, spacing = _as_shown(grid)
     rows = {name: np.ascontiguousarray(turn.forward(labels)) for name, labels in maps.items()}
     first, *others = rows.values()
     image = np.zeros((1, 1, 1)) if intensities is None else intensities
@@ -107,6 +110,80 @@ def draw_label_maps(
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=dpi)
     return picture.getvalue()
+
+
+def draw_thumbnail(
+    labels: Integer[np.ndarray, "z y x"] | None,
+    intensities: Shaped[np.ndarray, "z y x"],
+    names: Mapping[int, str],
+    grid: Grid,
+) -> bytes:
+    """Draws the slices of `draw_label_maps` side by side, small, without text, in a hundredth of the time.
+
+    Args:
+        labels: A label map, if there is one.
+        intensities: The image of the same shape.
+        names: Class name of every label that is drawn.
+        grid: Where the voxels lie.
+
+    Returns:
+        A JPEG file.
+    """
+    from matplotlib.image import imsave
+
+    turn, spacing = _as_shown(grid)
+    image = turn.forward(intensities)
+    shown = np.broadcast_to(np.uint8(0), image.shape) if labels is None else turn.forward(labels)
+    low, high = _window(intensities)
+    table = np.zeros((int(shown.max()) + 1, 4))
+    for value, colour in display_colours({value: names[value] for value in names if value < len(table)}).items():
+        table[value] = (*(share / 255 for share in colour), _OPACITY)
+    slices = []
+    for axis, index in enumerate(_slices_of_sample(shown) if grid.dimension == 3 else [0]):
+        grey, numbers = (np.take(array, index, axis) for array in (image, shown))
+        lengths = [
+            size * mm for number, (size, mm) in enumerate(zip(shown.shape, spacing, strict=True)) if number != axis
+        ]
+        # The voxel that is nearest to the middle of each pixel.
+        rows, columns = (
+            ((np.arange(pixels) + 0.5) * size / pixels).astype(np.intp)
+            for size, pixels in zip(
+                grey.shape, (max(1, round(_SIDE * mm / max(lengths))) for mm in lengths), strict=True
+            )
+        )
+        grey = np.clip((grey[np.ix_(rows, columns)].astype(np.float64) - low) / (high - low), 0, 1)[..., None]
+        colours = table[numbers[np.ix_(rows, columns)]]
+        slices.append(grey * (1 - colours[..., 3:]) + colours[..., :3] * colours[..., 3:])
+    picture = np.zeros((_SIDE, len(slices) * (_SIDE + _GAP) - _GAP, 3))
+    for number, drawn in enumerate(slices):
+        top, left = (_SIDE - drawn.shape[0]) // 2, number * (_SIDE + _GAP) + (_SIDE - drawn.shape[1]) // 2
+        picture[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+    file = BytesIO()
+    imsave(file, np.round(picture * 255).astype(np.uint8), format="jpeg", pil_kwargs={"quality": _JPEG_QUALITY})
+    return file.getvalue()
+
+
+def _as_shown(grid: Grid) -> tuple[AxisTurn, tuple[float, float, float]]:
+    """The turn that shows a patient upright, and the spacings along the turned axes.
+
+    Rows run from head to foot and from front to back, columns to the patient's left: left, posterior, inferior.
+    """
+    if grid.dimension != 3:
+        return AxisTurn((0, 1, 2), (False, False, False)), (max(grid.spacing), grid.spacing[1], grid.spacing[0])
+    turn = AxisTurn.to("LPI", grid)
+    return turn, turn.reorder(grid.spacing[::-1])
+
+
+def _slices_of_sample(labels: Integer[np.ndarray, "z y x"]) -> list[int]:
+    """The richest slices of every n-th voxel along each axis, or of all where those show nothing."""
+    step = max(1, round((labels.size / _VOXELS_OF_CHOICE) ** (1 / 3)))
+    sample = labels[::step, ::step, ::step]
+    if not sample.any():
+        if not labels.any():
+            return [size // 2 for size in labels.shape]
+        step, sample = 1, labels
+    values = np.flatnonzero(count_label_values(sample, int(sample.max(initial=0)) + 1)[1:]) + 1
+    return [index * step for index in _richest_slices(sample, values)]
 
 
 def _richest_slices(labels: Integer[np.ndarray, "z y x"], values: Shaped[np.ndarray, " values"]) -> list[int]:

@@ -302,6 +302,17 @@ def _merge(box: Sandbox, ending: str) -> list[str]:
     return f"1 2 -d 100 -n Both -np 1 --exceptions {box.inputs}/exceptions.json --copy".split()
 
 
+@recipe(
+    "report",
+    dataset="nnUNet_raw/Dataset001_Tiny/dataset.json",
+    image="nnUNet_raw/Dataset001_Tiny/imagesTr/bad_0000{ending}",
+    label="nnUNet_raw/Dataset001_Tiny/labelsTr/bad{ending}",
+)
+def _report(box: Sandbox, ending: str) -> list[str]:
+    fixtures.write_raw(box.raw / "Dataset001_Tiny", fixtures.LABELS, CASES[:3], ending)
+    return f"1 -o {box.out} -np 1".split()
+
+
 @recipe("remap", "remap_labels", order="in/from.json", order2="in/to.json", label="in/maps/bad{ending}")
 def _remap(box: Sandbox, ending: str) -> list[str]:
     for number, case in enumerate(("bad", "good")):

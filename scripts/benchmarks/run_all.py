@@ -47,6 +47,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "convert_dataset": Benchmark("--cases 8 --size 16"),
+    "dataset_report": Benchmark("--cases 8 --size 32 32 16"),
     "export": Benchmark("--classes 12 --size 64 --new_size 96 --repeats 1", on_device=True),
     "finetuning": Benchmark(
         "--seeds 1 --cases 4 2 --pretraining_steps 4 --most_steps 4 --every 2 --patch 32 --dice 0.2", on_device=True

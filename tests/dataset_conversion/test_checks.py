@@ -107,3 +107,14 @@ def test_what_networks_would_see_as_infinite_is_no_number():
     array[0, 0, 0], array[1, 2, 3] = 1e39, 1
     assert [finding.kind for finding in check_image(_volume(array), "image")] == ["not_a_number"]
     assert replace_non_finite(array).max() == 1
+
+
+def test_intensities_are_means_under_each_integer_also_of_classes_that_share_some():
+    random = np.random.default_rng(0)
+    label, image = random.integers(0, 4, (4, 5, 6)).astype(np.uint16), random.normal(0, 100, (4, 5, 6))
+    statistics = label_statistics(_volume(label), _volume(image))
+    assert statistics.intensities == pytest.approx({value: image[label == value].mean() for value in (1, 2, 3)})
+    joined = statistics.translated({0: (0,), 1: (1,), 2: (1, 2), 3: (2,)})
+    expected = {1: image[np.isin(label, (1, 2))].mean(), 2: image[np.isin(label, (2, 3))].mean()}
+    assert joined.intensities == pytest.approx(expected)
+    assert label_statistics(_volume(label)).translated({0: (0,), 1: (1,), 2: (1,), 3: ()}).intensities == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnunetv2_ext.images import preview
 from nnunetv2_ext.images.colours import display_colours
 from nnunetv2_ext.images.geometry import Grid
-from nnunetv2_ext.images.preview import _richest_slices, draw_label_maps, write_preview
+from nnunetv2_ext.images.preview import _richest_slices, draw_label_maps, draw_thumbnail, write_preview
 
 NAMES = {1: "head side", 2: "left"}
 
@@ -94,3 +97,54 @@ def test_two_maps_are_drawn_where_they_differ(tmp_path):
     shares = [(np.abs(row[..., :3] - row[..., :3].mean(-1, keepdims=True)).max(-1) > 0.05).sum() for row in rows]
     assert shares[0] > shares[1] * 1.05 > 0
     assert draw_label_maps({"one": labels, "two": labels}, image, NAMES, grid)
+
+
+@pytest.mark.parametrize("direction", ["LPS", "RAI", "PIR", "SLA"])
+def test_a_thumbnail_shows_the_patient_upright_whatever_the_axis_order(direction):
+    labels, image, grid = _upright(direction)
+    picture = matplotlib.image.imread(BytesIO(draw_thumbnail(labels, image, NAMES, grid)), format="jpeg") / 255
+    assert picture.shape == (160, 488, 3)
+    # The slices differ in the richest plane, so each is looked at by itself; JPEG changes colours a little.
+    for left_edge in (164, 328):
+        head, left = (_place_roughly(picture[:, left_edge : left_edge + 160], name) for name in NAMES.values())
+        assert head[0] < left[0], "label 1 lies above label 2"
+    coronal = [_place_roughly(picture[:, 164:324], name) for name in NAMES.values()]
+    assert coronal[1][1] > coronal[0][1], "label 2 lies right of the middle"
+
+
+def _place_roughly(picture, name):
+    value = next(value for value, known in NAMES.items() if known == name)
+    expected = 0.5 * np.array(display_colours(NAMES)[value]) / 255 + 0.5 * (40 + 160) / 400
+    rows, columns = np.nonzero(np.abs(picture - expected).max(-1) < 0.1)
+    assert len(rows) > 100
+    return rows.mean(), columns.mean()
+
+
+def test_a_thumbnail_keeps_lengths():
+    # A cube of 60 mm in voxels of 1 x 2 x 5 mm, in a volume of 120 mm along each axis.
+    labels = np.zeros((24, 60, 120), np.uint8)
+    labels[6:18, 15:45, 30:90] = 1
+    grid = Grid((120, 60, 24), (1.0, 2.0, 5.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    image = np.where(labels > 0, 40, -1000).astype(np.int16)
+    picture = matplotlib.image.imread(BytesIO(draw_thumbnail(labels, image, {1: "cube"}, grid)), format="jpeg")
+    for number in range(3):
+        inside = picture[:, number * 164 : number * 164 + 160].max(-1) > 60
+        assert inside.any(1).sum() == pytest.approx(80, abs=2)
+        assert inside.any(0).sum() == pytest.approx(80, abs=2)
+
+
+def test_a_thumbnail_without_labels_and_of_two_dimensions():
+    _, image, grid = _upright()
+    picture = matplotlib.image.imread(BytesIO(draw_thumbnail(None, image, {}, grid)), format="jpeg")
+    assert (np.ptp(picture.astype(int), axis=-1) < 20).all(), "grey"
+    flat = Grid((40, 30), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    picture = matplotlib.image.imread(BytesIO(draw_thumbnail(None, image[:1], {}, flat)), format="jpeg")
+    assert picture.shape == (160, 160, 3)
+
+
+def test_a_label_that_a_sample_misses_is_shown(monkeypatch):
+    monkeypatch.setattr(preview, "_VOXELS_OF_CHOICE", 8)
+    labels = np.zeros((9, 11, 13), np.uint8)
+    labels[5, 7, 3] = 1
+    assert preview._slices_of_sample(labels) == [5, 7, 3]
+    assert preview._slices_of_sample(np.zeros_like(labels)) == [4, 5, 6]

@@ -59,6 +59,7 @@ DISKS: dict[str, Callable[[Sandbox], Path]] = {
     "remap": lambda box: box.out,
     "evaluate": lambda box: box.out,
     "tree": lambda box: box.out,
+    "report": lambda box: box.out,
     "train": lambda box: box.results,
     "finetune": lambda box: box.results,
 }
@@ -197,7 +198,7 @@ def open_files() -> Iterator[Try]:
 @kind("memory_limit")
 def memory() -> Iterator[Try]:
     """A scan for which there is not memory enough fails its case, not the run."""
-    for name in ("convert", "merge", "remap", "evaluate", "predict"):
+    for name in ("convert", "merge", "remap", "evaluate", "predict", "report"):
         recipe = RECIPES[name]
 
         def set_up(box: Sandbox, recipe: Recipe = recipe) -> Sequence[str]:

@@ -14,7 +14,19 @@ from attacks.runner import Stage
 from attacks.sandbox import Sandbox, changes, snapshot
 from attacks.table import ANY, REFUSED, Expect, SetUp, Try, kind
 
-WRITING = ("predict", "export", "export_bundle", "import", "plan", "convert", "merge", "remap", "evaluate", "tree")
+WRITING = (
+    "predict",
+    "export",
+    "export_bundle",
+    "import",
+    "plan",
+    "convert",
+    "merge",
+    "remap",
+    "evaluate",
+    "tree",
+    "report",
+)
 
 
 def _convert_from(place: Callable[[Sandbox], Path]) -> SetUp:
@@ -232,7 +244,7 @@ def demo_targets() -> Iterator[Try]:
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 _USED = {
     "convert": _VARIABLES[:1], "merge": _VARIABLES[:1], "plan": _VARIABLES[:2], "import": _VARIABLES[2:],
-    "train": _VARIABLES[1:], "finetune": _VARIABLES[1:],
+    "train": _VARIABLES[1:], "finetune": _VARIABLES[1:], "report": _VARIABLES[:1],
 }  # fmt: skip
 
 

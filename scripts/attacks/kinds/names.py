@@ -176,6 +176,7 @@ CLASS_OPTIONS = {
     "export": ([],),
     "export_bundle": ([],),
     "plan": ([],),
+    "report": ([],),
     "train": ([],),
     "finetune": ([],),
 }  # fmt: skip

@@ -25,7 +25,7 @@ from attacks.table import ACCEPTED, ANY, REFUSED, Expect, SetUp, Try, file_names
 Write = Callable[[Sandbox, Path, bool], object]
 ROLES = ("image", "label", "reference")
 #: Commands that read what is written as nnU-Net has it, and do not look at other endings.
-_OF_DATASETS = ("merge_datasets", "remap_labels")
+_OF_DATASETS = ("merge_datasets", "remap_labels", "report")
 _ENDINGS_OF_DATASETS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
@@ -245,6 +245,9 @@ def good_case_is_there(box: Sandbox, output: str) -> Iterator[str]:
             yield "the good case was not converted"
         elif not np.array_equal(voxels_of(box.raw / "Dataset101_New/labelsTr/good.nii.gz"), fixtures.label_map(1)):
             yield "the good case was converted wrongly"
+    page = box.out / "dataset_report.html"
+    if page.is_file() and "<strong>good</strong>" not in page.read_text(encoding="utf-8"):
+        yield "the good case is not on the page"
 
 
 def keeps_secret(box: Sandbox, output: str) -> Iterator[str]:
