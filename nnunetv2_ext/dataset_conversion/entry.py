@@ -58,6 +58,8 @@ class DatasetEntry:
         cases: How many there are for training; None where unknown.
         tests: How many there are for testing; None where unknown.
         size: Of the download; None where unknown.
+        checked: What of this entry was seen in listings of the archive or in loaders of others, and what is from the
+            paper only.
         absent: Cases that its labels or tables name but that do not exist -> why.
         members: Which cases belong to it (regular expression), where several datasets share a folder.
         test_cases: Which cases are the test set (regular expression), where that is not a folder of its own.
@@ -81,6 +83,7 @@ class DatasetEntry:
     cases: int | None = None
     tests: int | None = None
     size: str | None = None
+    checked: str = ""
     absent: Mapping[str, str] = field(default_factory=dict)
     members: str = ".*"
     test_cases: str | None = None
@@ -123,6 +126,7 @@ class DatasetEntry:
             "licence": labels.get("licence"),
             "citation": "; ".join(citation),
             "known absences": "; ".join(f"{case} ({why})" for case, why in self.absent.items()),
+            "checked": self.checked,
         }
         return {name: fact for name, fact in facts.items() if fact}
 

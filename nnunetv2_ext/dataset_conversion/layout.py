@@ -61,12 +61,14 @@ class FilePattern:
         label: The same for label maps or masks; None for a part of the dataset that has no annotation.
         split: Part of the dataset.
         identifier: What the source calls the case, from the fields.
+        channels: What ``{channel}`` stands for, in the order of the images, where files that are no channel match, too.
     """
 
     image: str
     label: str | None = None
     split: Split = "train"
     identifier: str = "{case}"
+    channels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for pattern in filter(None, (self.image, self.label)):
@@ -144,11 +146,11 @@ def _cases_of(root: Path, pattern: FilePattern, channels: Sequence[str]) -> Iter
         problem = ""
         ordered, found_channels = images[key], ", ".join(sorted(images[key]))
         if "{channel}" in pattern.image:
-            ordered = _by_channel(images[key], channels)
+            wanted = pattern.channels or channels
+            named = {name: file for name, file in images[key].items() if not pattern.channels or name in wanted}
+            ordered = _by_channel(named, wanted)
             if not ordered:
-                problem = (
-                    f"Expected one file for each of the channels {', '.join(channels)}, but found {found_channels}."
-                )
+                problem = f"Expected one file for each of the channels {', '.join(wanted)}, but found {found_channels}."
         if not problem and pattern.label and not found and pattern.split != "test":
             expected = pattern.label
             for name, value in fields.items():

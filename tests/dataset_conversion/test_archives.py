@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from nnunetv2_ext.cli.convert_dataset import main
+
+SEEN = sorted((Path(__file__).parents[1] / "data" / "listings").glob("*.txt"))
 
 LITS = "media/nas/01_Datasets/CT/LITS/Training Batch"
 TCIA = "TCIA_pancreas_labels-02-05-2017"
@@ -93,6 +97,14 @@ def _dry_run(dataset, files, folder, capsys):
 def test_every_case_of_the_archive_is_found(dataset, files, found, tmp_path, capsys):
     code, output = _dry_run(dataset, files, tmp_path, capsys)
     assert (code, found in output.out) == (0, True), output
+
+
+@pytest.mark.parametrize("file", SEEN, ids=lambda file: file.stem)
+def test_names_that_were_seen_are_understood(file, tmp_path, capsys):
+    seen, found, *names = file.read_text(encoding="utf-8").splitlines()
+    assert seen.startswith("# Seen in: ")
+    code, output = _dry_run(file.stem, names, tmp_path, capsys)
+    assert (code, found.removeprefix("# Found: ") in output.out) == (0, True), output
 
 
 def test_a_second_download_is_refused_by_name_and_the_others_go_on(tmp_path, capsys):

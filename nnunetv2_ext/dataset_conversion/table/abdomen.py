@@ -11,6 +11,7 @@ _AMOS_FILES = (
     Files("imagesTs/amos_{case}.nii.gz", None, "test", "amos_{case}"),
 )
 _AMOS_NOTE = "The contents of amos22.zip (Zenodo 7262581). Numbers up to 500 are CT, larger ones MR."
+_AMOS_CHECKED = "layout, names, and which numbers are MR in loaders of others"
 
 _KITS_NOTE = "The challenge's repository after its download script ran, or the folder of cases in it."
 
@@ -48,6 +49,7 @@ releases add are passed over. Where masks overlap, the class that comes later in
         _AMOS_NOTE,
         label_order="amos22",
         members=r"amos_0?([0-4]\d{2}|500)\b.*",
+        checked=_AMOS_CHECKED,
     ),
     DatasetEntry(
         "amos22_mr",
@@ -58,6 +60,7 @@ releases add are passed over. Where masks overlap, the class that comes later in
         label_order="amos22",
         channels=("MRI",),
         members=r"(?!amos_0?([0-4]\d{2}|500)\b).*",
+        checked=_AMOS_CHECKED,
     ),
     DatasetEntry(
         "btcv_abdomen",
@@ -83,8 +86,35 @@ releases add are passed over. Where masks overlap, the class that comes later in
         "flare22",
         "FLARE22",
         "FLARE22, the labelled training cases: 13 abdominal organs in CT.",
-        (Files("FLARE22Train/images/{case}_0000.nii.gz", "FLARE22Train/labels/{case}.nii.gz"),),
+        (
+            Files("FLARE22Train/images/{case}_0000.nii.gz", "FLARE22Train/labels/{case}.nii.gz"),
+            Files(
+                "**/FLARE22_LabeledCase50/images/{case}_0000.nii.gz", "**/FLARE22_LabeledCase50/labels/{case}.nii.gz"
+            ),
+        ),
+        """\
+The archives of the labelled cases, unpacked where they lie: `Training/FLARE22_LabeledCase50` of the first release, or
+`FLARE22Train` of the later one. The 2,000 cases without labels are left out.""",
         cases=50,
+        checked="layout and names in loaders of the first release and in mirrors; integers in two mirrors",
+    ),
+    DatasetEntry(
+        "flare23",
+        "FLARE23",
+        "FLARE23, the 2,200 partly labelled training cases: 13 abdominal organs and tumours in CT.",
+        (
+            Files("imagesTr2200/{case}_0000.nii.gz", "labelsTr2200/{case}.nii.gz"),
+            Files("validation/{case}_0000.nii.gz", "val-gt-50cases-for-sanity-check/{case}.nii.gz", "test"),
+        ),
+        """\
+In each case only some classes are annotated (about 250 have all organs, 1,497 a tumour), and no file that is read here
+says which: where a class is not annotated, its voxels are background like any other. Do not train on the result as it
+is; merge it with `--exceptions` (docs/merge.md) that name what each case lacks, to which the page of
+`nnUNetv2_ext_report` is a guide. Labels that the organisers corrected (`labelsTr2200/20230507-fix`) are to be copied
+over the others first.""",
+        cases=2200,
+        tests=100,
+        checked="layout, names and integers in loaders of others; how many cases have which class in one description",
     ),
     DatasetEntry(
         "gibson_multi_organ",

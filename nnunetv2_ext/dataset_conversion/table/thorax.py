@@ -7,6 +7,33 @@ from nnunetv2_ext.dataset_conversion.layout import FilePattern as Files
 
 THORAX = (
     DatasetEntry(
+        "acdc",
+        "ACDC",
+        "ACDC: ventricles of the heart in cine MR, end of diastole and of systole.",
+        (
+            Files(
+                "training/{patient}/{patient}_frame{frame}.nii.gz",
+                "training/{patient}/{patient}_frame{frame}_gt.nii.gz",
+                "train",
+                "{patient}_frame{frame}",
+            ),
+            Files(
+                "testing/{patient}/{patient}_frame{frame}.nii.gz",
+                "testing/{patient}/{patient}_frame{frame}_gt.nii.gz",
+                "test",
+                "{patient}_frame{frame}",
+            ),
+        ),
+        """\
+The folder `database`. Each patient has two annotated frames; `--group '(patient\\d+)_'` keeps them in one fold. The
+whole sequences (`_4d`) are left out.""",
+        channels=("cineMRI",),
+        cases=200,
+        tests=100,
+        members=r"patient\d+_frame\d+",
+        checked="layout, names and integers in several repositories; numbers from the paper (100 and 50 patients)",
+    ),
+    DatasetEntry(
         "lctsc",
         "LCTSC",
         "LCTSC, Lung CT Segmentation Challenge 2017, from The Cancer Imaging Archive (DICOM and RTSTRUCT).",

@@ -23,6 +23,27 @@ _SAROS_SPLITS = SplitTable(
 
 WHOLE_BODY = (
     DatasetEntry(
+        "autopet_fdg",
+        "AutoPET_FDG",
+        "AutoPET, FDG-PET-CT-Lesions: tumour lesions in PET and CT.",
+        (
+            Files(
+                "FDG-PET-CT-Lesions/{patient}/{study}/{channel}.nii.gz",
+                "FDG-PET-CT-Lesions/{patient}/{study}/SEG.nii.gz",
+                "train",
+                "{patient}_{study}",
+                ("CTres", "SUV"),
+            ),
+        ),
+        """\
+The NIfTI files, not the DICOM collection. The CT is the one on the grid of the PET (`CTres`), the PET is in SUV. Half
+of the studies have no lesion. Patients may have several studies: `--group '(PETCT_[0-9a-f]+)_'` keeps them in one
+fold.""",
+        channels=("CT", "PET"),
+        cases=1014,
+        checked="layout and names in the authors' description and in loaders; number of studies from the paper",
+    ),
+    DatasetEntry(
         "ct_org",
         "CT_ORG",
         "CT-ORG, from The Cancer Imaging Archive: six organs in CT.",
@@ -54,6 +75,8 @@ WHOLE_BODY = (
         (Files("{case}/mri.nii.gz", "{case}/segmentations/{class}.nii.gz"),),
         f"{_TOTALSEGMENTATOR_NOTE} Version 100 has 56 classes and is refused for that.",
         channels=("MRI",),
+        cases=616,
+        checked="names and integers of the 50 classes in a mirror of 616 cases, which does not say its version",
         split_table=_TOTALSEGMENTATOR_SPLITS,
     ),
     *(
