@@ -134,7 +134,7 @@ def draw_thumbnail(
     turn, spacing = _as_shown(grid)
     image = turn.forward(intensities)
     shown = np.broadcast_to(np.uint8(0), image.shape) if labels is None else turn.forward(labels)
-    low, high = _window(intensities)
+    low, high = display_window(intensities)
     table = np.zeros((int(shown.max()) + 1, 4))
     for value, colour in display_colours({value: names[value] for value in names if value < len(table)}).items():
         table[value] = (*(share / 255 for share in colour), _OPACITY)
