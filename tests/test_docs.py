@@ -57,7 +57,7 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 def test_readme_leads_to_every_page():
-    targets = re.findall(r"\]\((docs/[^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\((docs/[^)#]+\.md)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert set(targets) == {f"docs/{page.name}" for page in PAGES if page.parent != ROOT}
 
 
