@@ -12,8 +12,8 @@ import sys
 
 DISCOVERY_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "discovery")
 
-#: Set to ``accurate``, ``fast`` or ``fastest``, it changes how nnU-Net's own predictor works in every process.
 MODE_VARIABLE = "nnUNetv2_ext_mode"
+"""``accurate``, ``fast`` or ``fastest`` changes how nnU-Net's own predictor works in every process."""
 
 _STOCK_COMMANDS = ("nnUNetv2_predict", "nnUNetv2_predict_from_modelfolder")
 _STOCK_MODULE = "nnunetv2.inference.predict_from_raw_data"

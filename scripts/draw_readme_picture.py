@@ -1,6 +1,6 @@
 """Draws the picture of the README, docs/overlay.png: the CT of the tests with its labels.
 
-    python scripts/draw_readme_picture.py
+python scripts/draw_readme_picture.py
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from nnunetv2_ext.utilities.files import parse_json
 from nnunetv2_ext.utilities.validation import Shape, check, choice, entries, flag, integer, number
 
 SETTINGS_VARIABLE = "nnUNetv2_ext_settings"
-"""Environment variable; a JSON object with the names of `SETTINGS`, for use with stock ``nnUNetv2_train``."""
+"""A JSON object with the names of `SETTINGS`, for use with stock ``nnUNetv2_train``."""
 
 RECORD = "training_options"
 """Entry of a checkpoint's ``init_args`` with the options that were given; name of the file with those of each run."""

@@ -19,6 +19,7 @@ from nnunetv2_ext.utilities.paths import NNUNET_VARIABLES
 
 DISTRIBUTION = "nnunetv2-ext"
 LOOKUP_VARIABLE = "nnUNet_extTrainer"
+"""Folders in which nnU-Net looks for trainers, separated as in ``PATH``; this package appends one of its own."""
 DISCOVERY_FOLDER = Path(__file__).resolve().parents[1] / "discovery"
 
 

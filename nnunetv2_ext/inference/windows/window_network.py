@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-#: nnU-Net's switch for torch.compile in prediction.
 _COMPILE_VARIABLE = "nnUNet_compile"
+"""nnU-Net's switch for torch.compile, ``1`` or ``true``; in prediction it is off by default."""
 
 
 class WindowNetwork(nn.Module):

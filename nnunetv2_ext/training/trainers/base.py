@@ -31,7 +31,7 @@ from nnunetv2_ext.utilities.locks import output_lock
 from nnunetv2_ext.utilities.validation import check
 
 ALLOW_FRESH_START = "nnUNetv2_ext_allow_fresh_start"
-"""Environment variable; ``1`` makes ``--c`` start a new training where there is nothing to continue."""
+"""``1`` makes ``--c`` start a new training where there is nothing to continue."""
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 """What a training leaves in the folder of a fold; nnU-Net goes on from the first of them that is there."""
