@@ -25,6 +25,7 @@ pytest_plugins = [
     "fixtures.images",
     "fixtures.imported_models",
     "fixtures.model_folders",
+    "fixtures.multitalent_v2",
     "fixtures.preprocessed_datasets",
     "fixtures.published_checkpoints",
     "fixtures.raw_datasets",

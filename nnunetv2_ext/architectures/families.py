@@ -93,6 +93,8 @@ FAMILIES: tuple[NetworkFamily, ...] = (
         signature=frozenset({"encoder.stages.0.0.convs.0.conv.weight", "decoder.transpconvs.0.weight"}),
     ),
     NetworkFamily("residual_encoder", f"{_STOCK}ResidualEncoderUNet"),
+    NetworkFamily("multi_head_unet", f"{_OURS}multi_head.MultiHeadPlainConvUNet"),
+    NetworkFamily("multi_head_residual_encoder", f"{_OURS}multi_head.MultiHeadResidualEncoderUNet"),
     NetworkFamily(
         "swinunetr",
         f"{_OURS}swinunetr.SwinUNETR",

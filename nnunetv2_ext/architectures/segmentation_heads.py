@@ -44,13 +44,7 @@ class SelectableHeads(nn.Module):
             Feature maps, lowest resolution first: those of every decoder stage with deep supervision, otherwise only
             the one of full resolution. Networks with another decoder override this method.
         """
-        *skips, features = self.encoder(image)
-        decoder = self.decoder
-        outputs: list[Tensor] = []
-        for upsample, stage, skip in zip(decoder.transpconvs, decoder.stages, reversed(skips), strict=True):
-            features = stage(torch.cat((upsample(features), skip), 1))
-            outputs.append(features)
-        return outputs if decoder.deep_supervision else outputs[-1:]
+        return decode(self.decoder, self.encoder(image))
 
     def forward(
         self, image: Float[Tensor, "batch channels *spatial"], channels: Int[Tensor, " selected"] | None = None
@@ -68,6 +62,24 @@ class SelectableHeads(nn.Module):
         heads = self.decoder.seg_layers
         outputs = apply_heads(features, heads) if channels is None else _apply_selected_heads(features, heads, channels)
         return outputs if self.decoder.deep_supervision else outputs[0]
+
+
+def decode(decoder: Any, skips: Sequence[Tensor]) -> list[Tensor]:
+    """Runs everything but the heads of nnU-Net's ``UNetDecoder``.
+
+    Args:
+        decoder: The decoder.
+        skips: Outputs of the encoder, full resolution first.
+
+    Returns:
+        As `SelectableHeads.forward_features`.
+    """
+    *skips, features = skips
+    outputs: list[Tensor] = []
+    for upsample, stage, skip in zip(decoder.transpconvs, decoder.stages, reversed(skips), strict=True):
+        features = stage(torch.cat((upsample(features), skip), 1))
+        outputs.append(features)
+    return outputs if decoder.deep_supervision else outputs[-1:]
 
 
 def apply_heads(
@@ -99,3 +111,15 @@ def _apply_head(feature: Tensor, head: Any, channels: Tensor | None) -> Tensor:
 # Kept out of compiled graphs: convolutions whose number of outputs changes with every batch gain nothing from being
 # compiled. The backbone around this call stays compiled.
 _apply_selected_heads = torch.compiler.disable(apply_heads)
+
+
+def shallow_copy(module: Any, kind: type[nn.Module] | None = None) -> Any:
+    """A module with the same parts, which can be exchanged without touching the original.
+
+    Args:
+        module: The original.
+        kind: Class of the copy, where that is to be another one.
+    """
+    clone = nn.Module.__new__(kind or type(module))
+    clone.__dict__.update(module.__dict__, _modules=dict(module._modules))
+    return clone

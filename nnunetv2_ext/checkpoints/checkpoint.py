@@ -40,6 +40,8 @@ class Checkpoint:
         plans_template: Name of the shipped plan template with the published setting of this format, if there is one.
         preprocessing_profile: How the published inference prepares images, where nnU-Net's plans cannot say it.
         notes: Sentences for the user about what the format implies.
+        head_plans: Of networks with several heads: head to the plans that its images are preprocessed by, where these
+            are its own.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Checkpoint:
     plans_template: str | None = None
     preprocessing_profile: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    head_plans: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

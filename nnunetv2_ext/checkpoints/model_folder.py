@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,10 @@ def write_model_folder(
 ) -> Path:
     """Writes ``<results>/<dataset>/<trainer>__<plans>__<configuration>`` so that stock nnU-Net predicts with it.
 
-    The folder holds plans.json, dataset.json, ``fold_x/checkpoint_final.pth`` (readable with
-    ``torch.load(weights_only=True)``) and provenance.json (file name, SHA-256, format). It appears complete or not at
-    all. A fold joins an existing folder of the same plans and labels.
+    The folder holds plans.json (and those of heads that have their own), dataset.json,
+    ``fold_x/checkpoint_final.pth`` (readable with ``torch.load(weights_only=True)``) and provenance.json (file name,
+    SHA-256, format). It appears complete or not at all. A fold joins an existing folder of the same plans and labels.
+    Networks with several heads are for ``nnUNetv2_ext_predict`` alone.
 
     Args:
         checkpoint: From `read_checkpoint`.
@@ -116,6 +118,8 @@ def write_model_folder(
             _write_traces_of_training(new_fold, checkpoint)
             if not joins:
                 write_json(plans, new / "plans.json")
+                for name, own_plans in _plans_of_heads(checkpoint, dataset, configuration, plans["plans_name"]).items():
+                    write_json(own_plans, new / head_plans_name(name))
                 write_json(dataset_json, new / "dataset.json")
                 write_json(_no_fingerprint(plans), new / "dataset_fingerprint.json")
                 if checkpoint.preprocessing_profile is not None:
@@ -126,6 +130,23 @@ def write_model_folder(
             provenance = read_json(folder / PROVENANCE_NAME, shape)
             write_json({**provenance, "folds": {**provenance["folds"], str(fold): record}}, folder / PROVENANCE_NAME)
     return folder
+
+
+def head_plans_name(head: str) -> str:
+    """File of a model folder with the plans that images for this head are preprocessed by."""
+    return f"{head}_plans.json"
+
+
+def _plans_of_heads(
+    checkpoint: Checkpoint, dataset: str, configuration: str, plans_name: str
+) -> dict[str, dict[str, Any]]:
+    stems = checkpoint.architecture.arguments.get("stems") or {}
+    complete = {}
+    for head, plans in checkpoint.head_plans.items():
+        own = replace(checkpoint, plans=plans, input_channels=stems.get(head, checkpoint.input_channels))
+        complete[head], _ = plans_for_model_folder(own, dataset, configuration, plans_name)
+        check_plans_names(complete[head], checkpoint.path)
+    return complete
 
 
 def plans_for_model_folder(

@@ -49,6 +49,7 @@ class RawCheckpoint:
         dataset_v1: Name of the training dataset (``Task101_...``) where the v1 pickle tells it.
         configuration: Configuration of the v2 plans.
         dataset_json: dataset.json from the file or its folder.
+        dataset: Which head the caller asks for, where there are several.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class RawCheckpoint:
     dataset_v1: str | None = None
     configuration: str | None = None
     dataset_json: dict[str, Any] | None = None
+    dataset: str | int | None = None
 
     def configuration_plans(self) -> dict[str, Any] | None:
         """The configuration of the v2 plans with what it inherits; None without plans."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint
 from nnunetv2_ext.checkpoints.dataset_json import dataset_json_of, labels_of, with_labels
-from nnunetv2_ext.checkpoints.formats import FORMATS
+from nnunetv2_ext.checkpoints.formats import FORMATS, multitalent_v2
 from nnunetv2_ext.checkpoints.formats.base import Translation
 from nnunetv2_ext.checkpoints.plans import check_plans, first_configuration, resolve_configuration
 from nnunetv2_ext.checkpoints.plans_v1 import normalization_from_v1, plans_from_v1
@@ -30,13 +30,14 @@ def read_checkpoint(
     plans: Mapping[str, Any] | Path | str | None = None,
     configuration: str | None = None,
     labels: Mapping[str, Any] | None = None,
+    dataset: str | int | None = None,
 ) -> Checkpoint:
     """Reads a checkpoint of any supported format; nothing in the file is executed.
 
     Formats (`nnunetv2_ext.checkpoints.formats.FORMATS`): nnU-Net v2 ``.pth`` and model folders; STU-Net ``.model``
     with or without the ``.model.pkl`` beside it; MultiTalent's U-Net and ResEnc (nnU-Net v1); ``model.pt`` of MONAI
-    bundles; ``.safetensors``. Sizes are inferred from the tensors, strides from the plans beside the file, else from
-    the published default.
+    bundles; MultiTalent for nnU-Net v2; ``.safetensors``. Sizes are inferred from the tensors, strides from the plans
+    beside the file, else from the published default.
 
     Args:
         path: File, fold folder or model folder.
@@ -44,6 +45,8 @@ def read_checkpoint(
         plans: nnU-Net v2 plans, or their path, instead of those in or beside the file.
         configuration: Configuration of the plans instead of the one that the file names.
         labels: ``labels`` of a dataset.json instead of those that are known (with ``background``).
+        dataset: Of a network with a head per dataset, the network of this one alone: its ID, such as ``"003"`` or
+            ``"351_0"``, or the name of the source. By default one network with all heads.
 
     Returns:
         The checkpoint, all tensors on the CPU.
@@ -66,6 +69,12 @@ def read_checkpoint(
             f"The weights in {raw.path} (first name: {next(iter(raw.state))!r}) belong to no known format "
             f"({'; '.join(entry.description for entry in FORMATS)}); give the plans that name the network."
         )
+    raw.dataset = dataset
+    if dataset is not None and checkpoint_format.name != multitalent_v2.FORMAT.name:
+        raise UserError(
+            f"Expected a network with a head per dataset in {raw.path}, to choose that of {str(dataset)!r:.100}, but "
+            f"found {checkpoint_format.name}; leave the dataset out."
+        )
     try:
         translation = checkpoint_format.translate(raw)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -73,6 +82,11 @@ def read_checkpoint(
         raise UserError(
             f"{raw.path} looks like {checkpoint_format.name} but is incomplete ({type(error).__name__}: {error})."
         ) from error
+    if labels is not None and "heads" in translation.architecture.arguments:
+        raise UserError(
+            f"Expected no labels for {raw.path}, whose heads have classes each; name them in a dataset.json per head, "
+            f"such as {next(iter(translation.architecture.arguments['heads']))}_dataset.json, beside the file."
+        )
     # Now, before anybody prepares data for a network that cannot be built.
     translation.architecture.require_libraries()
     checkpoint = Checkpoint(
@@ -86,6 +100,7 @@ def read_checkpoint(
         plans_template=translation.plans_template,
         preprocessing_profile=translation.preprocessing_profile,
         notes=translation.notes,
+        head_plans=translation.head_plans,
         inference_allowed_mirroring_axes=_mirroring_axes(raw, translation),
     )
     _add_plans(checkpoint, raw, translation)
@@ -131,13 +146,14 @@ def _mirroring_axes(raw: RawCheckpoint, translation: Translation) -> tuple[int, 
 
 def _add_plans(checkpoint: Checkpoint, raw: RawCheckpoint, translation: Translation) -> None:
     entry = translation.architecture.to_plans()
-    if raw.plans is not None:
-        checkpoint.plans = deepcopy(raw.plans)
-        checkpoint.configuration = raw.configuration or first_configuration(raw.plans)
-        configuration = resolve_configuration(raw.plans, checkpoint.configuration)
+    plans = raw.plans if translation.plans is None else translation.plans
+    if plans is not None:
+        checkpoint.plans = deepcopy(plans)
+        checkpoint.configuration = raw.configuration or first_configuration(plans)
+        configuration = resolve_configuration(plans, checkpoint.configuration)
         # Trainers may build another network than the plans name; here the plans say what the weights are.
         checkpoint.plans["configurations"][checkpoint.configuration]["architecture"] = entry
-        checkpoint.normalization = _normalization(raw.plans, configuration)
+        checkpoint.normalization = _normalization(plans, configuration)
         return
     if raw.plans_v1 is not None:
         checkpoint.plans, checkpoint.configuration = plans_from_v1(raw.plans_v1, raw.stage, entry)
@@ -169,12 +185,13 @@ def _normalization(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -
 def _add_labels(
     checkpoint: Checkpoint, raw: RawCheckpoint, translation: Translation, labels: Mapping[str, Any] | None
 ) -> None:
-    checkpoint.dataset_json = deepcopy(raw.dataset_json)
+    dataset_json = raw.dataset_json if translation.dataset_json is None else translation.dataset_json
+    checkpoint.dataset_json = deepcopy(dataset_json)
     if labels is not None:
         checkpoint.labels = dict(labels)
-        checkpoint.dataset_json = None if raw.dataset_json is None else with_labels(raw.dataset_json, labels)
-    elif raw.dataset_json is not None:
-        checkpoint.labels = raw.dataset_json.get("labels")
+        checkpoint.dataset_json = None if dataset_json is None else with_labels(dataset_json, labels)
+    elif dataset_json is not None:
+        checkpoint.labels = dataset_json.get("labels")
     elif isinstance(raw.content.get("labels"), Mapping):
         checkpoint.labels = dict(raw.content["labels"])
     elif translation.label_order is not None:

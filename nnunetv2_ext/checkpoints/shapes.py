@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nnunetv2_ext.architectures.multi_head import HEAD
 from nnunetv2_ext.labels.dataset_json import LABELS, MOST_CLASSES, dataset_json_shape
 from nnunetv2_ext.utilities.validation import (
     anything,
@@ -28,6 +29,7 @@ _KWARGS = nullable(
         }
     )
 )
+_HEAD_NAME = text(HEAD, "the ID of a dataset of at least three digits")
 # nnU-Net, dynamic_network_architectures and MONAI give the same names to the same things.
 _ARGUMENTS = entries(
     {
@@ -47,6 +49,8 @@ _ARGUMENTS = entries(
         "conv_bias": flag,
         "spatial_dims": integer(2, 3),
         **dict.fromkeys(("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs"), _KWARGS),
+        "heads": mapping_of(integer(2, MOST_CLASSES), _HEAD_NAME, 1, MOST_CLASSES),
+        "stems": nullable(mapping_of(integer(1, 1024), _HEAD_NAME, 1, MOST_CLASSES)),
     }
 )
 ARCHITECTURE = entries(

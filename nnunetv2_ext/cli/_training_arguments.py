@@ -51,6 +51,16 @@ def add_class_mapping_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_stem_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that chooses among the stems of pretrained weights."""
+    parser.add_argument(
+        "--stem",
+        metavar="ID",
+        help="of weights with a head per dataset (MultiTalent for nnU-Net v2), start from the stem and the "
+        "preprocessing of this one; default: a stem with as many channels",
+    )
+
+
 def add_option_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the hyper-parameters that can be set on the command line."""
     group = parser.add_argument_group("hyper-parameters (default: what the trainer and the plans say)")
@@ -88,6 +98,7 @@ def run_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "pretrained_weights": arguments.pretrained_weights,
         "class_mapping": _class_mapping(arguments.class_mapping),
         "transfer": arguments.transfer,
+        "stem": arguments.stem,
         "num_gpus": arguments.num_gpus,
         "npz": arguments.npz,
         "continue_training": arguments.c or arguments.c_or_start,

@@ -10,6 +10,7 @@ from nnunetv2_ext.cli._training_arguments import (
     add_class_mapping_argument,
     add_option_arguments,
     add_run_arguments,
+    add_stem_argument,
     run_from,
 )
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="nnU-Net v2 .pth or model folder, STU-Net or MultiTalent .model, MONAI bundle model.pt, .safetensors",
     )
     add_class_mapping_argument(parser)
+    add_stem_argument(parser)
     parser.add_argument("-tr", help="trainer; default: the one that fits the checkpoint")
     parser.add_argument("-p", help="plans identifier; default: plans made from those of the pretraining")
     parser.add_argument(

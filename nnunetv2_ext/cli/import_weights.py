@@ -34,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="ORDER_NAME_OR_JSON",
         help="class names: a label order (nnUNetv2_ext_info label_orders lists them) or a dataset.json",
     )
+    parser.add_argument(
+        "--head",
+        metavar="ID",
+        help="of MultiTalent for nnU-Net v2, import the network of this dataset alone, which stock nnU-Net can predict "
+        "with and which can be exported; default: all heads",
+    )
     parser.add_argument("--source", metavar="URL", help="where FILE was published, for provenance.json")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing model folder")
     return run_command(parser, _run, argv)
@@ -68,6 +74,7 @@ def _run(arguments: argparse.Namespace) -> None:
         fold=fold if folder_of_folds else None,
         plans=load_template(arguments.plans) if arguments.plans else None,
         labels=labels_of(LabelOrder.read(arguments.labels)) if arguments.labels else None,
+        dataset=arguments.head,
     )
     plans_name = None
     if arguments.plans and not (checkpoint.plans or {}).get("plans_name"):
@@ -90,7 +97,9 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"The model was written to {folder}. Predict with:")
     if arguments.results:
         print(f"export nnUNet_results={shlex.quote(str(results.resolve()))}")
+    # Stock nnU-Net knows one head.
+    command = "nnUNetv2_ext_predict" if "heads" in checkpoint.architecture.arguments else "nnUNetv2_predict"
     print(
-        f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -d {arguments.dataset} -tr {trainer} -p {plans} "
+        f"{command} -i INPUT_FOLDER -o OUTPUT_FOLDER -d {arguments.dataset} -tr {trainer} -p {plans} "
         f"-c {configuration} -f {fold}"
     )

@@ -110,9 +110,16 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--outputs",
         choices=("merged", "per_source", "per_class"),
-        default="merged",
-        help="one label map; one per source dataset of a MultiTalent model, in that source's own integers; or one "
-        "binary mask per class",
+        help="one label map; one per source dataset of a MultiTalent model, in that source's own integers (the default "
+        "of models with a head per source); or one binary mask per class",
+    )
+    what.add_argument(
+        "--heads",
+        "-target_id",
+        nargs="+",
+        metavar="ID",
+        help="for models with a head per source (MultiTalent for nnU-Net v2): predict these only, by the ID of the "
+        "dataset or the name of the source; all if not given",
     )
     what.add_argument(
         "--classes",
@@ -215,6 +222,7 @@ def _run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         backend=arguments.backend,
         outputs=arguments.outputs,
+        heads=arguments.heads,
         level=arguments.level,
         nodes=arguments.nodes,
         classes=arguments.classes,

@@ -10,6 +10,7 @@ from nnunetv2_ext.cli._training_arguments import (
     add_class_mapping_argument,
     add_option_arguments,
     add_run_arguments,
+    add_stem_argument,
     run_from,
 )
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-p", default="nnUNetPlans", help="plans identifier")
     parser.add_argument("-pretrained_weights", help="checkpoint file or model folder of any known format")
     add_class_mapping_argument(parser)
+    add_stem_argument(parser)
     add_option_arguments(parser)
     return run_command(parser, _run, argv)
 

@@ -119,8 +119,9 @@ class _Segmentation:
     def label_map(self, data: torch.Tensor, properties: Mapping[str, Any], show_progress: bool) -> np.ndarray:
         """The label map ``(z, y, x)`` of a preprocessed image, in the axis order of its file, of stock's type."""
         prepared = self._preprocessing.of_preprocessed(data, properties)
-        windows = self._segmenter.windows.plan(prepared.shape).num_windows
-        with tqdm(total=windows, unit="window", leave=False, disable=not show_progress) as bar:
+        with tqdm(
+            total=self._segmenter.num_windows(prepared), unit="window", leave=False, disable=not show_progress
+        ) as bar:
             decisions = self._segmenter(prepared, bar.update)
         return self._preprocessing.restore(decisions.paint(self._output), prepared).astype(self._dtype, copy=False)
 

@@ -15,6 +15,9 @@ from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.inference.model.heads import select_heads
 from nnunetv2_ext.inference.model.openvino import run_by
 from nnunetv2_ext.inference.modes import PRECISIONS, Mode, chosen_mode
+from nnunetv2_ext.inference.multi_head.groups import has_heads
+from nnunetv2_ext.inference.multi_head.parts import passes_of_heads
+from nnunetv2_ext.inference.multi_head.predicting import PreprocessingOfPasses, SegmenterOfPasses
 from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing
 from nnunetv2_ext.inference.preparing.protocol import Preprocessing
 from nnunetv2_ext.inference.segmentation import Segmenter
@@ -38,12 +41,14 @@ class PredictorSettings:
         device: ``"cuda"``, ``"cpu"``, ``"mps"``, or with a number; by default CUDA where there is a device.
         backend: ``"torch"``, ``"openvino"`` (CPU only), or ``"auto"``: OpenVINO where it is installed and the device is
             the CPU.
-        outputs: ``"merged"``, ``"per_source"`` or ``"per_class"``.
+        outputs: ``"merged"``, ``"per_source"`` or ``"per_class"``; by default merged, and per source for models with a
+            head per source.
         classes: Which classes to predict; all by default.
         on_device: Add windows up on the device; False for devices with little memory.
         level: For models with a label tree: write the nodes of this level instead of leaves.
         nodes: For models with a label tree: write these nodes.
         keep_largest: Classes of which only the largest connected component stays; or nnU-Net's ``postprocessing.pkl``.
+        heads: For models with a head per source: predict these only, by their IDs or the names of the sources.
     """
 
     mode: str | Mode = "accurate"
@@ -53,17 +58,18 @@ class PredictorSettings:
     precision: str = "auto"
     device: str | torch.device | None = None
     backend: str = "torch"
-    outputs: str = "merged"
+    outputs: str | None = None
     classes: frozenset[str] | None = None
     on_device: bool = True
     level: int | None = None
     nodes: tuple[str, ...] | None = None
     keep_largest: tuple[str, ...] | Path = ()
+    heads: tuple[str, ...] | None = None
 
 
 def assemble(
     model: Model, plan: OutputPlan, device: torch.device, settings: PredictorSettings
-) -> tuple[Mode, str, Preprocessing, Segmenter | BundleSegmenter]:
+) -> tuple[Mode, str, Preprocessing, Segmenter | BundleSegmenter | SegmenterOfPasses]:
     """Puts the parts of a predictor together.
 
     Returns:
@@ -80,6 +86,17 @@ def assemble(
     if plan.channels is not None:
         # The model given keeps all its heads: it may serve other predictors.
         model = replace(model, networks=[select_heads(network, plan.channels) for network in model.networks])
+    if has_heads(model):
+        passes, backend = passes_of_heads(
+            model,
+            plan,
+            device,
+            mode,
+            precision=settings.precision,
+            backend=settings.backend,
+            on_device=settings.on_device,
+        )
+        return mode, backend, PreprocessingOfPasses(passes), SegmenterOfPasses(passes)
     profile = read_profile(model.folder)
     window = model.configuration.patch_size if profile is None else profile.window_size
     model, backend = run_by(settings.backend, model, window, device, settings.precision)

@@ -183,8 +183,8 @@ class PredictionRun:
         options, predictor = self.options, self.predictor
         if options.save_probabilities and not isinstance(predictor.segmenter, Segmenter):
             raise UserError(
-                "Expected a model that nnU-Net prepares images for with --save_probabilities, but this one is a MONAI "
-                "bundle; predict it without."
+                "Expected a model of one head that nnU-Net prepares images for with --save_probabilities, but this one "
+                "is a MONAI bundle or has a head per source; predict it without."
             )
         if (
             options.save_probabilities

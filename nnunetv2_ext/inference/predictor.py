@@ -14,8 +14,10 @@ from nnunetv2_ext.inference.cases import find_cases
 from nnunetv2_ext.inference.deciding.components import keep_largest_of, read_postprocessing
 from nnunetv2_ext.inference.deciding.outputs import OutputMap, plan_outputs
 from nnunetv2_ext.inference.deciding.rules import Decisions
+from nnunetv2_ext.inference.deciding.softmax_heads import plan_head_outputs
 from nnunetv2_ext.inference.model.folder import Model, read_model
 from nnunetv2_ext.inference.modes import Mode
+from nnunetv2_ext.inference.multi_head.groups import chosen_sources, has_heads, heads_of_sources, model_of_sources
 from nnunetv2_ext.inference.parts import PredictorSettings, assemble, find_device
 from nnunetv2_ext.inference.preparing.protocol import Prepared
 from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress
@@ -51,19 +53,31 @@ class Predictor:
     """
 
     def __init__(self, model: Model, settings: PredictorSettings | None = None) -> None:
-        self.model = model
         self.settings = settings = settings or PredictorSettings()
         self.device = find_device(settings.device)
-        self.plan = plan_outputs(
-            model.dataset_json,
-            model.class_names,
-            model.painted_values,
-            has_regions=model.labels.has_regions,
-            kind=settings.outputs,
-            classes=settings.classes,
-            level=settings.level,
-            nodes=settings.nodes,
-        )
+        if has_heads(model) and settings.level is None and settings.nodes is None:
+            sources = chosen_sources(model, settings.heads)
+            self.plan = plan_head_outputs(
+                {source: head for source, (_, head) in heads_of_sources(model).items()},
+                kind=settings.outputs,
+                classes=settings.classes,
+                chosen=sources,
+            )
+            model = model_of_sources(model, sources)
+        elif settings.heads is not None and not has_heads(model):
+            raise UserError("Expected a model with a head per source for --heads, but this one has one; leave it out.")
+        else:
+            self.plan = plan_outputs(
+                model.dataset_json,
+                model.class_names,
+                model.painted_values,
+                has_regions=model.labels.has_regions,
+                kind=settings.outputs or "merged",
+                classes=settings.classes,
+                level=settings.level,
+                nodes=settings.nodes,
+            )
+        self.model = model
         largest = settings.keep_largest
         self.postprocessing = (
             read_postprocessing(largest, self.plan)
@@ -86,12 +100,13 @@ class Predictor:
         precision: str = "auto",
         device: str | torch.device | None = None,
         backend: str = "torch",
-        outputs: str = "merged",
+        outputs: str | None = None,
         classes: Iterable[str] | None = None,
         on_device: bool = True,
         level: int | None = None,
         nodes: Iterable[str] | None = None,
         keep_largest: Iterable[str] | Path = (),
+        heads: Iterable[str] | None = None,
     ) -> Predictor:
         """Reads a model folder of this package or of stock nnU-Net.
 
@@ -115,6 +130,7 @@ class Predictor:
             level=level,
             nodes=None if nodes is None else tuple(nodes),
             keep_largest=keep_largest if isinstance(keep_largest, Path) else tuple(keep_largest),
+            heads=None if heads is None else tuple(heads),
         )
         return cls(read_model(folder, folds, checkpoint_name), settings)
 

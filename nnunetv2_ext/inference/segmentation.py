@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from nnunetv2_ext.inference.deciding.axes import separate_axis
 from nnunetv2_ext.inference.deciding.outputs import OutputPlan
 from nnunetv2_ext.inference.deciding.rules import Decisions, Enlarged, background_logits, rule_of_cases
+from nnunetv2_ext.inference.deciding.softmax_heads import LargestOfEachHead, background_of_heads
 from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.inference.modes import SUMS, Mode
 from nnunetv2_ext.inference.preparing.protocol import Prepared
@@ -41,6 +43,7 @@ class Segmenter:
         on_device: Add windows up there too; on the CPU otherwise. Where the device has too little memory for it, the
             CPU takes over.
         precision: Type that the network computes in, see `StreamingSlidingWindow`.
+        heads: Outputs of each softmax head, where the network has several side by side.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Segmenter:
         *,
         on_device: bool = True,
         precision: torch.dtype | None = None,
+        heads: Sequence[int] | None = None,
     ) -> None:
         settings = model.configuration.configuration
         self._resampling = settings["resampling_fn_probabilities"]
@@ -61,6 +65,9 @@ class Segmenter:
         has_regions = model.labels.has_regions
         channels = len(plan.channels) if plan.channels else model.labels.num_segmentation_heads
         self._rule = rule_of_cases(plan, channels, has_regions=has_regions)
+        fill = background_logits(channels, has_regions=has_regions)
+        if heads is not None:
+            channels, fill, self._rule = sum(heads), background_of_heads(heads), partial(LargestOfEachHead, heads)
         if device.type == "cuda":
             # As nnU-Net: all windows have one shape, so the fastest algorithms are found once.
             torch.backends.cudnn.benchmark = True
@@ -76,7 +83,7 @@ class Segmenter:
             mode.step_size,
             device=device,
             accumulate_on=device if on_device else "cpu",
-            fill=background_logits(channels, has_regions=has_regions),
+            fill=fill,
             dtype=SUMS[mode.sums],
             precision=precision,
         )
@@ -96,6 +103,10 @@ class Segmenter:
             Decisions of shape ``prepared.image_shape``.
         """
         return with_sums_that_fit([self.windows], lambda: self._decide(prepared, progress, visit_logits))
+
+    def num_windows(self, prepared: Prepared) -> int:
+        """How many windows a case has."""
+        return self.windows.plan(prepared.shape).num_windows
 
     def resample_channels(
         self, logits: Float[Tensor, "classes z y x"], prepared: Prepared

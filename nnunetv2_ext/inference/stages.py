@@ -89,13 +89,13 @@ class CaseStages:
         (scan, prepared), segmenter = read, self._predictor.segmenter
         probabilities = None
         if self._options.save_probabilities:
-            assert isinstance(segmenter, Segmenter), "bundles are refused at the start"
+            assert isinstance(segmenter, Segmenter), "others are refused at the start"
             probabilities = Probabilities(segmenter, self._predictor.model.labels.has_regions, self._results.folder)
         visit = None if probabilities is None else partial(probabilities.fill, prepared=prepared)
         with (
             self._clock.stage("network", case.identifier),
             tqdm(
-                total=segmenter.windows.plan(prepared.shape).num_windows,
+                total=segmenter.num_windows(prepared),
                 desc=printable(case.identifier),
                 unit="window",
                 leave=False,
@@ -117,7 +117,7 @@ class CaseStages:
             preprocessing, plan = predictor.preprocessing, predictor.plan
             names = predictor.model.class_names
             names = names if plan.channels is None else tuple(names[channel] for channel in plan.channels)
-            assert isinstance(preprocessing, NnunetPreprocessing), "bundles are refused at the start"
+            assert isinstance(preprocessing, NnunetPreprocessing), "others are refused at the start"
             with stage("probabilities"):
                 properties = preprocessing.stock_properties(scan, predicted.prepared)
                 files = results.probabilities_of(case)

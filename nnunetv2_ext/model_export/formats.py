@@ -18,6 +18,7 @@ from nnunetv2_ext.architectures.label_tree_network import INNER_VALUE, LEAF_FLOO
 from nnunetv2_ext.checkpoints.model_folder import PROVENANCE_NAME
 from nnunetv2_ext.inference.bundles.profile import read_profile
 from nnunetv2_ext.inference.model.folder import Model, read_model
+from nnunetv2_ext.inference.multi_head.groups import has_heads
 from nnunetv2_ext.inference.preparing.nnunet import orientation_of
 from nnunetv2_ext.labels.label_tree import SECTION as LABEL_TREE
 from nnunetv2_ext.labels.label_tree import LabelTree
@@ -97,9 +98,14 @@ def read_single_fold(model_folder: Path | str, fold: str | int | None, checkpoin
     """The model with one network: an exported file cannot average folds.
 
     Raises:
-        UserError: See `read_model`.
+        UserError: See `read_model`; or the network has several heads.
     """
     model = read_model(model_folder, None if fold is None else [fold], checkpoint_name)
+    if has_heads(model):
+        raise UserError(
+            f"Expected a network of one head, but {model.folder} has one per source; import the one to export with "
+            "nnUNetv2_ext_import_weights --head."
+        )
     if len(model.networks) > 1:
         logger.warning("Exporting %s only; choose another fold with -f.", model.checkpoints[0].parent.name)
         del model.networks[1:], model.checkpoints[1:]

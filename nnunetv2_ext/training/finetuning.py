@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2_ext.labels.channels import has_regions
-from nnunetv2_ext.labels.dataset_json import kind_of_dataset, read_dataset_json
+from nnunetv2_ext.labels.dataset_json import image_channels, kind_of_dataset, read_dataset_json
 from nnunetv2_ext.training.options import TrainingOptions
 from nnunetv2_ext.training.run_training import (
     TrainingRun,
@@ -216,6 +216,7 @@ def finetune(
     options: TrainingOptions | None = None,
     class_mapping: Mapping[str, str] | None = None,
     adapt: str | None = None,
+    stem: str | None = None,
     **run_arguments: Any,
 ) -> None:
     """Fine-tunes a pretrained network on a dataset.
@@ -233,12 +234,14 @@ def finetune(
         class_mapping: Class of the dataset to the class of the checkpoint whose heads it starts from, where their
             names differ.
         adapt: See `ensure_plans`.
+        stem: Of a checkpoint with a stem per dataset, the one to start from; by default one with as many channels.
         **run_arguments: Further attributes of `TrainingRun`.
 
     Raises:
         UserError: Dataset, checkpoint and trainer do not fit together.
     """
     from nnunetv2_ext.checkpoints import check_class_mapping, read_checkpoint
+    from nnunetv2_ext.checkpoints.multi_head import as_one_network
     from nnunetv2_ext.training.trainers.base import fresh_start_is_allowed
 
     options = options or TrainingOptions()
@@ -246,10 +249,15 @@ def finetune(
         require_writable(nnunet_folder(variable))
     check_device(run_arguments.get("device", "cuda"), run_arguments.get("num_gpus", 1))
     full_name = dataset_name(dataset)
-    checkpoint = read_checkpoint(pretrained_weights)
+    dataset_json = _dataset_json_of(full_name)
+    checkpoint = as_one_network(
+        read_checkpoint(pretrained_weights),
+        channels=len(image_channels(dataset_json)),
+        stem=stem,
+        full=[*(class_mapping or {}).values(), *dataset_json["labels"]],
+    )
     for note in checkpoint.notes:
         logger.info(note)
-    dataset_json = _dataset_json_of(full_name)
     if class_mapping:
         # Before the dataset is planned and preprocessed.
         check_class_mapping(checkpoint, class_mapping, dataset_json["labels"])
@@ -275,11 +283,12 @@ def finetune(
         pretrained_weights,
         options=options,
         class_mapping=class_mapping,
+        stem=stem,
         **run_arguments,
     )
     if run.only_validate or (run.continue_training and not fresh_start_is_allowed()):
         # The weights come from the fine-tuning's own checkpoint.
-        run = dataclasses.replace(run, pretrained_weights=None, class_mapping=None, transfer=None)
+        run = dataclasses.replace(run, pretrained_weights=None, class_mapping=None, transfer=None, stem=None)
     logger.info(
         "Fine-tuning %s on %s, fold %s, with %s and the plans %s.",
         checkpoint.describe(),

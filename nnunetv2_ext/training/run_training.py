@@ -56,6 +56,8 @@ class TrainingRun:
     """Class of the dataset to the class of the pretrained weights that its head starts from, where names differ."""
     transfer: str | None = None
     """Part of the pretrained weights to start from: ``"encoder"``, ``"backbone"`` or, by default, ``"all"``."""
+    stem: str | None = None
+    """Of pretrained weights with a stem per dataset, the one to start from; by default one with as many channels."""
 
 
 def run_training(run: TrainingRun) -> None:
@@ -141,7 +143,7 @@ def _train_alone(run: TrainingRun, trainer: Any) -> None:
     folder = Path(trainer.output_folder)
     checkpoint = checkpoint_to_continue_from(folder) if run.continue_training or run.only_validate else None
     if run.pretrained_weights is not None and checkpoint is None:
-        initialize_from_pretrained(trainer, run.pretrained_weights, run.class_mapping, run.transfer)
+        initialize_from_pretrained(trainer, run.pretrained_weights, run.class_mapping, run.transfer, run.stem)
     if checkpoint is not None and not isinstance(trainer, ExtTrainer):
         # Trainers of this package do it themselves, for the sake of nnU-Net's own command.
         restore_options(trainer, load_torch_file(checkpoint, mmap=True))
@@ -181,7 +183,11 @@ def _set_aside(fold_folder: Path) -> None:
 
 
 def initialize_from_pretrained(
-    trainer: Any, source: str, class_mapping: Mapping[str, str] | None = None, part: Any = None
+    trainer: Any,
+    source: str,
+    class_mapping: Mapping[str, str] | None = None,
+    part: Any = None,
+    stem: str | None = None,
 ) -> None:
     """Initialises the trainer's network from a checkpoint of any known format; the report goes to the training log.
 
@@ -190,13 +196,33 @@ def initialize_from_pretrained(
         source: Checkpoint or model folder.
         class_mapping: Class of the dataset to class of the checkpoint, where their names differ.
         part: See `transfer_weights`.
+        stem: Of a checkpoint with a stem per dataset, the one to start from.
     """
+    from nnunetv2_ext.architectures.multi_head import MultiHead
     from nnunetv2_ext.checkpoints import read_checkpoint, transfer_weights
+    from nnunetv2_ext.checkpoints.multi_head import as_one_network, transfer_to_heads
+    from nnunetv2_ext.labels.source_heads import source_heads
 
     trainer.initialize()
+    checkpoint = read_checkpoint(source)
+    network = getattr(trainer, "bare_network", trainer.network)
+    if isinstance(network, MultiHead):
+        heads = source_heads(trainer.partial_labels)
+        reports = transfer_to_heads(
+            network, checkpoint, heads, class_mapping=class_mapping, stem=stem, part=part or "all"
+        )
+        for name, of_head in zip(heads, reports, strict=True):
+            trainer.print_to_log_file(f"\nHead of {name}: {of_head}\n", add_timestamp=False)
+        return
+    checkpoint = as_one_network(
+        checkpoint,
+        channels=trainer.num_input_channels,
+        stem=stem,
+        full=[*(class_mapping or {}).values(), *trainer.dataset_json["labels"]],
+    )
     report = transfer_weights(
         trainer.network,
-        read_checkpoint(source),
+        checkpoint,
         target_classes=trainer.dataset_json["labels"],
         class_mapping=class_mapping,
         target_channels=image_channels(trainer.dataset_json),
@@ -226,7 +252,7 @@ def _check(run: TrainingRun) -> None:
         )
     if run.continue_training and run.pretrained_weights is not None and not fresh_start_is_allowed():
         raise UserError("-pretrained_weights starts a training and --c continues one; give one of the two.")
-    for flag in ("class_mapping", "transfer"):
+    for flag in ("class_mapping", "transfer", "stem"):
         if getattr(run, flag) and run.pretrained_weights is None:
             raise UserError(f"--{flag} says which pretrained weights to start from; give -pretrained_weights, too.")
     if run.class_mapping and run.transfer not in (None, "all"):

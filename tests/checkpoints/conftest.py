@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import collections
 import json
-import math
-import zlib
 
 import numpy as np
 import pytest
 import torch
+from fixtures.published_checkpoints import weights_of_name
 
 
 class ReferenceNetwork:
@@ -18,18 +17,9 @@ class ReferenceNetwork:
     def __init__(self, file):
         content = json.loads(file.read_text())
         self.config, self.outputs = content["config"], content["outputs_high_to_low_resolution"]
-        self.state = collections.OrderedDict((k, self._weights(k, s)) for k, s in content["state_dict"].items())
+        self.state = collections.OrderedDict((k, weights_of_name(k, s)) for k, s in content["state_dict"].items())
         rng = np.random.default_rng(content["input"]["seed"])
         self.image = torch.from_numpy(rng.standard_normal(content["input"]["shape"]).astype(np.float32))
-
-    @staticmethod
-    def _weights(name, shape):
-        values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
-        if len(shape) >= 3:
-            values = values * math.sqrt(2 / math.prod(shape[1:]))
-        else:
-            values = 1 + 0.1 * values if name.endswith("weight") else 0.1 * values
-        return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
     def assert_outputs(self, outputs):
         assert len(outputs) == len(self.outputs)

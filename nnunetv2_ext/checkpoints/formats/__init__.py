@@ -6,7 +6,14 @@ nnU-Net v2's, and an entry here.
 
 from __future__ import annotations
 
-from nnunetv2_ext.checkpoints.formats import monai_bundle, nnunet_v1_resenc, nnunet_v1_unet, nnunet_v2, stunet_v1
+from nnunetv2_ext.checkpoints.formats import (
+    monai_bundle,
+    multitalent_v2,
+    nnunet_v1_resenc,
+    nnunet_v1_unet,
+    nnunet_v2,
+    stunet_v1,
+)
 from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat
 
 FORMATS: tuple[CheckpointFormat, ...] = (
@@ -14,6 +21,7 @@ FORMATS: tuple[CheckpointFormat, ...] = (
     nnunet_v1_unet.FORMAT,
     nnunet_v1_resenc.FORMAT,
     monai_bundle.FORMAT,
+    multitalent_v2.FORMAT,
     # Last: it takes everything that brings nnU-Net v2 plans or uses nnU-Net v2 names.
     nnunet_v2.FORMAT,
 )

@@ -27,6 +27,9 @@ class Translation:
         plans_template: Shipped plan template of the published setting.
         preprocessing_profile: How the published inference prepares images, where nnU-Net's plans cannot say it.
         notes: Sentences for the user about what the format implies.
+        plans: nnU-Net v2 plans of this very network, where they are others than those of the file.
+        dataset_json: The dataset.json of this very network, where it is another one than that of the file.
+        head_plans: See `Checkpoint`.
     """
 
     state: dict[str, Tensor]
@@ -37,6 +40,9 @@ class Translation:
     plans_template: str | None = None
     preprocessing_profile: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    plans: dict[str, Any] | None = None
+    dataset_json: dict[str, Any] | None = None
+    head_plans: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,15 @@ class CheckpointFormat:
     description: str
     recognises: Callable[[RawCheckpoint], bool]
     translate: Callable[[RawCheckpoint], Translation]
+
+
+def without_aliases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves out the second names that nnU-Net v2's networks give to their tensors."""
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if not (name.startswith("decoder.encoder.") or ".all_modules." in name)
+    }
 
 
 def rename(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]], source: str) -> dict[str, Tensor]:

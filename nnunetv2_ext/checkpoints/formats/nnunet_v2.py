@@ -10,7 +10,7 @@ from nnunetv2_ext.architectures.families import recognise
 from nnunetv2_ext.architectures.label_tree_network import PARENTS_NAME
 from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
 from nnunetv2_ext.checkpoints.checkpoint import match_state
-from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation
+from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, without_aliases
 from nnunetv2_ext.checkpoints.formats.nnunet_v1_resenc import resenc_translation
 from nnunetv2_ext.checkpoints.formats.nnunet_v1_unet import unet_translation
 from nnunetv2_ext.checkpoints.formats.stunet_v1 import stunet_from_names
@@ -32,12 +32,7 @@ def _reader_of_names(raw: RawCheckpoint) -> Callable[[RawCheckpoint], Translatio
 
 
 def _translate(raw: RawCheckpoint) -> Translation:
-    state = {
-        name: tensor
-        for name, tensor in raw.state.items()
-        if not (name.startswith("decoder.encoder.") or ".all_modules." in name)
-    }
-    raw = replace(raw, state=state)
+    raw = replace(raw, state=without_aliases(raw.state))
     if raw.content.get("architecture") is not None:
         return _from_architecture(raw, Architecture.from_plans(raw.content))
     reader = _reader_of_names(raw)

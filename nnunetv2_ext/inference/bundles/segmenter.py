@@ -79,6 +79,10 @@ class BundleSegmenter:
         """Predicts one case; see `Segmenter`."""
         return with_sums_that_fit([self.windows, self._sums], lambda: self._decide(prepared, progress, visit_logits))
 
+    def num_windows(self, prepared: Prepared) -> int:
+        """How many windows a case has."""
+        return self.windows.plan(prepared.shape).num_windows
+
     def _decide(self, prepared: Prepared, progress: Progress | None, visit_logits: LogitsVisitor | None) -> Decisions:
         on_networks_grid = self._profile.inversion == "nearest_labels"
         if on_networks_grid and visit_logits is None:

@@ -132,7 +132,7 @@ def plan_outputs(
             return plan_node_masks(dataset_json, classes)
         if classes is None:
             return plan_tree_outputs(dataset_json)
-    chosen = dict.fromkeys(painted_values if classes is None else _chosen(classes, painted_values))
+    chosen = dict.fromkeys(painted_values if classes is None else chosen_classes(classes, painted_values))
     position = {name: channel for channel, name in enumerate(class_names)}
     channels = None
     if has_regions and len(chosen) < len(class_names):
@@ -207,12 +207,12 @@ def plan_node_masks(dataset_json: Mapping[str, Any], leaves: Collection[str] | N
     tree = LabelTree.from_dataset_json(dataset_json)
     names = [name for name in tree if name != BACKGROUND]
     if leaves is not None:
-        names = _chosen(leaves, [name for name in tree.leaves() if name != BACKGROUND])
+        names = chosen_classes(leaves, [name for name in tree.leaves() if name != BACKGROUND])
     maps = [OutputMap(name, {1: name}, tuple((tree.value(leaf), 1) for leaf in tree.leaves(name))) for name in names]
     return OutputPlan("per_class", None, tuple(maps))
 
 
-def _chosen(wanted: Iterable[str], available: Collection[str]) -> list[str]:
+def chosen_classes(wanted: Iterable[str], available: Collection[str]) -> list[str]:
     """The classes that were asked for, in the order of the available ones.
 
     Raises:

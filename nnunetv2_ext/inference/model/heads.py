@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from nnunetv2_ext.architectures.segmentation_heads import shallow_copy
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -33,16 +33,9 @@ def select_heads(network: nn.Module, channels: Sequence[int]) -> nn.Module:
     head = heads[-1]
     reduced = type(head)(head.in_channels, len(channels), head.kernel_size, head.stride, bias=head.bias is not None)
     reduced.load_state_dict({name: tensor[list(channels)] for name, tensor in head.state_dict().items()})
-    clone = _shallow_copy(network)
-    clone.decoder = _shallow_copy(clone.get_submodule("decoder"))
+    clone = shallow_copy(network)
+    clone.decoder = shallow_copy(clone.get_submodule("decoder"))
     clone.decoder.seg_layers = nn.ModuleList([*heads[:-1], reduced.eval().requires_grad_(False)])
-    return clone
-
-
-def _shallow_copy(module: nn.Module) -> nn.Module:
-    """A module with the same parts, which can be exchanged without touching the original."""
-    clone = copy.copy(module)
-    clone._modules = dict(module._modules)
     return clone
 
 

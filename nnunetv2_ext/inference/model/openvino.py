@@ -24,7 +24,6 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import Tensor, nn
 
 from nnunetv2_ext.inference.model.folder import Model
-from nnunetv2_ext.inference.model.heads import segmentation_heads
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
 
@@ -137,9 +136,10 @@ def _cached_model(core: Any, network: nn.Module, shape: Sequence[int], cache: Pa
 
     if cache is None:
         return _convert(network, shape)
-    heads = segmentation_heads(network)
+    heads = getattr(getattr(network, "decoder", None), "seg_layers", [nn.Identity()])
     # The heads may be a selection of the checkpoint's: they are part of the name.
-    own = b"" if heads is None else heads[-1].weight.detach().numpy().tobytes()
+    weights = [tensor for name, tensor in heads[-1].named_parameters() if name.endswith("weight")]
+    own = b"".join(tensor.detach().numpy().tobytes() for tensor in weights)
     parts = (key.encode(), own, str(tuple(shape)).encode(), openvino.__version__.encode())
     folder = cache / hashlib.sha256(b"|".join(parts)).hexdigest()[:24]
     if not (folder / "network.xml").is_file():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nnunetv2_ext.training.loss.label_tree_loss import LabelTreeLoss
 from nnunetv2_ext.training.loss.partial_label_loss import PartialLabelLoss
+from nnunetv2_ext.training.loss.source_heads_loss import SourceHeadsLoss
 
 
 def halving_weights(levels: int) -> list[float]:
@@ -21,7 +22,7 @@ def halving_weights(levels: int) -> list[float]:
 
 
 class PartialLabelDeepSupervision(nn.Module):
-    """Weighted sum of a `PartialLabelLoss` or `LabelTreeLoss` over the levels of a decoder.
+    """Weighted sum of a `PartialLabelLoss`, `LabelTreeLoss` or `SourceHeadsLoss` over the levels of a decoder.
 
     A level of weight 0 contributes neither loss nor gradient, yet stays in the graph: its heads then have a gradient of
     zero instead of none, which is what `DistributedDataParallel` needs. (nnU-Net gives that level 1e-6 instead, but
@@ -32,7 +33,7 @@ class PartialLabelDeepSupervision(nn.Module):
         weights: One weight per level, highest resolution first; see `halving_weights`.
     """
 
-    def __init__(self, loss: PartialLabelLoss | LabelTreeLoss, weights: Sequence[float]) -> None:
+    def __init__(self, loss: PartialLabelLoss | LabelTreeLoss | SourceHeadsLoss, weights: Sequence[float]) -> None:
         super().__init__()
         if not any(weights):
             raise ValueError(f"Expected at least one level with a weight other than 0, but got {list(weights)}.")
@@ -46,7 +47,7 @@ class PartialLabelDeepSupervision(nn.Module):
         annotated: Bool[Tensor, "batch classes"],
         classes: Int[Tensor, " channels"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Loss of all levels, highest resolution first; see `PartialLabelLoss` for ``annotated`` and ``classes``.
+        """Loss of all levels, highest resolution first; see the losses for ``annotated`` and ``classes`` (or sources).
 
         Raises:
             ValueError: The number of outputs or label maps differs from the number of weights.

@@ -9,6 +9,7 @@ from nnunetv2_ext.labels.label_tree import LabelTree
 from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision
 from nnunetv2_ext.training.loss.label_tree_loss import LabelTreeLoss
 from nnunetv2_ext.training.loss.partial_label_loss import PartialLabelLoss
+from nnunetv2_ext.training.loss.source_heads_loss import HeadClasses, SourceHeadsLoss
 
 TREE = LabelTree.from_nested({"background": {}, "body": {"liver": {}, "spleen": {}, "body_other": {}}})
 CHANNELS = len(TREE)
@@ -25,6 +26,15 @@ def deeply_supervised():
     return lambda logits, label_map, annotated: loss([logits], [label_map], annotated)
 
 
+def source_heads():
+    # One source that annotates every leaf: `annotated` of the test.
+    classes = [[value] for value in range(1, CHANNELS)]
+    loss = SourceHeadsLoss([HeadClasses(classes, classes)], CHANNELS)
+    return lambda logits, label_map, annotated: loss(
+        logits, label_map, torch.ones_like(annotated), torch.zeros(1, dtype=torch.int64)
+    )
+
+
 def dice_cross_entropy():
     pytest.importorskip("monai", reason="the extra 'monai' is not installed")
     from nnunetv2_ext.training.loss.dice_ce import DiceCrossEntropy
@@ -38,6 +48,7 @@ LOSSES = {
     "partial labels, deep supervision": deeply_supervised,
     "label tree": lambda: LabelTreeLoss(TREE),
     "label tree, SALT": lambda: LabelTreeLoss(TREE, formula="salt"),
+    "heads per source": source_heads,
     "Dice and cross-entropy": dice_cross_entropy,
 }
 
