@@ -77,6 +77,8 @@ def _stunet(letter: str, name: str) -> NetworkFamily:
 
 _MONAI = {"finetuning": "SegResNetTrainer", "regions": "FineTuneTrainer"}
 
+_SEGRESNET_DS = (r"up_layers\.(\d+)\.", r"encoder\.layers\.(\d+)\.", r"encoder\.")
+
 FAMILIES: tuple[NetworkFamily, ...] = (
     *(_stunet(letter, size.name) for letter, size in STUNET_SIZES.items()),
     NetworkFamily(
@@ -116,6 +118,38 @@ FAMILIES: tuple[NetworkFamily, ...] = (
         extra="monai",
         encoder=r"convInit\.|down_layers\.",
         stages=(r"conv_final\.", r"(?:up_layers|up_samples)\.(\d+)\.", r"down_layers\.(\d+)\.", r"convInit\."),
+    ),
+    NetworkFamily(
+        "mednext",
+        f"{_OURS}mednext.MedNeXt",
+        _trainers("mednext", plain="MedNeXtTrainer"),
+        signature=frozenset({"enc_stages.0.0.conv1.weight", "decoder.seg_layers.0.weight"}),
+        extra="monai",
+        encoder=r"(?:stem|enc_stages|down_blocks|bottleneck)\.",
+        stages=(
+            r"(?:up_blocks|dec_stages)\.(\d+)\.",
+            r"bottleneck\.",
+            r"(?:enc_stages|down_blocks)\.(\d+)\.",
+            r"stem\.",
+        ),
+    ),
+    NetworkFamily("segresnet_ds", f"{_OURS}segresnet_ds.SegResNetDS", extra="monai", stages=_SEGRESNET_DS),
+    NetworkFamily(
+        "vista3d",
+        f"{_OURS}segresnet_ds.VISTA3D",
+        extra="monai",
+        stages=(r"(?:image_post_mapping|embedding)\.", *_SEGRESNET_DS),
+    ),
+    NetworkFamily(
+        "primus",
+        f"{_OURS}primus.Primus",
+        {**_GENERIC, "plain": "PrimusTrainer", "finetuning": "PrimusTrainer"},
+        # Its whole decoder, of three steps for the published tokens of 8 voxels, depends on the number of classes.
+        heads="up_projection.",
+        outputs=("up_projection.decode.2.weight", 1),
+        has_rows=False,
+        encoder=r"(?:eva|down_projection)\.|mask_token",
+        stages=(r"eva\.norm\.", r"eva\.blocks\.(\d+)\.", r"eva\.|down_projection\.|mask_token"),
     ),
     NetworkFamily(
         "monai_unet",

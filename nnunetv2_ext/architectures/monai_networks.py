@@ -19,7 +19,7 @@ from jaxtyping import Float
 from monai.networks import nets
 from torch import Tensor, nn
 
-from nnunetv2_ext.architectures.segmentation_heads import SegmentationOutput, SelectableHeads
+from nnunetv2_ext.architectures.segmentation_heads import OneLevel, SegmentationOutput, SelectableHeads
 
 
 class SegResNet(SelectableHeads, nets.SegResNet):
@@ -65,7 +65,7 @@ class SegResNet(SelectableHeads, nets.SegResNet):
         self.conv_final = nn.Sequential(norm, activation)
         # The layer that sees the image, under the name by which nnU-Net's networks declare theirs.
         self.keys_to_in_proj = ("convInit.conv",)
-        self.decoder = _OneLevel(last.get_submodule("conv"), deep_supervision)
+        self.decoder = OneLevel(last.get_submodule("conv"), deep_supervision)
 
     def forward_features(self, image: Float[Tensor, "batch channels *spatial"]) -> list[Tensor]:
         """See `SelectableHeads.forward_features`; one level, ``(batch, init_filters, *spatial)``."""
@@ -112,19 +112,9 @@ class UNet(nets.UNet):
             norm=norm,
             **further,
         )
-        self.decoder = _OneLevel(None, deep_supervision)
+        self.decoder = OneLevel(None, deep_supervision)
 
     def forward(self, image: Float[Tensor, "batch channels *spatial"]) -> SegmentationOutput:
         """Raw logits ``(batch, classes, *spatial)``; with deep supervision a list with this one level."""
         output = super().forward(image)
         return [output] if self.decoder.deep_supervision else output
-
-
-class _OneLevel(nn.Module):
-    """What nnU-Net asks of a decoder: whether all levels are returned (there is only one), and heads if there are."""
-
-    def __init__(self, head: nn.Module | None, deep_supervision: bool) -> None:
-        super().__init__()
-        if head is not None:
-            self.seg_layers = nn.ModuleList([head])
-        self.deep_supervision = deep_supervision

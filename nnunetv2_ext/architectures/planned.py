@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from nnunetv2_ext.architectures.architecture import Architecture
+from nnunetv2_ext.architectures.mednext_sizes import MEDNEXT_KERNELS, MEDNEXT_SIZES
 from nnunetv2_ext.architectures.stunet_sizes import STUNET_SIZES, strides_that_fit, stunet_strides
 from nnunetv2_ext.architectures.unet import with_selectable_heads
 from nnunetv2_ext.utilities.errors import UserError
@@ -68,7 +69,9 @@ class FromPlans:
         """Size of each output relative to the patch, full resolution first, one factor per axis (z, y, x)."""
         strides = self.strides(configuration)
         if strides is None:
-            return [[1.0] * len(configuration["patch_size"])]
+            # MONAI's networks halve the resolution from level to level, if they have several.
+            levels = configuration["architecture"]["arch_kwargs"].get("levels", 1)
+            return [[0.5**level] * len(configuration["patch_size"]) for level in range(levels)]
         return [list(scale) for scale in 1 / np.cumprod(np.vstack(strides), axis=0)][:-1]
 
     def notes(self, configuration: Configuration) -> list[str]:
@@ -183,6 +186,59 @@ class SwinUNETRForPlans(FromPlans):
 
 
 @dataclass(frozen=True)
+class MedNeXtFromPlans(FromPlans):
+    """The MedNeXt that the plans name, or one of a published size whatever they name.
+
+    Attributes:
+        size: ``"S"``, ``"B"``, ``"M"`` or ``"L"``; None for that of the plans.
+        kernel_size: Of a published size.
+    """
+
+    plans_for: str = "mednext.MedNeXt"
+    size: str | None = None
+    kernel_size: int = 3
+
+    def build(
+        self, configuration: Configuration, input_channels: int, num_classes: int, deep_supervision: bool
+    ) -> nn.Module:
+        """See `FromPlans.build`.
+
+        Raises:
+            UserError: The patch size of the plans does not suit the network.
+        """
+        configuration = self._with_size(configuration)
+        patch_size = configuration["patch_size"]
+        factor = 2 ** len(configuration["architecture"]["arch_kwargs"].get("blocks_down", [2] * 4))
+        if any(extent % factor for extent in patch_size):
+            raise UserError(
+                f"MedNeXt expects a patch size of multiples of {factor}, but the plans have {list(patch_size)}; change "
+                "patch_size in a copy of the plans and train with it (-p)."
+            )
+        return super().build(configuration, input_channels, num_classes, deep_supervision)
+
+    def _with_size(self, configuration: Configuration) -> Configuration:
+        if self.size is None:
+            return configuration
+        arguments = MEDNEXT_SIZES[self.size].arguments(self.kernel_size, len(configuration["patch_size"]))
+        entry = Architecture("nnunetv2_ext.architectures.mednext.MedNeXt", arguments).to_plans()
+        return {**configuration, "architecture": entry}
+
+    def strides(self, configuration: Configuration) -> None:
+        """Plans do not state them: every stage halves the resolution."""
+
+    def deep_supervision_scales(self, configuration: Configuration) -> list[list[float]]:
+        """See `FromPlans.deep_supervision_scales`."""
+        return super().deep_supervision_scales(self._with_size(configuration))
+
+    def notes(self, configuration: Configuration) -> list[str]:
+        """Says where the network of the plans is not used."""
+        planned = configuration["architecture"]["network_class_name"]
+        if self.size is None or planned.endswith(self.plans_for):
+            return []
+        return [f"MedNeXt {self.size} ignores the network of the plans ({planned})."]
+
+
+@dataclass(frozen=True)
 class WithLabelTree(FromPlans):
     """Another entry's network with a label tree, which comes with the weights or from the dataset.
 
@@ -206,12 +262,21 @@ class WithLabelTree(FromPlans):
         """Those of the backbone."""
         return self.backbone.strides(configuration)
 
+    def deep_supervision_scales(self, configuration: Configuration) -> list[list[float]]:
+        """Those of the backbone."""
+        return self.backbone.deep_supervision_scales(configuration)
+
     def notes(self, configuration: Configuration) -> list[str]:
         """Those of the backbone."""
         return self.backbone.notes(configuration)
 
 
 _RESENC = FromPlans("nnunetv2_ext.architectures.resenc.StridedSkipResidualEncoderUNet", plans_for="ResidualEncoderUNet")
+_MEDNEXTS = {
+    f"{size.name}{suffix}": MedNeXtFromPlans(size=letter, kernel_size=kernel_size)
+    for letter, size in MEDNEXT_SIZES.items()
+    for kernel_size, suffix in MEDNEXT_KERNELS.items()
+}
 _STUNETS = {f"stunet_{size.name}": STUNetFromPlans(size=letter) for letter, size in STUNET_SIZES.items()}
 
 #: Name of a trainer, without what says how it trains -> the network that it builds.
@@ -225,6 +290,11 @@ _BUILT_BY: dict[str, FromPlans] = {
     "MultiTalentTrainer_resenc": _RESENC,
     "LabelTreeTrainer_unet": WithLabelTree(),
     "LabelTreeTrainer_resenc": WithLabelTree(backbone=_RESENC),
+    **dict.fromkeys(("MedNeXtTrainer", "FineTuneTrainer_mednext", "MultiTalentTrainer_mednext"), MedNeXtFromPlans()),
+    "PrimusTrainer": FromPlans(plans_for="primus.Primus"),
+    "LabelTreeTrainer_mednext": WithLabelTree(backbone=MedNeXtFromPlans()),
+    **{f"MedNeXtTrainer_{name}": network for name, network in _MEDNEXTS.items()},
+    **{f"MultiTalentTrainer_mednext_{name}": network for name, network in _MEDNEXTS.items()},
     "STUNetTrainer": _STUNETS["stunet_base"],
     **{f"STUNetTrainer_{size.name}": STUNetFromPlans(size=letter) for letter, size in STUNET_SIZES.items()},
     **{f"MultiTalentTrainer_{key}": network for key, network in _STUNETS.items()},

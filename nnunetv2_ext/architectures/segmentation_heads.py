@@ -64,6 +64,16 @@ class SelectableHeads(nn.Module):
         return outputs if self.decoder.deep_supervision else outputs[0]
 
 
+class OneLevel(nn.Module):
+    """What nnU-Net asks of a decoder: whether all levels are returned (there is only one), and heads if there are."""
+
+    def __init__(self, head: nn.Module | None, deep_supervision: bool) -> None:
+        super().__init__()
+        if head is not None:
+            self.seg_layers = nn.ModuleList([head])
+        self.deep_supervision = deep_supervision
+
+
 def decode(decoder: Any, skips: Sequence[Tensor]) -> list[Tensor]:
     """Runs everything but the heads of nnU-Net's ``UNetDecoder``.
 

@@ -15,16 +15,7 @@ from jaxtyping import Float
 from monai.networks import nets
 from torch import Tensor, nn
 
-from nnunetv2_ext.architectures.segmentation_heads import SelectableHeads
-
-
-class _Heads(nn.Module):
-    """What nnU-Net asks of a decoder: its heads, and whether all levels are returned (there is only one)."""
-
-    def __init__(self, head: nn.Module):
-        super().__init__()
-        self.seg_layers = nn.ModuleList([head])
-        self.deep_supervision = False
+from nnunetv2_ext.architectures.segmentation_heads import OneLevel, SelectableHeads
 
 
 class SwinUNETR(SelectableHeads, nets.SwinUNETR):
@@ -36,6 +27,8 @@ class SwinUNETR(SelectableHeads, nets.SwinUNETR):
         feature_size: Channels of the first stage, a multiple of 12.
         dimensions: 2 or 3.
         activation_checkpointing: Recompute the transformer's activations in the backward pass.
+        reversed_axes: Whether the network sees (x, y, z): where the weights come from MONAI, whose attention cannot be
+            turned as kernels are (windows that reach beyond a small image are not symmetric).
         deep_supervision: Whether `forward` returns a list; it has one level only.
         **further: As for ``monai.networks.nets.SwinUNETR``.
 
@@ -50,6 +43,7 @@ class SwinUNETR(SelectableHeads, nets.SwinUNETR):
         feature_size: int = 48,
         dimensions: int = 3,
         activation_checkpointing: bool = True,
+        reversed_axes: bool = False,
         deep_supervision: bool = False,
         **further: Any,
     ):
@@ -62,11 +56,19 @@ class SwinUNETR(SelectableHeads, nets.SwinUNETR):
             **further,
         )
         self.out = nn.Identity()
+        self.reversed_axes = reversed_axes
         # The layers that see the image, under the name by which nnU-Net's networks declare theirs.
         self.keys_to_in_proj = ("swinViT.patch_embed.proj", "encoder1.layer.conv1.conv", "encoder1.layer.conv3.conv")
-        self.decoder = _Heads(convert_dim_to_conv_op(dimensions)(feature_size, num_classes, 1))
-        self.decoder.deep_supervision = deep_supervision
+        head = convert_dim_to_conv_op(dimensions)(feature_size, num_classes, 1)
+        self.decoder = OneLevel(head, deep_supervision)
 
     def forward_features(self, image: Float[Tensor, "batch channels *spatial"]) -> list[Tensor]:
         """See `SelectableHeads.forward_features`; one level, ``(batch, feature_size, *spatial)``."""
-        return [nets.SwinUNETR.forward(self, image)]
+        if not self.reversed_axes:
+            return [nets.SwinUNETR.forward(self, image)]
+        features = nets.SwinUNETR.forward(self, _turned(image))
+        return [_turned(features)]
+
+
+def _turned(volume: Tensor) -> Tensor:
+    return volume.permute(0, 1, *range(volume.ndim - 1, 1, -1)).contiguous()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,23 @@ from nnunetv2_ext.architectures.label_tree_network import PARENTS_NAME, give_lab
 from nnunetv2_ext.labels.channels import channel_names
 from nnunetv2_ext.labels.dataset_json import kind_of_dataset
 from nnunetv2_ext.utilities.errors import UserError
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where weights come from, and on what terms.
+
+    Attributes:
+        name: What their authors call them.
+        source: Address of the authors' page.
+        licence: Of the weights, and what it means for commercial use.
+        citation: What their authors ask to be cited.
+    """
+
+    name: str
+    source: str
+    licence: str
+    citation: str
 
 
 @dataclass
@@ -42,6 +59,9 @@ class Checkpoint:
         notes: Sentences for the user about what the format implies.
         head_plans: Of networks with several heads: head to the plans that its images are preprocessed by, where these
             are its own.
+        absent: What the names of tensors begin with that the network has and the file has not, such as the decoder of a
+            self-supervised one; ``num_classes`` is 0 then.
+        publication: Where the weights come from, and on what terms; None where anybody may have written the file.
     """
 
     path: Path
@@ -61,6 +81,8 @@ class Checkpoint:
     preprocessing_profile: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     head_plans: dict[str, dict[str, Any]] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    publication: Publication | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -73,7 +95,7 @@ class Checkpoint:
         return self.architecture.family.trainers[kind_of_dataset(self.dataset_json or {})]
 
     def build_network(self, deep_supervision: bool = False) -> nn.Module:
-        """Builds the network and loads the weights strictly.
+        """Builds the network and loads the weights strictly; what the file does not have keeps its initialisation.
 
         Args:
             deep_supervision: Whether `forward` returns all levels.
@@ -81,18 +103,41 @@ class Checkpoint:
         Raises:
             UserError: Names or shapes of the weights do not fit the architecture.
         """
-        network = self.architecture.build(self.input_channels, self.num_classes, deep_supervision)
+        network = self.architecture.build(self.input_channels, max(self.num_classes, 1), deep_supervision)
         if PARENTS_NAME in self.network_state:
             give_label_tree(network, self.network_state[PARENTS_NAME])
-        load_strictly(network, self.network_state, f"{self.path} ({self.architecture})")
+        fresh = {name: value for name, value in network.state_dict().items() if self.lacks([name])}
+        load_strictly(network, {**fresh, **self.network_state}, f"{self.path} ({self.architecture})")
         return network.eval()
+
+    def lacks(self, names: Iterable[str]) -> bool:
+        """Whether the file is of a part of the network that has no tensor of these names."""
+        return any(name.startswith(self.absent) for name in names)
+
+    def require_heads(self) -> None:
+        """Raises a `UserError` where the file is of a part of the network, which predicts nothing."""
+        if self.absent:
+            raise UserError(
+                f"Expected a whole network in {self.path}, but the file has no {', '.join(self.absent)}: it is there "
+                "to be fine-tuned; give it to nnUNetv2_ext_finetune as -pretrained_weights."
+            )
 
     def describe(self) -> str:
         """One line: file, format, network, channels and classes."""
+        outputs = f"{self.num_classes} outputs" if self.num_classes else "no segmentation heads"
         return (
-            f"{self.path.name}: {self.architecture}, {self.input_channels} input channel(s), {self.num_classes} "
-            f"outputs, format {self.format}"
+            f"{self.path.name}: {self.architecture}, {self.input_channels} input channel(s), {outputs}, format "
+            f"{self.format}"
         )
+
+    def terms(self) -> list[str]:
+        """Sentences about where the weights come from and on what terms, as far as that is known."""
+        if (published := self.publication) is None:
+            return []
+        return [
+            f"The weights are taken to be {published.name} ({published.source}). Licence: {published.licence}.",
+            f"Cite: {published.citation}.",
+        ]
 
 
 def tensor_names(network: nn.Module) -> dict[str, list[str]]:

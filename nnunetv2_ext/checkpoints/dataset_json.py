@@ -10,13 +10,17 @@ from nnunetv2_ext.labels.channels import BACKGROUND, IGNORE, channel_names, has_
 from nnunetv2_ext.labels.label_order import LabelOrder
 
 
-def labels_of(order: LabelOrder) -> dict[str, Any]:
+def labels_of(order: LabelOrder, sigmoid: bool = False) -> dict[str, Any]:
     """``labels`` of a dataset.json from a label order; with overlapping classes all of them become regions.
 
     nnU-Net takes a list of at least two integers for a region, hence ``[3, 3]`` for a single one.
+
+    Args:
+        order: The label order.
+        sigmoid: Whether the network has sigmoid outputs though its classes do not overlap.
     """
     labels: dict[str, Any] = {BACKGROUND: 0}
-    overlapping = any(isinstance(value, tuple) for value in order.labels.values())
+    overlapping = sigmoid or any(isinstance(value, tuple) for value in order.labels.values())
     for name, value in order.labels.items():
         values = list(value) if isinstance(value, tuple) else [value]
         labels[name] = (values * 2 if len(values) == 1 else values) if overlapping else value
@@ -25,7 +29,7 @@ def labels_of(order: LabelOrder) -> dict[str, Any]:
     return labels
 
 
-def dataset_json_of(order: LabelOrder, input_channels: int) -> dict[str, Any]:
+def dataset_json_of(order: LabelOrder, input_channels: int, sigmoid: bool = False) -> dict[str, Any]:
     """A dataset.json for a network whose outputs follow a label order; sources become its ``partial_labels``."""
     content: dict[str, Any] = {
         "channel_names": {str(channel): order.modality or f"channel_{channel}" for channel in range(input_channels)},
@@ -37,7 +41,7 @@ def dataset_json_of(order: LabelOrder, input_channels: int) -> dict[str, Any]:
         content["partial_labels"] = {
             source: {"classes": list(classes), "cases": []} for source, classes in order.sources.items()
         }
-    return with_labels(content, labels_of(order))
+    return with_labels(content, labels_of(order, sigmoid))
 
 
 def with_labels(dataset_json: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:

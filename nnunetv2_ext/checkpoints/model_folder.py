@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def write_model_folder(
 
     The folder holds plans.json (and those of heads that have their own), dataset.json,
     ``fold_x/checkpoint_final.pth`` (readable with ``torch.load(weights_only=True)``) and provenance.json (file name,
-    SHA-256, format). It appears complete or not at all. A fold joins an existing folder of the same plans and labels.
-    Networks with several heads are for ``nnUNetv2_ext_predict`` alone.
+    SHA-256, format, terms of the weights). It appears complete or not at all. A fold joins an existing folder of the
+    same plans and labels. Networks with several heads are for ``nnUNetv2_ext_predict`` alone.
 
     Args:
         checkpoint: From `read_checkpoint`.
@@ -76,6 +76,7 @@ def write_model_folder(
     if not re.fullmatch(r"Dataset\d{3}_.+", checked_name(dataset, "a dataset name such as Dataset101_Liver")):
         raise UserError(f"Expected a dataset name such as Dataset101_Liver, but got {dataset!r}.")
     refuse_used_id(dataset)
+    checkpoint.require_heads()
     plans, configuration = plans_for_model_folder(checkpoint, dataset, configuration, plans_name)
     dataset_json = dataset_json_for_model_folder(checkpoint)
     checked_ending(dataset_json.get("file_ending"), checkpoint.path)
@@ -111,6 +112,7 @@ def write_model_folder(
                 "network": str(checkpoint.architecture),
                 "imported_with": f"nnunetv2-ext {nnunetv2_ext.__version__}",
                 "notes": checkpoint.notes,
+                **({"publication": asdict(checkpoint.publication)} if checkpoint.publication else {}),
             }
             new_fold = new if joins else new / f"fold_{fold}"
             with atomic_path(new_fold / CHECKPOINT_NAME) as temporary:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from nnunetv2_ext.utilities.validation import check
 #: Entry of a safetensors file's metadata that this package writes.
 METADATA_KEY = "nnunetv2_ext"
 
-# Where the weights are in files of nnU-Net v2, nnU-Net v1 (and Lightning), and MONAI.
-_STATE_KEYS = ("network_weights", "state_dict", "model")
+# Where the weights are in files of nnU-Net v2, nnU-Net v1 (and Lightning), MONAI, and SuPreM.
+_STATE_KEYS = ("network_weights", "state_dict", "model", "net")
 # Wrappers that put themselves before every name: DistributedDataParallel and torch.compile.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+# What Lightning modules and similar frames call the network that they train, beside losses, teachers and heads.
+_MEMBERS = ("model", "net", "network", "backbone")
 _CHECKPOINT_NAMES = (
     "checkpoint_final.pth",
     "checkpoint_best.pth",
@@ -32,7 +34,7 @@ _CHECKPOINT_NAMES = (
     "model_final_checkpoint.model",
     "model_best.model",
 )
-_CHECKPOINT_SUFFIXES = (".pth", ".pt", ".model", ".safetensors")
+_CHECKPOINT_SUFFIXES = (".pth", ".pt", ".model", ".ckpt", ".safetensors")
 
 
 @dataclass
@@ -50,6 +52,7 @@ class RawCheckpoint:
         configuration: Configuration of the v2 plans.
         dataset_json: dataset.json from the file or its folder.
         dataset: Which head the caller asks for, where there are several.
+        key: Entry of the file that held the weights, None where they are the whole file.
     """
 
     path: Path
@@ -62,6 +65,24 @@ class RawCheckpoint:
     configuration: str | None = None
     dataset_json: dict[str, Any] | None = None
     dataset: str | int | None = None
+    key: str | None = None
+
+    def unwrapped(self, layers: int = 2) -> Iterator[RawCheckpoint]:
+        """The checkpoint, and then the networks that it names as members of a training module (``model.``, ``net.``).
+
+        Names of MONAI's own UNet begin with ``model.``, so that a format has to recognise what is left.
+
+        Args:
+            layers: How many modules may be around each other.
+        """
+        yield self
+        for member in _MEMBERS if layers else ():
+            if state := self.below(f"{member}."):
+                yield from replace(self, state=state).unwrapped(layers - 1)
+
+    def below(self, prefix: str) -> dict[str, Tensor]:
+        """The weights whose names begin with a prefix, without it."""
+        return {name[len(prefix) :]: tensor for name, tensor in self.state.items() if name.startswith(prefix)}
 
     def configuration_plans(self) -> dict[str, Any] | None:
         """The configuration of the v2 plans with what it inherits; None without plans."""
@@ -90,7 +111,7 @@ def open_checkpoint(path: Path | str, fold: int | str | None = None) -> RawCheck
     """Reads a checkpoint file or the checkpoint of a model folder, and the plans beside it.
 
     Args:
-        path: A ``.pth``, ``.pt``, ``.model`` or ``.safetensors`` file, a fold's folder or a model folder.
+        path: A ``.pth``, ``.pt``, ``.model``, ``.ckpt`` or ``.safetensors`` file, a fold's folder or a model folder.
         fold: Which fold of a model folder; the first one by default.
 
     Raises:
@@ -104,7 +125,7 @@ def open_checkpoint(path: Path | str, fold: int | str | None = None) -> RawCheck
         raise UserError(f"Expected network weights in {file}, but found a {type(content).__name__}.")
     key = next((key for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), None)
     state = content if key is None else content[key]
-    raw = RawCheckpoint(file, _without_prefixes(state, file))
+    raw = RawCheckpoint(file, _without_prefixes(state, file), key=key)
     raw.content = {} if key is None else {name: value for name, value in content.items() if name != key}
     check(raw.content, CHECKPOINT, file)
     _add_plans_in_file(raw)

@@ -36,8 +36,8 @@ def read_checkpoint(
 
     Formats (`nnunetv2_ext.checkpoints.formats.FORMATS`): nnU-Net v2 ``.pth`` and model folders; STU-Net ``.model``
     with or without the ``.model.pkl`` beside it; MultiTalent's U-Net and ResEnc (nnU-Net v1); ``model.pt`` of MONAI
-    bundles; MultiTalent for nnU-Net v2; ``.safetensors``. Sizes are inferred from the tensors, strides from the plans
-    beside the file, else from the published default.
+    bundles; MultiTalent for nnU-Net v2; MedNeXt; SuPreM; CT-FM; VISTA3D; nnssl (OpenMind); ``.safetensors``. Sizes are
+    inferred from the tensors, strides from the plans beside the file, else from the published default.
 
     Args:
         path: File, fold folder or model folder.
@@ -63,12 +63,13 @@ def read_checkpoint(
         raw.configuration = configuration
     if raw.plans is not None:
         check_plans(raw.plans, raw.path, to_run=False)
-    checkpoint_format = next((entry for entry in FORMATS if entry.recognises(raw)), None)
-    if checkpoint_format is None:
+    found = next(((entry, part) for part in raw.unwrapped() for entry in FORMATS if entry.recognises(part)), None)
+    if found is None:
         raise UserError(
             f"The weights in {raw.path} (first name: {next(iter(raw.state))!r}) belong to no known format "
             f"({'; '.join(entry.description for entry in FORMATS)}); give the plans that name the network."
         )
+    checkpoint_format, raw = found
     raw.dataset = dataset
     if dataset is not None and checkpoint_format.name != multitalent_v2.FORMAT.name:
         raise UserError(
@@ -101,6 +102,8 @@ def read_checkpoint(
         preprocessing_profile=translation.preprocessing_profile,
         notes=translation.notes,
         head_plans=translation.head_plans,
+        absent=translation.absent,
+        publication=translation.publication,
         inference_allowed_mirroring_axes=_mirroring_axes(raw, translation),
     )
     _add_plans(checkpoint, raw, translation)
@@ -114,9 +117,13 @@ def write_safetensors(checkpoint: Checkpoint, path: Path | str) -> None:
     Args:
         checkpoint: What to write.
         path: Target; replaced atomically.
+
+    Raises:
+        UserError: The checkpoint is a part of a network.
     """
     from safetensors.torch import save_file
 
+    checkpoint.require_heads()
     metadata = {
         "format": checkpoint.format,
         "architecture": checkpoint.architecture.to_plans(),
@@ -195,7 +202,7 @@ def _add_labels(
     elif isinstance(raw.content.get("labels"), Mapping):
         checkpoint.labels = dict(raw.content["labels"])
     elif translation.label_order is not None:
-        _add_published_labels(checkpoint, translation.label_order)
+        _add_published_labels(checkpoint, translation.label_order, translation.sigmoid)
     if checkpoint.labels is not None and len(channel_names(checkpoint.labels)) != checkpoint.num_classes:
         raise UserError(
             f"The labels name {len(channel_names(checkpoint.labels))} outputs, but the network in {raw.path} has "
@@ -203,8 +210,8 @@ def _add_labels(
         )
 
 
-def _add_published_labels(checkpoint: Checkpoint, label_order: str) -> None:
+def _add_published_labels(checkpoint: Checkpoint, label_order: str, sigmoid: bool) -> None:
     """Labels, and for networks of several sources the whole dataset.json, from a label order of the package."""
     order = LabelOrder.read(label_order)
-    checkpoint.labels = labels_of(order)
-    checkpoint.dataset_json = dataset_json_of(order, checkpoint.input_channels)
+    checkpoint.labels = labels_of(order, sigmoid)
+    checkpoint.dataset_json = dataset_json_of(order, checkpoint.input_channels, sigmoid)

@@ -46,6 +46,9 @@ _ARGUMENTS = entries(
         **dict.fromkeys(("blocks_down", "blocks_up"), _PER_STAGE),
         **dict.fromkeys(("init_filters", "feature_size"), _EDGE),
         "num_res_units": integer(0, 1024),
+        "levels": integer(1, 32),
+        **dict.fromkeys(("embed_dim", "eva_depth", "eva_numheads"), integer(1, 65536)),
+        **dict.fromkeys(("input_shape", "patch_embed_size"), list_of(_EDGE, 3, 3)),
         "conv_bias": flag,
         "spatial_dims": integer(2, 3),
         **dict.fromkeys(("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs"), _KWARGS),
@@ -103,6 +106,44 @@ PLANS = entries(_PLANS, needed=("configurations",))
 TRAINED_PLANS = entries(
     {**_PLANS, "plans_name": text(), "dataset_name": text()},
     needed=("plans_name", "dataset_name", "transpose_forward", "transpose_backward", "image_reader_writer"),
+)
+
+
+#: What nnssl says of the network that its weights are for.
+ADAPTATION_PLAN = entries(
+    {
+        "architecture_plans": entries(
+            {"arch_class_name": text(), "arch_kwargs": nullable(_ARGUMENTS)}, needed=("arch_class_name",)
+        ),
+        "pretrain_plan": entries(
+            {
+                "configurations": mapping_of(
+                    entries(
+                        {
+                            "spacing": nullable(list_of(number(1e-6, 1000), 3, 3)),
+                            "patch_size": nullable(list_of(_EDGE, 3, 3)),
+                            "normalization_schemes": list_of(text(), 1, 1024),
+                        }
+                    ),
+                    text(),
+                    at_least=1,
+                    at_most=100,
+                )
+            },
+            needed=("configurations",),
+        ),
+        "pretrain_num_input_channels": integer(1, 1024),
+        "recommended_downstream_patchsize": list_of(_EDGE, 3, 3),
+        **dict.fromkeys(("key_to_encoder", "key_to_stem"), text()),
+    },
+    needed=(
+        "architecture_plans",
+        "pretrain_plan",
+        "pretrain_num_input_channels",
+        "recommended_downstream_patchsize",
+        "key_to_encoder",
+        "key_to_stem",
+    ),
 )
 
 

@@ -17,6 +17,7 @@ from nnunetv2_ext.architectures.parts import belongs_to
 from nnunetv2_ext.architectures.stunet_sizes import STUNET_SIZES
 from nnunetv2_ext.checkpoints.checkpoint import Checkpoint, match_state, tensor_names
 from nnunetv2_ext.checkpoints.heads import Classes, Outputs, name_hints, pair_classes
+from nnunetv2_ext.checkpoints.resizing import resized
 from nnunetv2_ext.checkpoints.stem import adapt_stem
 from nnunetv2_ext.labels.dataset_json import image_channels
 from nnunetv2_ext.utilities.errors import UserError
@@ -95,6 +96,7 @@ def transfer_weights(
     - Input stem: image channels that the checkpoint knows by name get its weights for them. Otherwise the weights of
       its N channels are added up, repeated for M and divided by M, so that a network that sees the same image in all
       its channels computes what it did before.
+    - Kernels of MedNeXt and embeddings of Primus are resized (`nnunetv2_ext.checkpoints.resizing`).
     - Heads: the rows of classes with the same name, or another name that a label order knows for the same structure,
       are copied at every level, translated where softmax, sigmoid and label tree meet
       (`nnunetv2_ext.checkpoints.heads`); those of other classes start small.
@@ -138,10 +140,15 @@ def transfer_weights(
         return part == "all" or any(belongs_to(each, part, family) for each in names_of.get(name, [name]))
 
     values: dict[str, Tensor] = {}
-    different = [name for name in (*missing, *unexpected) if name != PARENTS_NAME and is_wanted(name)]
+    absent = {name for name in missing if checkpoint.lacks(names_of[name])} - {PARENTS_NAME}
+    unmatched = [name for name in (*missing, *unexpected) if name not in absent]
+    different = [name for name in unmatched if name != PARENTS_NAME and is_wanted(name)]
     trained_on = checkpoint.dataset_json or {}
     their_channels = image_channels(trained_on) if {"channel_names", "modality"} & trained_on.keys() else None
     for name in names_of:
+        if name in absent:
+            report.tensors.append(TensorTransfer(name, "reinitialised", "not in the checkpoint"))
+            continue
         target = tensors[name]
         if not is_wanted(name) and name not in heads:
             if name != PARENTS_NAME:
@@ -155,6 +162,9 @@ def transfer_weights(
         if source.shape == target.shape:
             values[name] = source
             report.tensors.append(TensorTransfer(name, "adapted" if detail else "loaded", detail))
+        elif (adapted := resized(name, source, target, checkpoint, network)) is not None:
+            values[name], how = adapted
+            report.tensors.append(TensorTransfer(name, "adapted", how))
         else:
             different.append(name)
     if different:
@@ -168,7 +178,7 @@ def transfer_weights(
         else f"left out by --transfer {part}"
     )
     _note_classes(report, pairs, own, theirs)
-    for name in heads:
+    for name in [head for head in heads if head not in absent]:
         if part != "all":
             report.tensors.append(TensorTransfer(name, "reinitialised", f"heads: {pairs}"))
             continue

@@ -13,7 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see `nnunetv2_ext.checkpoints.model_folder`."""
     parser = make_parser(
         "nnUNetv2_ext_import_weights",
-        "Turn a checkpoint (STU-Net, MultiTalent, MONAI bundle, nnU-Net v1 or v2, safetensors) into a model folder "
+        "Turn a checkpoint (STU-Net, MultiTalent, MONAI bundle, MedNeXt, SuPreM, CT-FM, VISTA3D, nnU-Net v1 or v2, "
+        "safetensors) into a model folder "
         "with which nnUNetv2_predict works. Nothing in the file is executed.",
     )
     parser.add_argument("file", metavar="FILE", help="checkpoint file, or a folder that holds one")
@@ -92,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     trainer, plans, configuration = folder.name.split("__")
     print(printable(checkpoint.describe()))
-    for note in checkpoint.notes:
+    for note in (*checkpoint.notes, *checkpoint.terms()):
         print(printable(f"Note: {note}"))
     print(f"The model was written to {folder}. Predict with:")
     if arguments.results:

@@ -86,6 +86,10 @@ def fit_patch(
         )
     configuration["patch_size"] = rounded
     _avoid_single_voxel_bottleneck(configuration, name, network_is_fixed)
+    arguments = configuration["architecture"]["arch_kwargs"]
+    if "input_shape" in arguments:
+        # Primus has an embedding for each place of the patch.
+        arguments["input_shape"] = list(configuration["patch_size"])
 
 
 def derive_2d(configuration: dict[str, Any], spacing: Sequence[float], median_shape: Sequence[float]) -> dict[str, Any]:

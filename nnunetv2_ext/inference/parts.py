@@ -11,6 +11,7 @@ from nnunetv2_ext.inference.bundles.preparing import BundlePreprocessing
 from nnunetv2_ext.inference.bundles.profile import read_profile
 from nnunetv2_ext.inference.bundles.segmenter import BundleSegmenter
 from nnunetv2_ext.inference.deciding.outputs import OutputPlan
+from nnunetv2_ext.inference.deciding.rules import rule_of_cases
 from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.inference.model.heads import select_heads
 from nnunetv2_ext.inference.model.openvino import run_by
@@ -113,12 +114,15 @@ def assemble(
             "leave --sums out."
         )
     preprocessing = BundlePreprocessing(profile)
+    channels = model.labels.num_segmentation_heads if plan.channels is None else len(plan.channels)
+    has_regions = model.labels.has_regions
     bundle_segmenter = BundleSegmenter(
         profile,
         preprocessing,
         model.networks,
-        model.labels.num_segmentation_heads,
+        channels,
         device,
+        regions=rule_of_cases(plan, channels, has_regions=True) if has_regions else None,
         on_device=settings.on_device,
         precision=precision,
     )

@@ -222,7 +222,7 @@ def _describe_preprocessing(model: Model) -> dict[str, Any]:
     """
     profile = read_profile(model.folder)
     if profile is not None:
-        return {"spacing_mm": list(profile.spacing), "preprocessing_profile": asdict(profile)}
+        return {"spacing_mm": profile.spacing and list(profile.spacing), "preprocessing_profile": asdict(profile)}
     configuration = model.configuration
     return {
         "orientation": orientation_of(model),

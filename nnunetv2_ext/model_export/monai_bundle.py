@@ -140,13 +140,13 @@ def _preprocessing(model: Model, profile: BundleProfile | None) -> list[dict[str
         {"_target_": "EnsureTyped", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
     ]
-    spacing = [float(value) for value in model.configuration.spacing]
+    spacing = model.configuration.spacing if profile is None else profile.spacing
     orientation = orientation_of(model) if profile is None else profile.orientation
     if orientation is not None:
         transforms.append({"_target_": "Orientationd", "keys": "image", "axcodes": orientation})
-    if profile is not None:
-        spacing = list(profile.spacing)
-    transforms.append({"_target_": "Spacingd", "keys": "image", "pixdim": spacing[::-1], "mode": "bilinear"})
+    if spacing is not None:
+        pixdim = [float(value) for value in spacing][::-1]
+        transforms.append({"_target_": "Spacingd", "keys": "image", "pixdim": pixdim, "mode": "bilinear"})
     if profile is not None:
         return transforms + [_intensity(rule) for rule in profile.intensity]
     if model.image_channels == 1:

@@ -256,7 +256,7 @@ def finetune(
         stem=stem,
         full=[*(class_mapping or {}).values(), *dataset_json["labels"]],
     )
-    for note in checkpoint.notes:
+    for note in (*checkpoint.notes, *checkpoint.terms()):
         logger.info(note)
     if class_mapping:
         # Before the dataset is planned and preprocessed.

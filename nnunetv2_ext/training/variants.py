@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nnunetv2_ext.architectures.mednext_sizes import MEDNEXT_KERNELS, MEDNEXT_SIZES
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -50,6 +52,14 @@ def _stunet_sizes(family: str, base: str) -> Iterator[Variant]:
         yield Variant(f"{family}_stunet_{size}", (base,), f"STU-Net {letter}.")
 
 
+def _mednext_sizes(base: str) -> Iterator[Variant]:
+    for letter, size in MEDNEXT_SIZES.items():
+        for kernel, suffix in MEDNEXT_KERNELS.items():
+            parameters = f" ({size.parameters} parameters)" if kernel == 3 else ""
+            description = f"MedNeXt {letter}{parameters}, kernels of {kernel}."
+            yield Variant(f"{base}_{size.name}{suffix}", (base,), description)
+
+
 def _multitalent() -> Iterator[Variant]:
     family, base = "MultiTalentTrainer", "PartialLabelTrainer"
     plain = [
@@ -59,8 +69,10 @@ def _multitalent() -> Iterator[Variant]:
         *_stunet_sizes(family, base),
     ]
     yield from plain
+    yield from _mednext_sizes(f"{family}_mednext")
     networks = {variant.name: variant.description[:-1] for variant in plain}
-    for name, network in {**networks, f"{family}_swinunetr": "MONAI's SwinUNETR"}.items():
+    monai = {f"{family}_swinunetr": "MONAI's SwinUNETR", f"{family}_mednext": "The MedNeXt that the plans name"}
+    for name, network in {**networks, **monai}.items():
         yield Variant(f"{name}_2000ep", (name,), f"{network}, 2000 epochs as in the paper.", {"num_epochs": 2000})
 
 
@@ -74,7 +86,12 @@ def _label_tree() -> Iterator[Variant]:
 
 
 #: Module of ``trainers/`` -> the variants that it defines.
-VARIANTS = {"stunet": tuple(_stunet()), "multitalent": tuple(_multitalent()), "label_tree": tuple(_label_tree())}
+VARIANTS = {
+    "stunet": tuple(_stunet()),
+    "mednext": tuple(_mednext_sizes("MedNeXtTrainer")),
+    "multitalent": tuple(_multitalent()),
+    "label_tree": tuple(_label_tree()),
+}
 
 
 def define_variants(module: dict[str, Any]) -> list[str]:

@@ -24,9 +24,10 @@ def unet(network, **arguments):
 
 def monai(name, **arguments):
     pytest.importorskip("monai", reason="the extra 'monai' is not installed")
-    from nnunetv2_ext.architectures import monai_networks, swinunetr
+    from nnunetv2_ext.architectures import mednext, monai_networks, segresnet_ds, swinunetr
 
-    return getattr(swinunetr if name == "SwinUNETR" else monai_networks, name)(1, 3, **arguments)
+    rooms = {"SwinUNETR": swinunetr, "MedNeXt": mednext, "SegResNetDS": segresnet_ds, "VISTA3D": segresnet_ds}
+    return getattr(rooms.get(name, monai_networks), name)(1, 3, **arguments)
 
 
 #: Network -> family, and depths of some weights, listed by hand.
@@ -59,6 +60,24 @@ NETWORKS = {
         "segresnet",
         {"decoder.seg_layers.0": 0, "conv_final": 1, "up_layers.1": 2, "up_samples.1": 2, "up_layers.0": 3,
          "down_layers.2": 4, "down_layers.0": 6, "convInit": 7},
+    ),
+    "MedNeXt": (
+        lambda: monai("MedNeXt", init_filters=4, blocks_down=(1, 1), blocks_bottleneck=1, blocks_up=(1, 1)),
+        "mednext",
+        {"decoder.seg_layers.2": 0, "dec_stages.1": 1, "up_blocks.1": 1, "dec_stages.0": 2, "bottleneck": 3,
+         "down_blocks.1": 4, "enc_stages.0": 5, "stem": 6},
+    ),
+    "SegResNetDS": (
+        lambda: monai("SegResNetDS", init_filters=8, blocks_down=(1, 1, 1), levels=2),
+        "segresnet_ds",
+        {"decoder.seg_layers.0": 0, "up_layers.1": 1, "up_layers.0": 2, "encoder.layers.2": 3, "encoder.layers.0": 5,
+         "encoder.conv_init": 6},
+    ),
+    "VISTA3D": (
+        lambda: monai("VISTA3D", init_filters=8, blocks_down=(1, 1)),
+        "vista3d",
+        {"decoder.seg_layers.0": 0, "image_post_mapping.1": 1, "embedding": 1, "up_layers.0": 2, "encoder.layers.1": 3,
+         "encoder.conv_init": 5},
     ),
     "UNet": (
         lambda: monai("UNet", channels=(4, 8, 8), strides=(2, 2)),

@@ -33,6 +33,7 @@ STAGES = {
 }
 RESIDUAL = {**STAGES, "n_blocks_per_stage": [1, 1, 1]}
 S_WIDE = {"features_per_stage": [16, 32, 64, 128, 256, 256], "n_blocks_per_stage": [1] * 6}
+MEDNEXT = {"init_filters": 4, "blocks_down": [1, 1], "blocks_bottleneck": 1, "blocks_up": [1, 1], "spatial_dims": 3}
 #: Class path, arguments and edge of the patch.
 NETWORKS = {
     "stunet_small": (f"{OURS}stunet.STUNet", {**S_WIDE, "strides": [[1] * 3, [2] * 3, [2] * 3, *[[1] * 3] * 3]}, 24),
@@ -40,6 +41,7 @@ NETWORKS = {
     "residual_encoder": (f"{STOCK}ResidualEncoderUNet", RESIDUAL, 24),
     "resenc": (f"{OURS}resenc.StridedSkipResidualEncoderUNet", RESIDUAL, 24),
     "swinunetr": (f"{OURS}swinunetr.SwinUNETR", {"feature_size": 12, "dimensions": 3}, 64),
+    "mednext": (f"{OURS}mednext.MedNeXt", MEDNEXT, 24),
     "segresnet": (f"{OURS}monai_networks.SegResNet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, 24),
     "monai_unet": (f"{OURS}monai_networks.UNet", {"channels": [4, 8], "strides": [[2, 2, 2]], "num_res_units": 1}, 24),
 }
@@ -78,7 +80,7 @@ def _pretrained(key, dataset, folder, labels):
     from nnunetv2_ext.checkpoints.formats.base import Architecture
 
     class_path, arguments, edge = NETWORKS[key]
-    if class_path.startswith(f"{OURS}monai") or key == "swinunetr":
+    if class_path.startswith(f"{OURS}monai") or key in ("swinunetr", "mednext"):
         pytest.importorskip("monai", reason="the extra 'monai' is not installed")
     needs_import = tuple(name for name in ("conv_op", "norm_op", "nonlin") if name in arguments)
     architecture = Architecture(class_path, arguments, needs_import)
@@ -172,6 +174,7 @@ def test_models_from_before_nnunet_2_4_are_imported_and_fine_tuned(tiny_dataset,
         ("unet", "MultiTalentTrainer_unet"),
         ("resenc", "MultiTalentTrainer_resenc"),
         ("residual_encoder", "MultiTalentTrainer"),
+        ("mednext", "MultiTalentTrainer_mednext"),
         ("segresnet", "MultiTalentTrainer"),
         ("monai_unet", "MultiTalentTrainer"),
     ],

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nnunetv2_ext.architectures.architecture import Architecture
+from nnunetv2_ext.checkpoints.checkpoint import Publication
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -24,12 +25,16 @@ class Translation:
         input_channels: Image channels.
         num_classes: Output channels.
         label_order: Shipped label order that the outputs of the published network follow, if they do.
+        sigmoid: Whether its outputs are sigmoids, though the classes of the label order do not overlap.
         plans_template: Shipped plan template of the published setting.
+        plans: nnU-Net v2 plans of this very network, where they are others than those of the file.
         preprocessing_profile: How the published inference prepares images, where nnU-Net's plans cannot say it.
         notes: Sentences for the user about what the format implies.
-        plans: nnU-Net v2 plans of this very network, where they are others than those of the file.
         dataset_json: The dataset.json of this very network, where it is another one than that of the file.
         head_plans: See `Checkpoint`.
+        absent: What the names of tensors begin with that the network has and the file has not; heads among them, which
+            `num_classes` does not count then.
+        publication: Where the weights come from; None where anybody may have written such a file.
     """
 
     state: dict[str, Tensor]
@@ -37,12 +42,15 @@ class Translation:
     input_channels: int
     num_classes: int
     label_order: str | None = None
+    sigmoid: bool = False
     plans_template: str | None = None
+    plans: dict[str, Any] | None = None
     preprocessing_profile: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
-    plans: dict[str, Any] | None = None
     dataset_json: dict[str, Any] | None = None
     head_plans: dict[str, dict[str, Any]] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    publication: Publication | None = None
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,12 @@ def _translate(raw: RawCheckpoint) -> Translation:
     return translation
 
 
-def _segresnet(raw: RawCheckpoint) -> Translation:
+def segresnet_translation(raw: RawCheckpoint) -> Translation:
+    """Sizes of a `SegResNet` from weights that carry the names of MONAI's, turned to nnU-Net's order of axes.
+
+    Raises:
+        UserError: The network upsamples by transposed convolutions.
+    """
     if any(name.startswith("up_samples.") and name.split(".")[2] != "0" for name in raw.state):
         raise UserError(f"{raw.path} is a SegResNet with learned upsampling, but only interpolation is supported.")
     stem = raw.shape("convInit.conv.weight")
@@ -96,14 +101,18 @@ def _segresnet(raw: RawCheckpoint) -> Translation:
         for name, tensor in permute_axes(raw.state).items()
     }
     classes = raw.shape(f"{_SEGRESNET_HEAD}.weight")[0]
-    translation = Translation(state, architecture, input_channels=stem[1], num_classes=classes)
+    return Translation(state, architecture, input_channels=stem[1], num_classes=classes)
+
+
+def _segresnet(raw: RawCheckpoint) -> Translation:
+    translation = segresnet_translation(raw)
     is_low_resolution = "lowres" in raw.path.name
     translation.plans_template = f"wholebody_ct_segresnet_{'3mm' if is_low_resolution else '1p5mm'}"
     translation.preprocessing_profile = {
         **_WHOLE_BODY_PROFILE,
         "spacing": [3.0 if is_low_resolution else 1.5] * 3,
     }
-    if classes == _WHOLE_BODY_OUTPUTS:
+    if translation.num_classes == _WHOLE_BODY_OUTPUTS:
         translation.label_order = "monai_wholebody"
     translation.notes.append(
         f"The spacing is taken to be {'3.0' if is_low_resolution else '1.5'} mm from the name of the file "

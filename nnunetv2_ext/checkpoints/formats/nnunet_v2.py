@@ -11,6 +11,7 @@ from nnunetv2_ext.architectures.label_tree_network import PARENTS_NAME
 from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
 from nnunetv2_ext.checkpoints.checkpoint import match_state
 from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, without_aliases
+from nnunetv2_ext.checkpoints.formats.mednext import mednext_translation
 from nnunetv2_ext.checkpoints.formats.nnunet_v1_resenc import resenc_translation
 from nnunetv2_ext.checkpoints.formats.nnunet_v1_unet import unet_translation
 from nnunetv2_ext.checkpoints.formats.stunet_v1 import stunet_from_names
@@ -26,7 +27,12 @@ def _recognises(raw: RawCheckpoint) -> bool:
 
 def _reader_of_names(raw: RawCheckpoint) -> Callable[[RawCheckpoint], Translation] | None:
     """For networks that are known by the names of their weights alone: what infers their sizes."""
-    readers = {"resenc": resenc_translation, "unet": unet_translation, "swinunetr": _swinunetr_translation}
+    readers = {
+        "resenc": resenc_translation,
+        "unet": unet_translation,
+        "swinunetr": _swinunetr_translation,
+        "mednext": mednext_translation,
+    }
     family = recognise(raw.state)
     return None if family is None else stunet_from_names if family.size else readers[family.key]
 

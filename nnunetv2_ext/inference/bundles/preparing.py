@@ -43,12 +43,9 @@ class BundlePreprocessing:
         from monai.transforms import Compose, Orientation, Spacing
 
         self._profile = profile
-        self._spatial = Compose(
-            [
-                Orientation(axcodes=profile.orientation, labels=(("L", "R"), ("P", "A"), ("I", "S"))),
-                Spacing(pixdim=profile.spacing[::-1], mode="bilinear"),
-            ]
-        )
+        turn = Orientation(axcodes=profile.orientation, labels=(("L", "R"), ("P", "A"), ("I", "S")))
+        resample = [Spacing(pixdim=profile.spacing[::-1], mode="bilinear")] if profile.spacing is not None else []
+        self._spatial = Compose([turn, *resample])
         self._intensity = Compose([_intensity_rule(rule) for rule in profile.intensity])
 
     def prepare(self, scan: Scan, previous_stage: Scan | None = None) -> Prepared:
@@ -71,11 +68,12 @@ class BundlePreprocessing:
         if padded != tuple(data.shape[1:]):
             edges = [edge for part, size in zip(inside, padded, strict=True) for edge in (size - part.stop, part.start)]
             data = torch.nn.functional.pad(data[None], edges[::-1], mode=self._profile.padding)[0]
+        spacing = tuple(float(edge) for edge in placed.pixdim[:3])[::-1]
         return Prepared(
             data=data.contiguous(),
-            spacing=self._profile.spacing,
+            spacing=self._profile.spacing or spacing,
             image_shape=padded,
-            image_spacing=self._profile.spacing,
+            image_spacing=self._profile.spacing or spacing,
             placement=BundlePlacement(deepcopy(placed.applied_operations), deepcopy(placed.meta), inside),
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from nnunetv2_ext.checkpoints.model_folder import PROFILE_NAME
 from nnunetv2_ext.utilities.extras import require_extra
 from nnunetv2_ext.utilities.files import read_json
-from nnunetv2_ext.utilities.validation import check, choice, entries, integer, list_of, number, text
+from nnunetv2_ext.utilities.validation import check, choice, entries, integer, list_of, nullable, number, text
 
 _RANGE = list_of(number(), 2, 2)
 _RULES = {
@@ -20,7 +20,7 @@ _RULES = {
 }
 _PROFILE = {
     "orientation": text(r"[RL][AP][SI]", "an orientation such as RAS"),
-    "spacing": list_of(number(1e-6, 1000), 3, 3),
+    "spacing": nullable(list_of(number(1e-6, 1000), 3, 3)),
     "intensity": list_of(entries({"name": choice(*_RULES)}, needed=("name",))),
     "window_size": list_of(integer(1, 4096), 3, 3),
     "overlap": number(0, 0.99),
@@ -36,7 +36,7 @@ class BundleProfile:
 
     Attributes:
         orientation: What x, y and z run towards, such as ``"RAS"``.
-        spacing: mm.
+        spacing: mm; None for that of each image.
         intensity: Rules in their order: ``{"name": "normalize_nonzero"}`` (z-score of the voxels other than 0),
             ``{"name": "scale", "minimum": -1, "maximum": 1}`` (the volume's own range to another one),
             ``{"name": "clip_and_scale", "from": [-57, 164], "to": [0, 1]}``.
@@ -49,7 +49,7 @@ class BundleProfile:
     """
 
     orientation: str
-    spacing: tuple[float, float, float]
+    spacing: tuple[float, float, float] | None
     intensity: tuple[Mapping[str, Any], ...]
     window_size: tuple[int, int, int]
     overlap: float
@@ -73,5 +73,7 @@ def read_profile(model_folder: Path) -> BundleProfile | None:
         shapes = _RULES[rule["name"]]
         check(arguments, entries(shapes, needed=tuple(shapes), closed=True), f"the intensity rules of {file}")
     require_extra("monai", "This model, imported from a MONAI bundle and prepared for by MONAI's transforms,")
-    triples = {name: tuple(content[name]) for name in ("spacing", "window_size", "intensity")}
+    triples = {
+        name: tuple(content[name]) for name in ("spacing", "window_size", "intensity") if content[name] is not None
+    }
     return BundleProfile(**{**content, **triples})

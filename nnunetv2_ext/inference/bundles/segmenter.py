@@ -9,7 +9,8 @@ has, at its own spacing, and one class at a time at the image's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from nnunetv2_ext.architectures.segmentation_heads import SelectableHeads
 from nnunetv2_ext.inference.bundles.preparing import BundlePreprocessing
 from nnunetv2_ext.inference.bundles.profile import BundleProfile
-from nnunetv2_ext.inference.deciding.rules import Decisions, LargestLogit, Winners, background_logits
+from nnunetv2_ext.inference.deciding.rules import Decisions, LargestLogit, RuleOfCase, Winners, background_logits
 from nnunetv2_ext.inference.deciding.tiles import refuse_nonfinite
 from nnunetv2_ext.inference.preparing.protocol import Prepared
 from nnunetv2_ext.inference.segmentation import LogitsVisitor, Progress, with_sums_that_fit
@@ -41,6 +42,7 @@ class BundleSegmenter:
         preprocessing: For bundles that decide on the image's grid.
         networks: Whose logits are averaged.
         channels: How many logits they give per voxel.
+        regions: How sigmoid outputs become labels; None for softmax outputs.
         device: Where the network runs.
         on_device: Add windows up there too; on the CPU otherwise, and where the device has too little memory for it.
         precision: Type that the network computes in, see `StreamingSlidingWindow`.
@@ -54,10 +56,12 @@ class BundleSegmenter:
         channels: int,
         device: torch.device,
         *,
+        regions: RuleOfCase | None = None,
         on_device: bool = True,
         precision: torch.dtype | None = None,
     ) -> None:
         self._profile = profile
+        self._regions = regions
         self._preprocessing = preprocessing
         windows_of = partial(
             StreamingSlidingWindow,
@@ -69,7 +73,7 @@ class BundleSegmenter:
             weights=monai_weights(profile),
         )
         network = moved(WindowNetwork(networks, dtype=torch.float32), device)
-        self.windows = windows_of(network, channels, fill=background_logits(channels, has_regions=False))
+        self.windows = windows_of(network, channels, fill=background_logits(channels, has_regions=regions is not None))
         self._head = LinearHead.of(network)
         self._sums = self.windows if self._head is None else windows_of(self._head.backbone, self._head.features)
 
@@ -85,6 +89,9 @@ class BundleSegmenter:
 
     def _decide(self, prepared: Prepared, progress: Progress | None, visit_logits: LogitsVisitor | None) -> Decisions:
         on_networks_grid = self._profile.inversion == "nearest_labels"
+        if self._regions is not None and visit_logits is None:
+            shape = triple(prepared.data.shape[1:])
+            return self._regions(shape, shape, None).of(self._logit_slabs(prepared.data, progress))
         if on_networks_grid and visit_logits is None:
             return Winners(self.windows.num_classes, self.winners(prepared.data, progress).numpy())
         logits = self.windows.logits(prepared.data, None, progress)
@@ -93,8 +100,9 @@ class BundleSegmenter:
         if visit_logits is not None:
             visit_logits(logits)
         if on_networks_grid:
-            shape = logits.shape[1:]
-            return LargestLogit(len(logits), shape, shape).of([LogitSlab(0, 0, shape[0], logits)])
+            shape = triple(logits.shape[1:])
+            rule = (self._regions or partial(LargestLogit, len(logits)))(shape, shape, None)
+            return rule.of([LogitSlab(0, 0, shape[0], logits)])
         # Probabilities are compared on the image's grid, one class at a time.
         logits = logits.cpu()
         normaliser = logits.logsumexp(0)
@@ -102,6 +110,11 @@ class BundleSegmenter:
         first = next(probabilities)
         rule = LargestLogit(len(logits), first.shape, first.shape)
         return rule.of_channels(values.numpy() for values in chain([first], probabilities))
+
+    @torch.inference_mode()
+    def _logit_slabs(self, image: Float[Tensor, "channels z y x"], progress: Progress | None) -> Iterator[LogitSlab]:
+        for slab in self._sums.slabs(image, None, progress):
+            yield slab if self._head is None else replace(slab, logits=self._head.logits(slab.logits))
 
     @torch.inference_mode()
     def winners(

@@ -2,6 +2,8 @@
 
 from nnunetv2_ext.training.trainers.finetune import *  # noqa: F403
 from nnunetv2_ext.training.trainers.label_tree import *  # noqa: F403
+from nnunetv2_ext.training.trainers.mednext import *  # noqa: F403
 from nnunetv2_ext.training.trainers.monai import *  # noqa: F403
 from nnunetv2_ext.training.trainers.multitalent import *  # noqa: F403
+from nnunetv2_ext.training.trainers.primus import *  # noqa: F403
 from nnunetv2_ext.training.trainers.stunet import *  # noqa: F403

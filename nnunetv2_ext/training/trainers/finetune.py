@@ -5,10 +5,17 @@ The loss is nnU-Net's own for the target dataset: Dice and cross-entropy, or Dic
 
 from __future__ import annotations
 
+from nnunetv2_ext.training.trainers.mednext import MedNeXtSettings
 from nnunetv2_ext.training.trainers.swinunetr import SwinUNETRSettings
 from nnunetv2_ext.training.trainers.warmup import WarmUpTrainer
 
-__all__ = ["FineTuneTrainer", "FineTuneTrainer_resenc", "FineTuneTrainer_swinunetr", "FineTuneTrainer_unet"]
+__all__ = [
+    "FineTuneTrainer",
+    "FineTuneTrainer_mednext",
+    "FineTuneTrainer_resenc",
+    "FineTuneTrainer_swinunetr",
+    "FineTuneTrainer_unet",
+]
 
 
 class FineTuneTrainer(WarmUpTrainer):
@@ -25,3 +32,7 @@ class FineTuneTrainer_resenc(FineTuneTrainer):
 
 class FineTuneTrainer_swinunetr(SwinUNETRSettings, FineTuneTrainer):
     """MONAI's SwinUNETR, with AdamW in all phases (needs the extra ``monai``)."""
+
+
+class FineTuneTrainer_mednext(MedNeXtSettings, FineTuneTrainer):
+    """MONAI's MedNeXt, with AdamW in all phases (needs the extra ``monai``)."""

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.label_tree_network import label_tree_of
+from nnunetv2_ext.architectures.planned import MedNeXtFromPlans, WithLabelTree
 from nnunetv2_ext.labels.tree_sources import TreeSources
 from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision, halving_weights
 from nnunetv2_ext.training.loss.label_tree_loss import LabelTreeLoss
 from nnunetv2_ext.training.pseudo_dice import count_leaf_hits
+from nnunetv2_ext.training.trainers.mednext import MedNeXtSettings
 from nnunetv2_ext.training.trainers.partial_labels import PartialLabelTrainer
 from nnunetv2_ext.training.validation_per_source import CasesOfOneKind, group_cases
 from nnunetv2_ext.training.variants import define_variants
@@ -110,4 +112,10 @@ class LabelTreeTrainer(PartialLabelTrainer):
         return self.network.register_forward_hook(lambda _network, _images, _outputs: None)
 
 
-__all__ = define_variants(globals())  # noqa: PLE0605
+class LabelTreeTrainer_mednext(MedNeXtSettings, LabelTreeTrainer):
+    """The MedNeXt that the plans name (needs the extra ``monai``)."""
+
+    architecture = WithLabelTree(backbone=MedNeXtFromPlans())
+
+
+__all__ = ["LabelTreeTrainer_mednext", *define_variants(globals())]  # noqa: PLE0604

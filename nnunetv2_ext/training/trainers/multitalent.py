@@ -9,6 +9,7 @@ A further network is an entry of `training/variants.py`, or a class of a few lin
 
 from __future__ import annotations
 
+from nnunetv2_ext.training.trainers.mednext import MedNeXtSettings
 from nnunetv2_ext.training.trainers.partial_labels import PartialLabelTrainer
 from nnunetv2_ext.training.trainers.swinunetr import SwinUNETRSettings
 from nnunetv2_ext.training.variants import define_variants
@@ -18,4 +19,8 @@ class MultiTalentTrainer_swinunetr(SwinUNETRSettings, PartialLabelTrainer):
     """MONAI's SwinUNETR (needs the extra ``monai``)."""
 
 
-__all__ = ["MultiTalentTrainer_swinunetr", *define_variants(globals())]  # noqa: PLE0604
+class MultiTalentTrainer_mednext(MedNeXtSettings, PartialLabelTrainer):
+    """The MedNeXt that the plans name (needs the extra ``monai``)."""
+
+
+__all__ = ["MultiTalentTrainer_mednext", "MultiTalentTrainer_swinunetr", *define_variants(globals())]  # noqa: PLE0604
