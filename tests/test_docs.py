@@ -78,3 +78,11 @@ def test_readme_lists_every_trainer_and_no_other():
 def test_readme_names_every_command():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in SCRIPTS if name not in readme] == []
+
+
+def test_sentences_of_the_troubleshooting_page_are_said():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    sentences = re.findall(r"^\| `(Expected .*?)` \|", page, re.MULTILINE)
+    assert len(sentences) > 15
+    code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "nnunetv2_ext").rglob("*.py"))
+    assert [sentence for sentence in sentences if sentence not in code] == []
