@@ -190,7 +190,7 @@ def test_a_label_tree_over_a_real_ct(real_tree_dataset, nnunet_folders, run_inst
     for case in ("slab_0", "slab_3"):
         leaves = maps["leaves", case]
         found = [names[value] for value in np.unique(leaves)]
-        assert len(found) > 5
+        assert len(found) > 3
         for name in found:
             where = leaves == values[name]
             for level in (1, 2):
