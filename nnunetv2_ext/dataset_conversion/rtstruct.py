@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_ext.dataset_conversion.findings import BadCaseError
 from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.extras import require_extra
@@ -72,8 +71,7 @@ def read_rtstruct(path: Path, image: Volume, values: Mapping[str, int]) -> Volum
         values: Name of the structure (case does not count) -> integer.
 
     Raises:
-        UserError: The file cannot be read, or contours do not lie on slices of the image.
-        BadCaseError: A structure is missing.
+        UserError: The file cannot be read, a structure is missing, or contours do not lie on slices of the image.
     """
     content = _read(path)
     with _reading(path):
@@ -84,10 +82,8 @@ def read_rtstruct(path: Path, image: Volume, values: Mapping[str, int]) -> Volum
         contours = {names[int(roi.ReferencedROINumber)]: roi for roi in content.ROIContourSequence}
     missing = [name for name in values if name not in contours]
     if missing:
-        raise BadCaseError(
-            "incomplete",
-            f"Expected the contours {', '.join(missing)} in {path}, but it has "
-            f"{', '.join(sorted(contours)) or 'none'}.",
+        raise UserError(
+            f"Expected the contours {', '.join(missing)} in {path}, but it has {', '.join(sorted(contours)) or 'none'}."
         )
     label = np.zeros(image.array.shape, dtype=np.uint8)
     for name, value in values.items():

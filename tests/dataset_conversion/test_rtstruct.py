@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from nnunetv2_ext.dataset_conversion.findings import BadCaseError
 from nnunetv2_ext.dataset_conversion.rtstruct import find_rtstruct, read_rtstruct
 from nnunetv2_ext.images.reading import read_dicom_series
 from nnunetv2_ext.images.volumes import Volume, oriented_lps, resample_label
@@ -54,7 +53,7 @@ def test_the_later_structure_wins(miniature, series):
 def test_says_what_is_missing_or_foreign(miniature, series, tmp_path):
     square = _millimetres(np.array([[2.5, 2.5], [6.5, 2.5], [6.5, 6.5]]), 1)
     file = miniature.rtstruct("patient/rs/1.dcm", {"a": [square]})
-    with pytest.raises(BadCaseError, match="Expected the contours b"):
+    with pytest.raises(UserError, match="Expected the contours b"):
         read_rtstruct(file, series, {"a": 1, "b": 2})
     elsewhere = miniature.rtstruct("patient/other/1.dcm", {"a": [square + np.array((0, 0, 500))]})
     with pytest.raises(UserError, match="another series"):
