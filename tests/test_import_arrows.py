@@ -37,7 +37,6 @@ MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"autoload", "discovery"}
 # What opens images, and who else may import it and why.
 IMAGE_LIBRARIES = {"SimpleITK", "nibabel", "pydicom", "PIL", "tifffile", "imageio", "itk"}
 MAY_IMPORT_IMAGE_LIBRARIES = {
-    "dataset_conversion/rtstruct.py": {"pydicom"},  # contours, which are no voxels
     "inference/predictor.py": {"SimpleITK"},  # for types: images that are in memory already
 }
 NO_NNUNET = ("architectures", "labels", "images", "training/loss")

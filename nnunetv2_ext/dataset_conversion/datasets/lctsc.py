@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.layout import Case
-from nnunetv2_ext.dataset_conversion.rtstruct import find_rtstruct, read_rtstruct
+from nnunetv2_ext.images.rtstruct import find_rtstruct, read_rtstruct
 from nnunetv2_ext.utilities.errors import UserError
 
 if TYPE_CHECKING:

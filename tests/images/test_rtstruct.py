@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from nnunetv2_ext.dataset_conversion.rtstruct import find_rtstruct, read_rtstruct
 from nnunetv2_ext.images.reading import read_dicom_series
+from nnunetv2_ext.images.rtstruct import find_rtstruct, read_rtstruct
 from nnunetv2_ext.images.volumes import Volume, oriented_lps, resample_label
 from nnunetv2_ext.utilities.errors import UserError
 
