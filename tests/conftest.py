@@ -22,6 +22,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 pytest_plugins = [
     "fixtures.command_runs",
+    "fixtures.dicom_folders",
     "fixtures.images",
     "fixtures.imported_models",
     "fixtures.model_folders",

@@ -64,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--channels", nargs="+", metavar="CHANNEL", help="generic layouts: channel names, CT by default"
     )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="CLASS",
+        help="dicom: the structures to convert, as in 'heart' or 'lung_left=Lung_L' for a structure of another name",
+    )
     return run_command(parser, _run, argv)
 
 
@@ -84,6 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         image=arguments.image,
         label=arguments.label,
         channel_names=tuple(arguments.channels) if arguments.channels else None,
+        classes=tuple(arguments.classes) if arguments.classes else None,
         resample_labels=arguments.resample_labels,
         strict=arguments.strict,
         accept=tuple(arguments.accept),

@@ -18,7 +18,6 @@ from nnunetv2_ext.dataset_conversion.findings import ERROR, BadCaseError, Findin
 from nnunetv2_ext.dataset_conversion.layout import Case
 from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.images.label_maps import write_volume, written
-from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.images.volumes import Array, Volume, compact, crop, oriented_lps, resample_label
 from nnunetv2_ext.labels.atoms import EncodedMasks, encode_masks
 from nnunetv2_ext.labels.label_order import as_integers
@@ -241,12 +240,12 @@ class _Conversion:
             shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
             self._found("missing_masks", f"Expected a mask of every class, but {shown} have none.")
             self._refuse_errors()
+        masks = self.converter.read_masks(self.case, grid)
         for name in self.converter.order.labels:
-            path = self.case.masks.get(name)
-            if path is None:
+            if name in absent:
                 yield np.zeros(grid.size[::-1], dtype=bool)
             else:
-                mask = read_volume(path)
+                mask = next(masks)
                 yield self._on_grid(mask.with_array((mask.array != 0).astype(np.uint8)), grid, f"the mask {name}").array
 
     def _exclusive_masks(self, grid: Grid) -> Volume:

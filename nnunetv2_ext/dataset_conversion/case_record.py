@@ -105,7 +105,9 @@ class CaseRecord:
     @classmethod
     def of(cls, case: Case) -> CaseRecord:
         """The record of a case before its conversion."""
-        sources = [str(path) for path in (*case.images, *([case.label] if case.label else []))]
+        # A series has hundreds of slices, in one folder.
+        images = [case.images[0].parent] if case.annotations and case.images else case.images
+        sources = [str(path) for path in (*images, *([case.label] if case.label else []), *case.annotations)]
         return cls(case.identifier, case.split, case.fold, stamp_of(case), sources)
 
     @property
@@ -126,7 +128,7 @@ class CaseRecord:
 
 def stamp_of(case: Case) -> str:
     """Changes with the case's place in the dataset, its crop, and the names, sizes and times of all its files."""
-    paths = [*case.images, *([case.label] if case.label else []), *case.masks.values()]
+    paths = [*case.images, *([case.label] if case.label else []), *case.masks.values(), *case.annotations]
     noted: list[Any] = [case.split, case.fold, case.crop, case.values, sorted(case.masks)]
     for path in paths:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,14 @@ from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
 if TYPE_CHECKING:
+    from nnunetv2_ext.images.geometry import Grid
     from nnunetv2_ext.images.volumes import Volume
+
+# What only some layouts take, and its flag.
+_OF_LAYOUTS = {
+    **{name: f"--{name}" for name in ("order", "image", "label", "classes")},
+    "channel_names": "--channels",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class ConversionOptions:
         copy_images: Copy images instead of linking those that nnU-Net can read as they are.
         regions: Write the overlapping classes that the field evaluates (organ with its tumour) instead of the labels.
         overlaps: ``"regions"`` or ``"last"``: what becomes of overlapping masks; None for the dataset's own way.
+        classes: What annotations in DICOM delineate, as ``"class"`` or ``"class=name of the structure"``.
         group: Which cases belong to one patient and stay in one fold (`read_groups`).
     """
 
@@ -47,6 +55,7 @@ class ConversionOptions:
     image: str | None = None
     label: str | None = None
     channel_names: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
     resample_labels: bool = False
     strict: bool = False
     accept: tuple[str, ...] = ()
@@ -75,10 +84,10 @@ class DatasetConverter:
         self.entry, self.name = entry, entry.name
         self.source = Path(source)
         self.options = options or ConversionOptions()
-        foreign = {name: getattr(self.options, name) for name in ("order", "image", "label", "channel_names")}
-        given = [f"--{name}" for name, value in foreign.items() if value is not None]
-        if given and not entry.is_generic:
-            raise UserError(f"Expected {', '.join(given)} with a generic layout, but {self.name} has its own.")
+        foreign = [name for name in _OF_LAYOUTS if name not in entry.options]
+        given = [_OF_LAYOUTS[name] for name in foreign if getattr(self.options, name)]
+        if given:
+            raise UserError(f"Expected no {', '.join(given)} with {self.name}, which has its own files and names.")
 
     @cached_property
     def root(self) -> Path:
@@ -217,6 +226,20 @@ class DatasetConverter:
 
         assert case.label is not None
         return read_volume(case.label)
+
+    def read_masks(self, case: Case, grid: Grid) -> Iterator[Volume]:
+        """The masks of a case, one at a time, in the order of the classes in `order`.
+
+        Args:
+            case: A case with masks.
+            grid: Of its first channel, for annotations that have no grid of their own.
+
+        Raises:
+            UserError: A file cannot be read.
+        """
+        from nnunetv2_ext.images.reading import read_volume
+
+        return (read_volume(case.masks[name]) for name in self.order.labels if name in case.masks)
 
     # The dataset ---------------------------------------------------------------------------------------------------
 

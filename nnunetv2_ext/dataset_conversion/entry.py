@@ -70,6 +70,7 @@ class DatasetEntry:
         label_grids_are_wrong: Label maps have the image's voxels but a header that does not say where they lie.
         rewrite_values: Integers of its label maps that stand for another class, or (0) for none.
         is_generic: Whether the user says what the files mean.
+        options: What of the `ConversionOptions` it takes that only some layouts do.
         module: Module of ``datasets/`` whose ``Converter`` does what this table cannot say.
     """
 
@@ -94,6 +95,7 @@ class DatasetEntry:
     label_grids_are_wrong: bool = False
     rewrite_values: Mapping[int, int] = field(default_factory=dict)
     is_generic: bool = False
+    options: tuple[str, ...] = ()
     module: str = ""
 
     def open(self, source: Path | str, options: ConversionOptions | None = None) -> DatasetConverter:

@@ -7,6 +7,8 @@ from nnunetv2_ext.dataset_conversion.layout import FilePattern as Files
 from nnunetv2_ext.dataset_conversion.layout import Split
 
 _PARTS: tuple[Split, ...] = ("train", "val", "test")
+# What can be said of files that lie anywhere.
+_OWN_FILES = ("order", "image", "label", "channel_names")
 
 LAYOUTS = (
     DatasetEntry(
@@ -19,6 +21,7 @@ LAYOUTS = (
 file like those in `label_orders/`, or a dataset.json. Without it, the first label map must carry its names in its
 header.""",
         is_generic=True,
+        options=_OWN_FILES,
         module="label_maps",
     ),
     DatasetEntry(
@@ -32,7 +35,32 @@ those of `--order` in its order. Where masks overlap, every class becomes a regi
 that nothing is lost (`--overlaps last` lets the later class win instead).""",
         masks_exclude=False,
         is_generic=True,
+        options=_OWN_FILES,
         module="masks",
+    ),
+    DatasetEntry(
+        "dicom",
+        "Dicom",
+        "Any folder of DICOM image series with their annotations (SEG, RTSTRUCT).",
+        note="""\
+Needs `nnunetv2-ext[dicom]`. Folders may be deep and files called anything: an annotation belongs to the series whose
+images it names (by their UIDs), and its pixels and points lie where their coordinates say. Every annotated series
+becomes a case, called by patient ID, study date and description as in prediction; other series are passed over.
+
+`--classes` says what is converted, with integers from 1 in this order: `heart` is the structure or segment of that name
+(capitals and blanks do not count), `lung_left=Lung_L` one that is called otherwise; a class that is given several times
+is the union of what is given. Without it, the command lists what the annotations name.
+
+- SEG is read as `BINARY`, `FRACTIONAL` (from one half on) and `LABELMAP`, on the voxels of its series. Of RTSTRUCT, a
+  contour within a contour of a structure is a hole; structures that nobody drew are not there.
+- Where classes overlap, they become regions, as for `masks`. Several annotations of a series complete each other; where
+  two name one class but differ, the case is refused, and so is an annotation of a series that is not there.
+- A case without some of the classes is refused, unless `--accept missing_masks` takes them for empty.
+- The channel is called by the modality of the series (`CT`, `MR`, ...) unless `--channels` says otherwise.""",
+        masks_exclude=False,
+        is_generic=True,
+        options=("classes", "channel_names"),
+        module="dicom",
     ),
     DatasetEntry(
         "monai_datalist",
@@ -49,6 +77,7 @@ The JSON file, or a folder with a `dataset.json` or one other JSON file; its pat
 `image` may be a list with one file per channel. Class names come from `--order` or from `labels`. `fold` numbers become
 the folds of the splits.""",
         is_generic=True,
+        options=("order", "channel_names"),
         module="monai_datalist",
     ),
     DatasetEntry(

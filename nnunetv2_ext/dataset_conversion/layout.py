@@ -23,9 +23,11 @@ class Case:
 
     Attributes:
         identifier: Name of the case; that in the nnU-Net dataset is made of it by `named_cases`.
-        images: One file per channel, one file with all channels, or one DICOM folder.
+        images: One file per channel, one file with all channels, or one DICOM folder; or the slices of a DICOM series,
+            in their order, where that has annotations of its own.
         label: Label map, or whatever the dataset's own reader understands (an RTSTRUCT file).
         masks: Class name to the file with the mask of that class.
+        annotations: DICOM objects that annotate the series.
         split: ``"train"`` and ``"val"`` go to imagesTr, ``"test"`` to imagesTs.
         fold: The fold whose validation set the case belongs to, where the source says so.
         source: Name of the dataset that a case of a collection comes from; empty where that is not known.
@@ -39,6 +41,7 @@ class Case:
     images: tuple[Path, ...]
     label: Path | None = None
     masks: Mapping[str, Path] = field(default_factory=dict)
+    annotations: tuple[Path, ...] = ()
     split: Split = "train"
     fold: int | None = None
     source: str = ""

@@ -38,6 +38,7 @@ _INTERCEPT, _SLOPE = "0028|1052", "0028|1053"
 # Samples per pixel, frames, rows, columns, bits of a pixel.
 _SIZES = ("0028|0002", "0028|0008", "0028|0010", "0028|0011", "0028|0100")
 _SERIES, _INSTANCE, _IMAGE_TYPE = "0020|000e", "0020|0013", "0008|0008"
+_SOP_INSTANCE, _FRAME_OF_REFERENCE, _MODALITY = "0008|0018", "0020|0052", "0008|0060"
 # Patient ID, study date, series description: what series are called by; and what never appears in a name: the
 # patient's name and date of birth, and the accession number.
 _NAMED_BY = ("0010|0020", "0008|0020", _DESCRIPTION := "0008|103e")
@@ -49,6 +50,8 @@ _PIXEL_DATA = re.compile(rb"\xe0\x7f\x10\x00(?:O[BW]\x00\x00)?(.{4})", re.S)
 _SYNTAX = re.compile(rb"\x02\x00\x10\x00UI..([0-9.]*)", re.S)
 # Presentation states, segmentations, reports, and what radiotherapy adds: no slices of an image.
 _NO_SLICES = re.compile(rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:11|66|88|481)\.", re.S)
+# Segmentations and structure sets.
+_ANNOTATION = re.compile(rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:66\.[47]|481\.3)(?![.\d])", re.S)
 # Pixels are stored as they are, with the smallest byte first.
 _PLAIN = (b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1")
 
@@ -60,10 +63,18 @@ class Series:
     Attributes:
         name: Made of patient ID, study date and series description; unique among those found together.
         files: In the order in which they lie.
+        uid: Series Instance UID.
+        instances: SOP Instance UIDs of the slices.
+        frame_of_reference: UID of the coordinates that positions are in.
+        modality: ``"CT"``, ``"MR"``, ...
     """
 
     name: str
     files: tuple[Path, ...]
+    uid: str = ""
+    instances: frozenset[str] = frozenset()
+    frame_of_reference: str = ""
+    modality: str = ""
 
 
 def find_series(folder: Path) -> list[Series]:
@@ -75,20 +86,32 @@ def find_series(folder: Path) -> list[Series]:
     Raises:
         UserError: A folder cannot be read, or holds something that is neither file nor folder.
     """
-    found, passed_over = in_a_worker(_find, folder, folder)
+    return find_annotated(folder)[0]
+
+
+def find_annotated(folder: Path) -> tuple[list[Series], list[Path]]:
+    """As `find_series`, and the files of segmentations (SEG) and structure sets (RTSTRUCT)."""
+    found, annotations, passed_over = in_a_worker(_find, folder, folder)
     if passed_over:
         _logger.info("Passed over %d DICOM files: scouts, and objects that hold no slices.", passed_over)
     taken: set[str] = set()
-    return [Series(_own_name(header, number, taken), files) for number, (header, files) in enumerate(found, start=1)]
+    series = []
+    for number, (header, instances, files) in enumerate(found, start=1):
+        named = (header.get(key, "") for key in (_FRAME_OF_REFERENCE, _MODALITY))
+        series.append(Series(own_name(header, number, taken), files, header.get(_SERIES, ""), instances, *named))
+    return series, annotations
 
 
-def _find(folder: Path) -> tuple[list[tuple[dict[str, str], tuple[Path, ...]]], int]:
-    """The header of the first slice, and the slices, of every series; and how many files were passed over."""
+_Found = tuple[dict[str, str], frozenset[str], tuple[Path, ...]]
+
+
+def _find(folder: Path) -> tuple[list[_Found], list[Path], int]:
+    """Of every series the header of the first slice, the UIDs of all and their files; annotations; how many others."""
     import SimpleITK
 
     series: dict[tuple[Path, str], list[tuple[dict[str, str], Path]]] = {}
     lost: dict[Path, list[Path]] = {}
-    passed_over = 0
+    annotations, passed_over = list[Path](), 0
     quiet = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     # GDCM warns about every file that is not DICOM; such files are expected here.
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
@@ -96,7 +119,9 @@ def _find(folder: Path) -> tuple[list[tuple[dict[str, str], tuple[Path, ...]]], 
         with opened(folder, folder=True):
             for file in _files_below(folder):
                 header, beginning = _header(file)
-                if _NO_SLICES.search(beginning) or _is_scout(header):
+                if _ANNOTATION.search(beginning):
+                    annotations.append(file)
+                elif _NO_SLICES.search(beginning) or _is_scout(header):
                     passed_over += 1
                 elif header:
                     series.setdefault((file.parent, header.get(_SERIES, "")), []).append((header, file))
@@ -104,12 +129,14 @@ def _find(folder: Path) -> tuple[list[tuple[dict[str, str], tuple[Path, ...]]], 
                     lost.setdefault(file.parent, []).append(file)
     finally:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(quiet)
-    found = []
+    found: list[_Found] = []
     for (place, _), slices in series.items():
         slices.sort(key=lambda one: _order(one[0]))
-        found.append((slices[0][0], (*(file for _, file in slices), *lost.get(place, ()))))
+        instances = frozenset(header.get(_SOP_INSTANCE, "") for header, _ in slices) - {""}
+        found.append((slices[0][0], instances, (*(file for _, file in slices), *lost.get(place, ()))))
     known = {place for place, _ in series}
-    return found + [({}, tuple(files)) for place, files in lost.items() if place not in known], passed_over
+    found += [({}, frozenset(), tuple(files)) for place, files in lost.items() if place not in known]
+    return found, annotations, passed_over
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -169,8 +196,14 @@ def _numbers(header: Mapping[str, str], key: str) -> list[float]:
     return numbers
 
 
-def _own_name(header: Mapping[str, str], number: int, taken: set[str]) -> str:
-    """A name that says nothing of the patient but the ID; the number of the series stands for what is empty."""
+def own_name(header: Mapping[str, str], number: int, taken: set[str]) -> str:
+    """A name that says nothing of the patient but the ID; the number of the object stands for what is empty.
+
+    Args:
+        header: Elements by their tags (``"0010|0020"``), those that must not be told among them.
+        number: Of the object, among those found with it.
+        taken: Names that others have; the new one is added.
+    """
     secrets = {word for key in _SECRET for word in re.split(r"[\W_]+", header.get(key, "").casefold())} - {""}
     parts = []
     for key in _NAMED_BY:

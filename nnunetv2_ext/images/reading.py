@@ -104,8 +104,17 @@ def read_dicom_series(folder: Path) -> Volume:
     best = max((series.files for series in find_series(folder)), key=len, default=())
     if len(best) < 2:
         raise UserError(f"Expected a DICOM image series of several slices below {folder}, but found none.")
-    array, grid = _read_slices(best)
-    return _only([Volume(channel, grid) for channel in array], folder)
+    return read_slices(best)
+
+
+def read_slices(files: Sequence[Path]) -> Volume:
+    """Reads the slices of one DICOM series, in their order.
+
+    Raises:
+        UserError: They are damaged, not equally spaced, or in colours.
+    """
+    array, grid = _read_slices(files)
+    return _only([Volume(channel, grid) for channel in array], files[0].parent)
 
 
 def read_scan(case: Case, channels: int, *, admit_2d: bool) -> Scan:

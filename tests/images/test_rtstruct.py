@@ -1,8 +1,10 @@
 import numpy as np
+import pydicom
 import pytest
+from fixtures.dicom_folders import oblique_grid
 
 from nnunetv2_ext.images.reading import read_dicom_series
-from nnunetv2_ext.images.rtstruct import find_rtstruct, read_rtstruct
+from nnunetv2_ext.images.rtstruct import StructureSet, find_rtstruct
 from nnunetv2_ext.images.volumes import Volume, oriented_lps, resample_label
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -36,33 +38,77 @@ def test_fills_polygons_with_holes(miniature, series):
     hole = np.array([[6.1, 5.2], [8.4, 5.1], [8.2, 7.3], [6.2, 7.4]])
     file = miniature.rtstruct("patient/rs/1.dcm", {"Heart ": [_millimetres(star, 4), _millimetres(hole, 4)]})
     assert find_rtstruct(miniature.root / "patient") == file
-    label = read_rtstruct(file, series, {"heart": 3})
-    truth = [[3 * (_inside(star, x, y) ^ _inside(hole, x, y)) for x in range(16)] for y in range(14)]
-    np.testing.assert_array_equal(label.array[4], truth)
-    assert np.count_nonzero(label.array) == np.count_nonzero(truth) > 20
+    structures = StructureSet(file)
+    assert set(structures.names) == {"heart"}
+    mask = structures.mask(["heart"], series.grid)
+    truth = [[_inside(star, x, y) ^ _inside(hole, x, y) for x in range(16)] for y in range(14)]
+    np.testing.assert_array_equal(mask[4], truth)
+    assert np.count_nonzero(mask) == np.count_nonzero(truth) > 20
 
 
-def test_the_later_structure_wins(miniature, series):
+def test_structures_may_overlap(miniature, series):
     square = _millimetres(np.array([[2.5, 2.5], [6.5, 2.5], [6.5, 6.5], [2.5, 6.5]]), 1)
     file = miniature.rtstruct("patient/rs/1.dcm", {"a": [square], "b": [square + np.array((3, 0, 0))]})
-    label = read_rtstruct(file, series, {"a": 1, "b": 2}).array[1]
-    assert np.count_nonzero(label == 1) == 8
-    assert np.count_nonzero(label == 2) == 16
+    a, b, both = (StructureSet(file).mask(names, series.grid)[1] for names in ("a", "b", "ab"))
+    assert [np.count_nonzero(mask) for mask in (a, b, a & b, both)] == [16, 16, 8, 24]
+    np.testing.assert_array_equal(both, a | b)
+
+
+def test_only_areas_count_and_only_what_was_drawn(miniature, series):
+    square = _millimetres(np.array([[2.5, 2.5], [6.5, 2.5], [6.5, 6.5], [2.5, 6.5]]), 1)
+    file = miniature.rtstruct("patient/rs/1.dcm", {"a": [square, square + np.array((0, 0, 3))], "template": []})
+    content = pydicom.dcmread(file)
+    contours = content.ROIContourSequence[0].ContourSequence
+    contours[0].ContourGeometricType, contours[1].ContourGeometricType = "OPEN_PLANAR", "CLOSEDPLANAR_XOR"
+    content.save_as(file)
+    structures = StructureSet(file)
+    assert set(structures.names) == {"a"}
+    assert np.flatnonzero(structures.mask(["a"], series.grid).any(axis=(1, 2))).tolist() == [2]
+
+
+def test_contours_of_bodies_fill_their_volumes(dicom_folder):
+    """A ball, and a ring around the normal of oblique slices, whose middle is a hole."""
+    grid = oblique_grid((60, 56, 40), (0.8, 0.9, 1.0))
+    centre = (grid.matrix @ [30.2, 27.7, 19.6, 1])[:3]
+    across, down, normal = np.reshape(grid.direction, (3, 3)).T
+    slices = dicom_folder.series("ct", np.random.default_rng(0).integers(0, 99, grid.size[::-1]), grid)
+    radius, large, small = 15.3, 14.2, 6.4
+    circle = np.linspace(0, 2 * np.pi, 300, endpoint=False)[:, None]
+    contours = {"Ball": [], "Ring": []}
+    for z in range(40):
+        height = (z - 19.6) * 1.0
+        ball = [np.sqrt(radius**2 - height**2)] if abs(height) < radius else []
+        ring = [large + sign * np.sqrt(small**2 - height**2) for sign in (1, -1)] if abs(height) < small else []
+        for name, radii in (("Ball", ball), ("Ring", ring)):
+            middle = centre + height * normal
+            contours[name] += [middle + r * (np.cos(circle) * across + np.sin(circle) * down) for r in radii]
+    structures = StructureSet(dicom_folder.rtstruct("rt", slices, contours))
+    index = np.indices(grid.size[::-1])[::-1].reshape(3, -1)
+    axes = np.stack([across, down, normal])
+    x, y, z = axes @ (grid.matrix[:3, :3] @ index + grid.matrix[:3, 3:] - centre[:, None])
+    truth = {
+        "ball": x**2 + y**2 + z**2 < radius**2,
+        "ring": (np.hypot(x, y) - large) ** 2 + z**2 < small**2,
+    }
+    volumes = {"ball": 4 / 3 * np.pi * radius**3, "ring": 2 * np.pi**2 * large * small**2}
+    for name, inside in truth.items():
+        mask = structures.mask([name], grid).ravel()
+        assert mask.sum() * np.prod(grid.spacing) == pytest.approx(volumes[name], rel=0.01)
+        assert 2 * (mask & inside).sum() / (mask.sum() + inside.sum()) > 0.99
 
 
 def test_says_what_is_missing_or_foreign(miniature, series, tmp_path):
     square = _millimetres(np.array([[2.5, 2.5], [6.5, 2.5], [6.5, 6.5]]), 1)
     file = miniature.rtstruct("patient/rs/1.dcm", {"a": [square]})
-    with pytest.raises(UserError, match="Expected the contours b"):
-        read_rtstruct(file, series, {"a": 1, "b": 2})
+    assert not StructureSet(file).mask(["b"], series.grid).any()
     elsewhere = miniature.rtstruct("patient/other/1.dcm", {"a": [square + np.array((0, 0, 500))]})
     with pytest.raises(UserError, match="another series"):
-        read_rtstruct(elsewhere, series, {"a": 1})
+        StructureSet(elsewhere).mask(["a"], series.grid)
     with pytest.raises(UserError, match="one RTSTRUCT"):
         find_rtstruct(miniature.root / "patient")
     (tmp_path / "no.dcm").write_text("nothing")
     with pytest.raises(UserError, match="damaged"):
-        read_rtstruct(tmp_path / "no.dcm", series, {"a": 1})
+        StructureSet(tmp_path / "no.dcm")
     assert find_rtstruct(tmp_path / "empty") is None
 
 

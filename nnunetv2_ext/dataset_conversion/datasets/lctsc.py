@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import numpy as np
 
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
+from nnunetv2_ext.dataset_conversion.findings import BadCaseError
 from nnunetv2_ext.dataset_conversion.layout import Case
-from nnunetv2_ext.images.rtstruct import find_rtstruct, read_rtstruct
+from nnunetv2_ext.images.rtstruct import StructureSet, find_rtstruct
+from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.utilities.errors import UserError
-
-if TYPE_CHECKING:
-    from nnunetv2_ext.images.volumes import Volume
 
 
 class Converter(DatasetConverter):
@@ -42,5 +43,16 @@ class Converter(DatasetConverter):
     def read_label(self, case: Case, image: Volume) -> Volume:
         """Fills the contours on the image's grid."""
         assert case.label is not None
-        values = {contour: self.order.value(name) for contour, name in self.contours.items()}
-        return read_rtstruct(case.label, image, values)
+        structures = StructureSet(case.label)
+        missing = [contour for contour in self.contours if contour not in structures.names]
+        if missing:
+            raise BadCaseError(
+                "incomplete",
+                f"Expected the contours {', '.join(missing)} in {case.label}, but it has "
+                f"{', '.join(sorted(structures.names)) or 'none'}.",
+            )
+        label = np.zeros(image.array.shape, dtype=np.uint8)
+        # Where structures overlap, the later one wins.
+        for contour, name in self.contours.items():
+            label[structures.mask([contour], image.grid)] = self.order.value(name)
+        return Volume(label, image.grid)

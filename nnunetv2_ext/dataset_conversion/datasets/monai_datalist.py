@@ -52,8 +52,6 @@ class Converter(DatasetConverter):
 
     def cases(self) -> list[Case]:
         """All cases of all sections."""
-        if self.options.image or self.options.label:
-            raise UserError("Expected no --image and --label with a datalist, because it names its files itself.")
         return [case for section, split in _SECTIONS.items() for case in self._cases(section, split)]
 
     @cached_property

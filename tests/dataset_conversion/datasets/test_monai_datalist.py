@@ -70,5 +70,5 @@ def test_a_training_image_without_label_is_named(datalist, convert):
 
 
 def test_patterns_are_refused_because_the_file_names_its_images(datalist, convert):
-    with pytest.raises(UserError, match="Expected no --image and --label with a datalist"):
+    with pytest.raises(UserError, match="Expected no --image with monai_datalist"):
         convert("monai_datalist", image="{case}.nii.gz")

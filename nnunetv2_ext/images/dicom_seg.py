@@ -1,0 +1,121 @@
+"""Segmentations in DICOM (SEG) as masks on the voxels of the image that they were drawn on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunetv2_ext.images.dicom_annotations import read_object, reading, segments
+from nnunetv2_ext.images.geometry import Grid
+from nnunetv2_ext.utilities.errors import UserError
+
+# How far (in voxels) pixels of a segmentation may be from voxels of the image: rounding, but no half voxel.
+_OFF_VOXEL = 0.25
+_KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
+
+
+class Segmentation:
+    """A segmentation with its frames, in whatever order they are stored.
+
+    Args:
+        file: The SEG file: BINARY, FRACTIONAL (probabilities and occupancies of at least one half are inside) or
+            LABELMAP.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._content = read_object(file)
+        with reading(file):
+            self._numbers = segments(self._content)
+            self._kind = str(self._content.SegmentationType).upper()
+            if self._kind not in _KINDS:
+                raise ValueError(f"its type is {self._kind[:40]!r}, none of {', '.join(_KINDS)}")
+            if int(self._content.BitsAllocated) not in (1, 8, 16):
+                raise ValueError(f"its pixels have {self._content.BitsAllocated} bits")
+            self._shared = (self._content.get("SharedFunctionalGroupsSequence") or [{}])[0]
+            self._frames = list(self._content.PerFrameFunctionalGroupsSequence)
+            if len(self._frames) != int(self._content.NumberOfFrames):
+                raise ValueError(f"it describes {len(self._frames)} of {self._content.NumberOfFrames} frames")
+        self._label_map: tuple[Grid, npt.NDArray[Any]] | None = None
+
+    @property
+    def names(self) -> Set[str]:
+        """Plain names of the segments."""
+        return self._numbers.keys()
+
+    def mask(self, names: Collection[str], grid: Grid) -> npt.NDArray[np.bool_]:
+        """The union of some segments.
+
+        Args:
+            names: Plain names; those that are not there are nothing.
+            grid: Of the image that was segmented.
+
+        Raises:
+            UserError: Frames are damaged, or do not lie on voxels of the image.
+        """
+        numbers = {number for name in names for number in self._numbers.get(name, ())}
+        with reading(self.file):
+            if self._kind == "LABELMAP":
+                if self._label_map is None or self._label_map[0] != grid:
+                    self._label_map = grid, self._placed(range(len(self._frames)), grid)
+                return np.isin(self._label_map[1], list(numbers))
+            frames = [
+                index
+                for index, frame in enumerate(self._frames)
+                if int(self._group(frame, "SegmentIdentificationSequence").ReferencedSegmentNumber) in numbers
+            ]
+            # A fraction is inside from one half on.
+            full = int(self._content.MaximumFractionalValue) if self._kind == "FRACTIONAL" else 1
+            return self._placed(frames, grid) >= max(full / 2, 1)
+
+    def _placed(self, frames: Sequence[int], grid: Grid) -> npt.NDArray[Any]:
+        """The values of some frames at the voxels of the image; the largest one where several lie."""
+        from pydicom.pixels import iter_pixels
+
+        placed = np.zeros(grid.size[::-1], dtype=np.min_scalar_type(2 ** int(self._content.BitsAllocated) - 1))
+        steps = [self._steps(self._frames[index], grid) for index in frames]
+        decoded = iter_pixels(self._content, indices=frames, raw=True) if frames else iter(())
+        for (start, down, across), pixels in zip(steps, decoded, strict=True):
+            rows, columns = np.nonzero(pixels)
+            x, y, z = start[:, None] + down[:, None] * rows + across[:, None] * columns
+            placed[z, y, x] = np.maximum(placed[z, y, x], pixels[rows, columns])
+        return placed
+
+    def _steps(self, frame: Any, grid: Grid) -> tuple[npt.NDArray[np.int64], ...]:
+        """The voxel (x, y, z) of a frame's first pixel, and the steps to the next row and column."""
+        orientation = np.asarray(self._group(frame, "PlaneOrientationSequence").ImageOrientationPatient, dtype=float)
+        spacing = np.asarray(self._group(frame, "PixelMeasuresSequence").PixelSpacing, dtype=float)
+        position = np.asarray(self._group(frame, "PlanePositionSequence").ImagePositionPatient, dtype=float)
+        to_index = np.linalg.inv(grid.matrix)
+        across, down = (to_index[:3, :3] @ axis for axis in np.reshape(orientation, (2, 3)) * spacing[::-1, None])
+        start = to_index[:3, :3] @ position + to_index[:3, 3]
+        exact = [np.rint(value) for value in (start, down, across)]
+        rows, columns = int(self._content.Rows), int(self._content.Columns)
+        corners = np.array([[1, row, column] for row in (0, rows - 1) for column in (0, columns - 1)])
+        off = np.abs(corners @ (np.array([start, down, across]) - exact)).max()
+        ends = corners @ exact
+        if not off <= _OFF_VOXEL or (np.abs(np.array(exact[1:])).sum(axis=1) != 1).any() or exact[1] @ exact[2]:
+            raise UserError(
+                f"Expected the pixels of {self.file} on voxels of its images, but its frames have another spacing, "
+                "orientation or position; resample it, or export it anew on the images."
+            )
+        if ends.min() < 0 or (ends.max(axis=0) >= grid.size).any():
+            raise UserError(
+                f"Expected the frames of {self.file} within its images, but one reaches beyond them; slices may be "
+                "missing, get the series again."
+            )
+        return tuple(value.astype(np.int64) for value in exact)
+
+    def _group(self, frame: Any, name: str) -> Any:
+        """What a frame says of itself, or what holds for all of them."""
+        (group,) = frame.get(name) or self._shared.get(name) or [None]
+        if group is None:
+            raise ValueError(f"it has no {name}")
+        return group
