@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--order", help="generic layouts: label order (name, JSON file or dataset.json)")
     parser.add_argument("--image", help="generic layouts: where images are, as in 'images/{case}.nii.gz'")
     parser.add_argument("--label", help="generic layouts: where labels are, as in '{case}/masks/{class}.nii.gz'")
+    parser.add_argument("--test_image", help="generic layouts: where the images of a test set are")
+    parser.add_argument("--test_label", help="generic layouts: where their labels are, if there are any")
     parser.add_argument(
         "--channels", nargs="+", metavar="CHANNEL", help="generic layouts: channel names, CT by default"
     )
@@ -89,6 +91,8 @@ def _run(arguments: argparse.Namespace) -> int:
         order=arguments.order,
         image=arguments.image,
         label=arguments.label,
+        test_image=arguments.test_image,
+        test_label=arguments.test_label,
         channel_names=tuple(arguments.channels) if arguments.channels else None,
         classes=tuple(arguments.classes) if arguments.classes else None,
         resample_labels=arguments.resample_labels,

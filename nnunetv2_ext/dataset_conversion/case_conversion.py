@@ -31,7 +31,8 @@ WORK = ".conversion"
 def planned_files(case: Case, converter: DatasetConverter) -> tuple[list[str], str | None]:
     """Image and label files of a case, relative to the dataset."""
     part, ending = "Ts" if case.split == "test" else "Tr", converter.file_ending
-    images = [f"images{part}/{case.identifier}_{channel:04d}{ending}" for channel in range(len(converter.channels()))]
+    files = 1 if converter.joins_channels else len(converter.channels())
+    images = [f"images{part}/{case.identifier}_{channel:04d}{ending}" for channel in range(files)]
     has_label = case.label is not None or bool(case.masks)
     return images, f"labels{part}/{case.identifier}{ending}" if has_label else None
 
@@ -131,6 +132,11 @@ class _Conversion:
         if label is not None:
             label = self._check_and_translate(label, encoded)
         self._refuse_errors()
+        if self.converter.joins_channels:
+            joined = np.stack([image.array for image in images], axis=-1)
+            # NaN may have been replaced in floats.
+            file = None if joined.dtype.kind == "f" else self.case.images[0]
+            images = [Volume(joined, first.grid, file)]
         self.record.placed = [
             _place(image, self.folder / file, self.converter.file_ending, self.options.copy_images)
             for image, file in zip(images, planned_images, strict=True)
@@ -140,7 +146,7 @@ class _Conversion:
             target = encoded_file(self.folder, self.case.identifier) if waits else self.folder / planned_label
             write_volume(label, target)
         self.record.images, self.record.label = list(planned_images), planned_label
-        self.record.shape = [int(size) for size in images[0].array.shape]
+        self.record.shape = [int(size) for size in images[0].grid.shape]
         self.record.spacing = [round(value, 6) for value in reversed(images[0].grid.spacing)]
 
     def _found(self, kind: str, message: str) -> None:
@@ -243,13 +249,13 @@ class _Conversion:
         masks = self.converter.read_masks(self.case, grid)
         for name in self.converter.order.labels:
             if name in absent:
-                yield np.zeros(grid.size[::-1], dtype=bool)
+                yield np.zeros(grid.shape, dtype=bool)
             else:
                 mask = next(masks)
                 yield self._on_grid(mask.with_array((mask.array != 0).astype(np.uint8)), grid, f"the mask {name}").array
 
     def _exclusive_masks(self, grid: Grid) -> Volume:
-        label = np.zeros(grid.size[::-1], dtype=np.uint16)
+        label = np.zeros(grid.shape, dtype=np.uint16)
         shared = 0
         names = list(self.converter.order.labels)
         for name, mask in zip(names, self._masks(grid), strict=True):
@@ -307,4 +313,4 @@ class _Conversion:
 
 def _nothing(grid: Grid) -> Array:
     """An array of the grid's shape that takes no memory."""
-    return np.broadcast_to(np.uint8(0), grid.size[::-1])
+    return np.broadcast_to(np.uint8(0), grid.shape)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # What only some layouts take, and its flag.
 _OF_LAYOUTS = {
-    **{name: f"--{name}" for name in ("order", "image", "label", "classes")},
+    **{name: f"--{name}" for name in ("order", "image", "label", "test_image", "test_label", "classes")},
     "channel_names": "--channels",
 }
 
@@ -40,6 +40,8 @@ class ConversionOptions:
         order: Label order (name or file) of the generic converters.
         image: File pattern of images of the generic converters.
         label: File pattern of labels of the generic converters.
+        test_image: File pattern of images of a test set of the generic converters.
+        test_label: File pattern of the labels of those, where there are any.
         channel_names: Channel names of the generic converters; None for CT.
         resample_labels: Resample labels onto the image where their grids differ.
         strict: Warnings are errors.
@@ -54,6 +56,8 @@ class ConversionOptions:
     order: str | None = None
     image: str | None = None
     label: str | None = None
+    test_image: str | None = None
+    test_label: str | None = None
     channel_names: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     resample_labels: bool = False
@@ -77,6 +81,8 @@ class DatasetConverter:
     file_ending = ".nii.gz"
     report_file = "conversion_report.json"
     admits_2d = False
+    #: Whether all channels of a case are one file.
+    joins_channels = False
     #: Whether one bad case spoils the dataset.
     all_or_nothing = False
 
@@ -95,26 +101,12 @@ class DatasetConverter:
         return find_root(self.source, self.file_patterns(), self.name)
 
     def file_patterns(self) -> tuple[FilePattern, ...]:
-        """Where the files of this source lie; those of the entry, unless the user says so.
+        """Where the files of this source lie.
 
         Raises:
-            UserError: What the user says names no cases, or classes where there are none, or none where there are.
+            UserError: What the user says of that cannot be.
         """
-        if self.options.image is None and self.options.label is None:
-            return self.entry.patterns
-        (usual,) = self.entry.patterns
-        pattern = replace(usual, image=self.options.image or usual.image, label=self.options.label or usual.label)
-        if "{case}" not in pattern.image or "{case}" not in str(pattern.label) or pattern.has_masks != usual.has_masks:
-            wanted, other = (
-                (
-                    "{case} in --image and {case} and {class} in --label",
-                    "one label map per case is the layout 'label_maps'",
-                )
-                if usual.has_masks
-                else ("{case} in --image and --label, and no {class}", "one mask per class is the layout 'masks'")
-            )
-            raise UserError(f"Expected {wanted}, but got {pattern.image!r} and {pattern.label!r}; {other}.")
-        return (pattern,)
+        return self.entry.patterns
 
     def cases(self) -> list[Case]:
         """All cases, in a fixed order.
@@ -251,11 +243,13 @@ class DatasetConverter:
     def settings(self) -> dict[str, Any]:
         """What all cases of a dataset have in common; cases under other settings must not be mixed with them."""
         options = self.options
+        tests = {"test_image": options.test_image, "test_label": options.test_label} if options.test_image else {}
         return {
             "converter": self.name,
             "source": [str(folder.resolve()) for folder in self.folders],
             "image": options.image,
             "label": options.label,
+            **tests,
             "overlaps": "last" if self.masks_exclude else "regions",
             "channels": list(self.channels()),
             **self.meaning(),

@@ -8,7 +8,7 @@ from nnunetv2_ext.dataset_conversion.layout import Split
 
 _PARTS: tuple[Split, ...] = ("train", "val", "test")
 # What can be said of files that lie anywhere.
-_OWN_FILES = ("order", "image", "label", "channel_names")
+_OWN_FILES = ("order", "image", "label", "test_image", "test_label", "channel_names")
 
 LAYOUTS = (
     DatasetEntry(
@@ -17,9 +17,14 @@ LAYOUTS = (
         "Any folder of images and label maps.",
         (Files("images/{case}.nii.gz", "labels/{case}.nii.gz"),),
         """\
-`--image` and `--label` name another layout. `--order` says what the integers mean: the name of a label order, a JSON
+`--image` and `--label` name another layout, `--test_image` and `--test_label` that of a test set (`imagesTs`,
+`labelsTs`), whose labels may be missing. `--order` says what the integers mean: the name of a label order, a JSON
 file like those in `label_orders/`, or a dataset.json. Without it, the first label map must carry its names in its
-header.""",
+header.
+
+Pictures (PNG, TIFF, BMP, JPEG) stay pictures, as nnU-Net's reader of them expects: the colours of a file are channels
+called `R`, `G` and `B`, a grey one is `grey`. JPEG and BMP become PNG. Label maps in JPEG are not exact, and refused
+where that shows.""",
         is_generic=True,
         options=_OWN_FILES,
         module="label_maps",
@@ -30,13 +35,33 @@ header.""",
         "Any folder of images and one mask per class, overlapping or not.",
         (Files("{case}/ct.nii.gz", "{case}/segmentations/{class}.nii.gz"),),
         """\
-`--image` and `--label` name another layout. The classes are those that have a mask in any case, sorted by name, or
-those of `--order` in its order. Where masks overlap, every class becomes a region of the integers that it covers, so
-that nothing is lost (`--overlaps last` lets the later class win instead).""",
+`--image` and `--label` name another layout, `--test_image` and `--test_label` that of a test set. The classes are those
+that have a mask in any case, sorted by name, or those of `--order` in its order. Where masks overlap, every class
+becomes a region of the integers that it covers, so that nothing is lost (`--overlaps last` lets the later class win
+instead). Pictures are what they are for `label_maps`.""",
         masks_exclude=False,
         is_generic=True,
         options=_OWN_FILES,
         module="masks",
+    ),
+    DatasetEntry(
+        "bids",
+        "BIDS",
+        "Any dataset in the Brain Imaging Data Structure, with segmentations (dseg) as derivatives.",
+        (Files("sub-{case}/**/anat/*.nii.gz", "**/sub-{case}/**/anat/*_dseg.nii.gz"),),
+        """\
+The folder of the raw dataset, with `derivatives/` in it; or that of derivatives which hold the images, too. Every
+`*_dseg.nii.gz` in an `anat` folder becomes a case, called as its file without `_dseg`. Its image is the one with the
+same entities (`sub`, `ses`, `space`, `run`, ...; an image may lack those that only derivatives have), first beside it,
+then in the raw dataset. `--channels` names the images by their suffix (`--channels T1w FLAIR`); without it, all must
+have the same. Images without a segmentation are passed over.
+
+Names come from `--order`, else from the tables of BIDS (`*_dseg.tsv` with `index` and `name`), beside the label map or
+in a folder above it. What the tables of several cases say is joined; a case whose table contradicts is
+refused.""",
+        is_generic=True,
+        options=("order", "channel_names"),
+        module="bids",
     ),
     DatasetEntry(
         "dicom",
@@ -45,7 +70,8 @@ that nothing is lost (`--overlaps last` lets the later class win instead).""",
         note="""\
 Needs `nnunetv2-ext[dicom]`. Folders may be deep and files called anything: an annotation belongs to the series whose
 images it names (by their UIDs), and its pixels and points lie where their coordinates say. Every annotated series
-becomes a case, called by patient ID, study date and description as in prediction; other series are passed over.
+becomes a case, called by patient ID, study date and description as in prediction; other series are passed over. Where
+patients have several, `--group '^(.+?)_'` keeps them in one fold.
 
 `--classes` says what is converted, with integers from 1 in this order: `heart` is the structure or segment of that name
 (capitals and blanks do not count), `lung_left=Lung_L` one that is called otherwise; a class that is given several times

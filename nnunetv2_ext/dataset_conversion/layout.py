@@ -190,7 +190,9 @@ def _by_channel(files: Mapping[str, Path], channels: Sequence[str]) -> dict[str,
 def _files(root: Path, template: str) -> dict[tuple[tuple[str, str], ...], dict[str, Path]]:
     """Fields that tell cases apart -> class or channel (empty where there is none) -> file."""
     expression = re.compile(_expression(template))
-    matches = [(expression.fullmatch(path.relative_to(root).as_posix()), path) for path in _matches(root, template)]
+    matches = [
+        (expression.fullmatch(path.relative_to(root).as_posix()), path) for path in matching_files(root, template)
+    ]
     refuse_equal_names(("/".join(match.groupdict().values()), path) for match, path in matches if match)
     found: dict[tuple[tuple[str, str], ...], dict[str, Path]] = {}
     for match, path in matches:
@@ -218,7 +220,8 @@ def _expression(template: str) -> str:
     return re.sub(r"\\\.nii\\\.gz$", r"\\.nii(?:\\.gz)?", "".join(parts))
 
 
-def _matches(root: Path, template: str) -> Iterator[Path]:
+def matching_files(root: Path, template: str) -> Iterator[Path]:
+    """Files below a folder that a template may mean, whatever its fields stand for."""
     pattern = re.sub(r"\{\w+\}", "*", template)
     variants = [pattern, pattern.removesuffix(".gz")] if pattern.endswith(".nii.gz") else [pattern]
     for variant in variants:
@@ -230,4 +233,4 @@ def _matches(root: Path, template: str) -> Iterator[Path]:
 
 def _has_match(root: Path, template: str) -> bool:
     expression = re.compile(_expression(template))
-    return any(expression.fullmatch(path.relative_to(root).as_posix()) for path in _matches(root, template))
+    return any(expression.fullmatch(path.relative_to(root).as_posix()) for path in matching_files(root, template))

@@ -94,10 +94,11 @@ def structures(content: Any) -> dict[str, list[Any]]:
 
 
 def segments(content: Any) -> dict[str, list[int]]:
-    """Plain name -> numbers of the segments of a segmentation."""
+    """Plain name -> numbers of the segments of a segmentation; label maps may list the background as 0."""
     found: dict[str, list[int]] = {}
     for item in content.SegmentSequence:
-        found.setdefault(plain_name(item.SegmentLabel), []).append(int(item.SegmentNumber))
+        if number := int(item.SegmentNumber):
+            found.setdefault(plain_name(item.SegmentLabel), []).append(number)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +77,33 @@ class Segmentation:
 
     def _placed(self, frames: Sequence[int], grid: Grid) -> npt.NDArray[Any]:
         """The values of some frames at the voxels of the image; the largest one where several lie."""
-        from pydicom.pixels import iter_pixels
-
-        placed = np.zeros(grid.size[::-1], dtype=np.min_scalar_type(2 ** int(self._content.BitsAllocated) - 1))
+        placed = np.zeros(grid.shape, dtype=np.min_scalar_type(2 ** int(self._content.BitsAllocated) - 1))
         steps = [self._steps(self._frames[index], grid) for index in frames]
-        decoded = iter_pixels(self._content, indices=frames, raw=True) if frames else iter(())
-        for (start, down, across), pixels in zip(steps, decoded, strict=True):
+        for (start, down, across), pixels in zip(steps, self._pixels(frames), strict=True):
             rows, columns = np.nonzero(pixels)
             x, y, z = start[:, None] + down[:, None] * rows + across[:, None] * columns
             placed[z, y, x] = np.maximum(placed[z, y, x], pixels[rows, columns])
         return placed
+
+    def _pixels(self, frames: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
+        """Decodes frames, one at a time."""
+        from pydicom.pixels import iter_pixels
+
+        content, plain = self._content, not self._content.file_meta.TransferSyntaxUID.is_encapsulated
+        rows, columns, bits = int(content.Rows), int(content.Columns), int(content.BitsAllocated)
+        stored, meant = len(content.PixelData), -(-len(self._frames) * rows * columns * bits // 8)
+        # Of more than these pydicom only warns.
+        if plain and stored not in (meant, meant + meant % 2):
+            raise ValueError(f"it holds {stored} of {meant} bytes of pixels")
+        if not (plain and bits == 1):
+            yield from iter_pixels(content, indices=frames, raw=True) if frames else ()
+            return
+        # pydicom loses bits of single frames that do not end with a byte.
+        data = np.frombuffer(content.PixelData, np.uint8)
+        for start in (index * rows * columns for index in frames):
+            end = start + rows * columns
+            unpacked = np.unpackbits(data[start // 8 : -(-end // 8)], bitorder="little")
+            yield unpacked[start % 8 :][: rows * columns].reshape(rows, columns)
 
     def _steps(self, frame: Any, grid: Grid) -> tuple[npt.NDArray[np.int64], ...]:
         """The voxel (x, y, z) of a frame's first pixel, and the steps to the next row and column."""

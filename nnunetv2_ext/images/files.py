@@ -21,6 +21,9 @@ IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl")
 #: Formats whose headers state no millimetres.
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
 
+#: A picture that no label map can be.
+JPEG = (".jpg", ".jpeg")
+
 # Headers of text end long before this.
 _HEADER_BYTES = 1 << 20
 

@@ -41,6 +41,11 @@ class Grid:
     nifti_header: nibabel.Nifti1Header | None = field(default=None, compare=False, repr=False)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an array on this grid: (z, y, x), z = 1 for two dimensions."""
+        return (1,) * (3 - self.dimension) + self.size[::-1]
+
+    @property
     def dimension(self) -> int:
         """2 or 3."""
         return len(self.size)
@@ -93,11 +98,12 @@ class Grid:
         )
         return grid, deviation
 
-    def image(self, array: Shaped[np.ndarray, "z y x"]) -> SimpleITK.Image:
-        """Puts an array, ``(z, y, x)`` with z = 1 for two dimensions, on this grid."""
+    def image(self, array: Shaped[np.ndarray, "z y x ..."]) -> SimpleITK.Image:
+        """Puts an array, ``(z, y, x)`` with z = 1 for two dimensions, on this grid; a fourth axis holds colours."""
         import SimpleITK
 
-        image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array[0] if self.dimension == 2 else array))
+        voxels = np.ascontiguousarray(array[0] if self.dimension == 2 else array)
+        image = SimpleITK.GetImageFromArray(voxels, isVector=array.ndim == 4)
         image.SetSpacing(self.spacing)
         image.SetOrigin(self.origin)
         image.SetDirection(self.direction)

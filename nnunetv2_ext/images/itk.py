@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from nnunetv2_ext.images.files import DEFLATE, PICTURES, data_files, refuse_too_large, text_header
+from nnunetv2_ext.images.files import DEFLATE, JPEG, PICTURES, data_files, refuse_too_large, text_header
 from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
@@ -30,6 +30,7 @@ _FORMATS = {
     ".gipl": ("GiplImageIO", 1),
     ".png": ("PNGImageIO", math.inf),
     ".bmp": ("BMPImageIO", math.inf),
+    **dict.fromkeys(JPEG, ("JPEGImageIO", math.inf)),
     ".tif": ("TIFFImageIO", math.inf),
     ".tiff": ("TIFFImageIO", math.inf),
 }
@@ -37,7 +38,7 @@ _FORMATS = {
 _NO_GRID = "it holds arrays without a grid, and pickles may hold code; write them as NIfTI"
 # What people try, and what they can do.
 _OTHERS = {
-    ".dcm": "annotations in DICOM (SEG, RTSTRUCT) have to be converted to NIfTI first",
+    ".dcm": "series are folders, and their annotations are converted by nnUNetv2_ext_convert_dataset dicom",
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth"), _NO_GRID),
 }
 
@@ -45,6 +46,7 @@ _OTHERS = {
 _UNKNOWN = re.compile(rb"^spacings:.*nan(?:[ \t]+\S+){0,2}[ \t]*$|^space directions:.*\([^)]*nan", re.I | re.M)
 
 _GIPL_HEADER = 256
+_SCAN_OF_JPEG, _END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 
 
 def read_itk(file: Path) -> tuple[np.ndarray, Grid]:
@@ -65,7 +67,7 @@ def read_itk(file: Path) -> tuple[np.ndarray, Grid]:
         files = data_files(file)
         if _UNKNOWN.search(text_header(file)):
             raise UserError(f"Expected the spacing in the header of {file}, but it says that it is none; correct it.")
-    elif ending in PICTURES:
+    elif ending in (*PICTURES, *JPEG):
         _refuse_short_picture(file, ending)
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO(name)
@@ -93,10 +95,15 @@ def split(image: SimpleITK.Image) -> tuple[np.ndarray, Grid]:
 
 
 def _refuse_short_picture(file: Path, ending: str) -> None:
-    """Refuses what ITK reads in part: a bitmap shorter than it says, and stacks whose later pages are missing."""
+    """Refuses what ITK reads in part: bitmaps and JPEGs that end early, and stacks whose later pages are missing."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
         head = stream.read(16)
+        if ending in JPEG:
+            # A preview at the beginning has an end of its own.
+            content = head + stream.read()
+            if content.rfind(_END_OF_JPEG) < content.rfind(_SCAN_OF_JPEG):
+                raise EOFError("it ends within its last scan")
         if ending == ".bmp" and int.from_bytes(head[2:6], "little") > size:
             raise EOFError("it is shorter than its header says")
         if not ending.startswith(".tif"):

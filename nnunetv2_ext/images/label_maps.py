@@ -87,7 +87,9 @@ def _write(array: Shaped[np.ndarray, "z y x"], names: Mapping[int, str], grid: G
 
     def check(file: Path) -> None:
         # SimpleITK does not say when a write fails, so that what it wrote is read; nibabel does.
-        if not is_nifti(target) and not np.array_equal(read_itk(file)[0][0], array):
+        if not is_nifti(target) and not np.array_equal(
+            np.moveaxis(read_itk(file)[0], 0, -1), array.reshape(*array.shape[:3], -1)
+        ):
             raise ValueError("other voxels than those given are in the file")
 
     with written(target, check) as temporary:

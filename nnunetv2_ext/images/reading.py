@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from nnunetv2_ext.images.dicom import find_series, read_series
-from nnunetv2_ext.images.files import PICTURES, is_nifti, opened
+from nnunetv2_ext.images.files import JPEG, PICTURES, is_nifti, opened
 from nnunetv2_ext.images.geometry import Grid, listed
 from nnunetv2_ext.images.itk import read_itk, split, tiff_spacing
 from nnunetv2_ext.images.nifti import SIZE_OF_NIFTI_1, read_nifti
@@ -221,9 +221,10 @@ def _read_file(file: Path) -> tuple[np.ndarray, Grid, str]:
     """One file as ``(channels, z, y, x)``, its grid, and what had to be mended about that."""
     with opened(file):
         array, grid, mended = read_nifti(file) if is_nifti(file) else (*read_itk(file), "")
-        states_mm = not file.name.lower().endswith(PICTURES)
-        if not states_mm and grid.dimension == 3:
-            grid = replace(grid, spacing=tiff_spacing(file))
+        states_mm = not file.name.lower().endswith((*PICTURES, *JPEG))
+        if not states_mm:
+            # Pictures that state a resolution mean one in print; nnU-Net takes 1, too.
+            grid = replace(grid, spacing=tiff_spacing(file) if grid.dimension == 3 else (1.0, 1.0))
         return _checked(array, grid, file, states_mm=states_mm), grid, mended
 
 

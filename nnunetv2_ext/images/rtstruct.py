@@ -57,7 +57,7 @@ class StructureSet:
         Raises:
             UserError: Contours do not lie on slices of the image, or are damaged.
         """
-        mask = np.zeros(grid.size[::-1], dtype=bool)
+        mask = np.zeros(grid.shape, dtype=bool)
         for name in names:
             for contours in self._structures.get(name, ()):
                 mask |= self._filled(contours, grid, name)
@@ -66,7 +66,7 @@ class StructureSet:
     def _filled(self, contours: Any, grid: Grid, name: str) -> npt.NDArray[np.bool_]:
         from skimage.draw import polygon
 
-        inside = np.zeros(grid.size[::-1], dtype=bool)
+        inside = np.zeros(grid.shape, dtype=bool)
         to_index = np.linalg.inv(grid.matrix)
         for contour in contours:
             with reading(self.file):

@@ -61,7 +61,8 @@ def _resample(volume: Volume, grid: Grid, outside: float, *, linear: bool) -> Vo
     if multiprocessing.parent_process() is not None:
         # One process per core already; more threads would only compete.
         resampling.SetNumberOfThreads(1)
-    return Volume(SimpleITK.GetArrayFromImage(resampling.Execute(volume.grid.image(volume.array))), grid)
+    resampled = SimpleITK.GetArrayFromImage(resampling.Execute(volume.grid.image(volume.array)))
+    return Volume(resampled.reshape(grid.shape), grid)
 
 
 def oriented_lps(volume: Volume) -> Volume:

@@ -60,7 +60,7 @@ def test_a_dry_run_writes_nothing(segthor, nnunet_folders, capsys):
         (("segthor",), "with -i"),
         (("lits", "-i", "SOURCE", "-d", "1"), "which is the layout of lits, but found train"),
         (("segthor", "-i", "SOURCE", "-d", "1000"), "between 1 and 999"),
-        (("segthor", "-i", "SOURCE", "-d", "1", "--order", "word"), "has its own"),
+        (("segthor", "-i", "SOURCE", "-d", "1", "--order", "word"), "has its own files"),
     ],
 )
 def test_mistakes_are_explained(segthor, nnunet_folders, capsys, arguments, sentence):

@@ -182,7 +182,7 @@ def test_a_damaged_series_is_one_bad_case(damage, miniature, folder, capsys):
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("ending", "sentence"),
-    [(".dcm", "annotations in DICOM (SEG, RTSTRUCT) have to be converted"), (".pkl", "pickles may hold code")],
+    [(".dcm", "converted by nnUNetv2_ext_convert_dataset dicom"), (".pkl", "pickles may hold code")],
 )
 def test_annotations_of_other_kinds_are_told_in_a_sentence(ending, sentence, source, capsys):
     for case in "abc":

@@ -68,15 +68,15 @@ def test_only_areas_count_and_only_what_was_drawn(miniature, series):
 
 def test_contours_of_bodies_fill_their_volumes(dicom_folder):
     """A ball, and a ring around the normal of oblique slices, whose middle is a hole."""
-    grid = oblique_grid((60, 56, 40), (0.8, 0.9, 1.0))
-    centre = (grid.matrix @ [30.2, 27.7, 19.6, 1])[:3]
+    grid = oblique_grid((60, 56, 80), (0.8, 0.9, 0.5))
+    centre = (grid.matrix @ [30.2, 27.7, 39.2, 1])[:3]
     across, down, normal = np.reshape(grid.direction, (3, 3)).T
     slices = dicom_folder.series("ct", np.random.default_rng(0).integers(0, 99, grid.size[::-1]), grid)
     radius, large, small = 15.3, 14.2, 6.4
     circle = np.linspace(0, 2 * np.pi, 300, endpoint=False)[:, None]
     contours = {"Ball": [], "Ring": []}
-    for z in range(40):
-        height = (z - 19.6) * 1.0
+    for z in range(80):
+        height = (z - 39.2) * 0.5
         ball = [np.sqrt(radius**2 - height**2)] if abs(height) < radius else []
         ring = [large + sign * np.sqrt(small**2 - height**2) for sign in (1, -1)] if abs(height) < small else []
         for name, radii in (("Ball", ball), ("Ring", ring)):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
+from nnunetv2_ext.dataset_conversion.own_files import OwnFiles
 from nnunetv2_ext.labels.label_order import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
 
-class Converter(DatasetConverter):
+class Converter(OwnFiles):
     """Any folder of images and label maps."""
 
     @cached_property

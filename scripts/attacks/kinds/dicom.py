@@ -21,11 +21,13 @@ _PLAIN = "1.2.840.10008.1.2.1"
 _STRUCTURES = ("SpinalCord", "Lung_R", "Lung_L", "Heart", "Esophagus")
 
 
-def _needs() -> str:
+def needs() -> str:
+    """What is missing for these kinds."""
     return "" if importlib.util.find_spec("pydicom") else "pydicom is not installed"
 
 
-def _dataset(kind_of_file: str, modality: str, patient: str) -> Any:
+def new_object(kind_of_file: str, modality: str, patient: str) -> Any:
+    """An object with what every file has."""
     import pydicom
 
     content = pydicom.Dataset()
@@ -37,7 +39,7 @@ def _dataset(kind_of_file: str, modality: str, patient: str) -> Any:
     return content
 
 
-def _slices(seed: int, patient: str) -> list[Any]:
+def series_slices(seed: int, patient: str) -> list[Any]:
     """The slices of a small CT."""
     import pydicom
 
@@ -45,7 +47,7 @@ def _slices(seed: int, patient: str) -> list[Any]:
     series = pydicom.uid.generate_uid()
     slices = []
     for number in range(_SLICES):
-        content = _dataset(_CT, "CT", patient)
+        content = new_object(_CT, "CT", patient)
         content.StudyInstanceUID = content.FrameOfReferenceUID = "1.2.3"
         content.SeriesInstanceUID, content.InstanceNumber = series, number + 1
         content.ImagePositionPatient = [0, 0, 2 * number]
@@ -61,7 +63,8 @@ def _slices(seed: int, patient: str) -> list[Any]:
     return slices
 
 
-def _write_series(folder: Path, slices: Sequence[Any]) -> None:
+def write_series(folder: Path, slices: Sequence[Any]) -> None:
+    """Writes objects as the files of a folder."""
     folder.mkdir(parents=True)
     for number, content in enumerate(slices):
         content.save_as(folder / f"{number:03d}.dcm", enforce_file_format=True)
@@ -143,7 +146,7 @@ def _predict_series(name: str) -> SetUp:
         argv = RECIPES["predict"](box)
         for case in ("bad", "good"):
             (box.inputs / f"images/{case}_0000.nii.gz").unlink()
-        _write_series(box.inputs / "images/good", _slices(1, "good"))
+        write_series(box.inputs / "images/good", series_slices(1, "good"))
         _bad_series(box.inputs / "images/bad", name)
         return argv
 
@@ -156,7 +159,7 @@ def _convert_series(name: str) -> SetUp:
         for number, case in enumerate(("bad", "good", "third")):
             (box.inputs / f"data/images/{case}.nii.gz").unlink()
             if case != "bad":
-                _write_series(box.inputs / "data/images" / case, _slices(number, case))
+                write_series(box.inputs / "data/images" / case, series_slices(number, case))
                 # On the same grid: DICOM's axes point left and backwards, those of NIfTI right and forwards.
                 affine = np.diag([-1.5, -1.5, 2.0, 1.0])
                 file = box.inputs / f"data/labels/{case}.nii.gz"
@@ -168,14 +171,14 @@ def _convert_series(name: str) -> SetUp:
 
 
 def _bad_series(folder: Path, name: str) -> None:
-    slices = _slices(0, "bad")
+    slices = series_slices(0, "bad")
     SERIES.get(name, lambda slices: None)(slices)
-    _write_series(folder, slices)
+    write_series(folder, slices)
     SERIES_FILES.get(name, lambda folder: None)(folder)
 
 
 def _register_series(name: str) -> None:
-    @kind(f"dicom_{name}", needs=_needs)
+    @kind(f"dicom_{name}", needs=needs)
     def make() -> Iterator[Try]:
         codes = ANY if name in _EITHER else REFUSED
         says = "" if name in _EITHER else "bad"
@@ -198,7 +201,7 @@ def _contours(change: Callable[[Any], None]) -> Any:
     """A structure set with a square per structure and slice."""
     import pydicom
 
-    content = _dataset(_RTSTRUCT, "RTSTRUCT", "bad")
+    content = new_object(_RTSTRUCT, "RTSTRUCT", "bad")
     content.StudyInstanceUID, content.SeriesInstanceUID = "1.2.3", pydicom.uid.generate_uid()
     content.StructureSetROISequence, content.ROIContourSequence = [], []
     for number, name in enumerate(_STRUCTURES, start=1):
@@ -265,9 +268,9 @@ def _lctsc(name: str) -> SetUp:
     def set_up(box: Sandbox) -> Sequence[str]:
         for number, case in enumerate(("bad", "good")):
             patient = box.inputs / "data/LCTSC" / f"LCTSC-Train-{case}"
-            _write_series(patient / "study/ct", _slices(number, case))
+            write_series(patient / "study/ct", series_slices(number, case))
             change = CONTOURS.get(name) if case == "bad" else None
-            _write_series(patient / "study/rt", [_contours(change or (lambda content: None))])
+            write_series(patient / "study/rt", [_contours(change or (lambda content: None))])
             if case == "bad" and name in CONTOUR_FILES:
                 file = patient / "study/rt/000.dcm"
                 file.write_bytes(CONTOUR_FILES[name](file.read_bytes()))
@@ -282,7 +285,7 @@ def _good_patient(box: Sandbox, output: str) -> Iterator[str]:
 
 
 def _register_contours(name: str) -> None:
-    @kind(f"rtstruct_{name}", needs=_needs)
+    @kind(f"rtstruct_{name}", needs=needs)
     def make() -> Iterator[Try]:
         recipe: Recipe = RECIPES["convert"]
         expect = Expect(ANY, recipe.targets, "", (_good_patient,))

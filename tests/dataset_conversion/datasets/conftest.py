@@ -98,7 +98,7 @@ def assert_documented_commands_run(miniature, nnunet_folders, code_in, capsys):
     """``assert_documented_commands_run("masks")``: all commands of docs/convert.md for it convert the miniature."""
     from nnunetv2_ext.cli.convert_dataset import main
 
-    paths = {word: str(miniature.root / word) for word in ("order.json", "datalist.json")}
+    paths = {word: str(miniature.root / word) for word in ("order.json", "cells.json", "datalist.json")}
     paths["SOURCE"] = str(miniature.root)
 
     def check(name):
@@ -110,7 +110,8 @@ def assert_documented_commands_run(miniature, nnunet_folders, code_in, capsys):
             if "-np" in words:
                 words[words.index("-np") + 1] = "1"
             assert main([paths.get(word, word) for word in words]) == 0
-        (folder,) = (nnunet_folders / "nnUNet_raw").iterdir()
-        assert json.loads((folder / "dataset.json").read_text())["numTraining"] >= 1
+        folders = list((nnunet_folders / "nnUNet_raw").iterdir())
+        assert len(folders) == len(commands)
+        assert all(json.loads((folder / "dataset.json").read_text())["numTraining"] >= 1 for folder in folders)
 
     return check

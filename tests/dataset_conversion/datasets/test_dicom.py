@@ -69,7 +69,7 @@ def _classes(folder, case):
     return {name: np.isin(array, values) for name, values in labels.items() if name != "background"}, grid
 
 
-def test_series_with_segmentations_and_contours(dicom_folder, convert_dicom, verify_integrity):
+def test_series_with_segmentations_and_contours(dicom_folder, convert_dicom):
     masks = _bodies()
     assert (masks["ball"] & masks["ring"]).any()
     for number, kind in enumerate(("BINARY", "FRACTIONAL"), start=1):
@@ -86,7 +86,6 @@ def test_series_with_segmentations_and_contours(dicom_folder, convert_dicom, ver
     content = json.loads((folder / "dataset.json").read_text())
     assert (content["numTraining"], content["channel_names"]) == (4, {"0": "CT"})
     assert content["labels"] == {"background": 0, "ball": [1, 3], "ring": [2, 3]}
-    verify_integrity(folder)
     for number in (1, 2, 3, 4):
         case = f"P{number}_20200102_ct"
         found, grid = _classes(folder, case)
@@ -97,6 +96,15 @@ def test_series_with_segmentations_and_contours(dicom_folder, convert_dicom, ver
         np.testing.assert_array_equal(image, _noise(seed=number))
     headers = "".join(str(sitk.ReadImage(str(file)).GetMetaDataKeys()) + file.name for file in folder.rglob("*.nii.gz"))
     assert not [secret for secret in (*SECRETS.values(), "Muster") if secret in said + headers]
+
+
+def test_the_commands_of_the_documentation_run(dicom_folder, code_in, nnunet_folders, verify_integrity):
+    slices = dicom_folder.series("ct", _noise(), GRID)
+    dicom_folder.seg("seg", slices, dict(zip(("Heart", "Lung_L"), _bodies().values(), strict=True)))
+    lines = [line for block in code_in("convert.md", "bash") for line in block.splitlines()]
+    (command,) = (line for line in lines if line.startswith("nnUNetv2_ext_convert_dataset dicom "))
+    assert main([*command.replace("SOURCE", str(dicom_folder.root)).split()[1:], "-np", "1"]) == 0
+    verify_integrity(nnunet_folders / "nnUNet_raw" / "Dataset017_Dicom")
 
 
 def test_classes_may_have_other_names_and_join_structures(dicom_folder, convert_dicom):
@@ -179,6 +187,7 @@ def thorax(real_ct_folder):
     return image, grid, {f"class {value}": label == value for value in np.unique(label)[1:]}
 
 
+@pytest.mark.slow
 def test_a_real_ct_comes_back(thorax, dicom_folder, convert_dicom):
     image, grid, masks = thorax
     for patient in ("SEG", "RT"):
@@ -196,6 +205,21 @@ def test_a_real_ct_comes_back(thorax, dicom_folder, convert_dicom):
         assert dice >= 0.98, (name, dice)
 
 
+@pytest.mark.parametrize("folder", ["ct_aorta_1p5mm", "totalsegmentator_v2_layout/s0001"])
+def test_masks_of_a_real_ct_come_back_with_their_overlaps(folder, real_ct_folder, dicom_folder, convert_dicom):
+    image, grid = _read(real_ct_folder / folder / "ct.nii.gz")
+    files = sorted((real_ct_folder / folder / "segmentations").glob("*.nii.gz"))
+    masks = {file.name.split(".")[0]: _read(file)[0] > 0 for file in files}
+    masks = {name: mask for name, mask in masks.items() if mask.any()}
+    slices = dicom_folder.series("ct", image.astype(np.int16), grid)
+    dicom_folder.seg("seg", slices, masks)
+    code, said, target = convert_dicom("--classes", *masks)
+    assert code == 0, said
+    found, _ = _classes(target, "P1_20200102_ct")
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(found[name], mask, err_msg=name)
+
+
 def test_a_series_of_a_scanner_with_a_drawn_mask(real_ct_folder, dicom_folder, convert_dicom):
     """JPEG 2000 in files without an ending, whose UIDs were taken away."""
     study, series, frame = (pydicom.uid.generate_uid() for _ in range(3))
@@ -203,6 +227,7 @@ def test_a_series_of_a_scanner_with_a_drawn_mask(real_ct_folder, dicom_folder, c
     for file in sorted((real_ct_folder / "ct_dicom").iterdir()):
         content = pydicom.dcmread(file)
         content.StudyInstanceUID, content.SeriesInstanceUID, content.FrameOfReferenceUID = study, series, frame
+        content.SOPClassUID = content.file_meta.MediaStorageSOPClassUID
         content.SOPInstanceUID = content.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
         content.PatientID, content.StudyDate, content.SeriesDescription = "scanner", "20200102", "ct"
         dicom_folder.save(f"ct/{file.name}", content)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from nnunetv2_ext.labels import LabelOrder
@@ -43,3 +44,36 @@ def test_masks_of_classes_that_the_order_lacks_are_refused(masks, miniature, con
 def test_patterns_without_case_or_class_are_refused(options, masks, convert):
     with pytest.raises(UserError, match=r"\{case\} and \{class\} in --label.*the layout 'label_maps'"):
         convert("masks", **options)
+
+
+def test_a_test_set_may_have_masks_or_none(masks, miniature, convert, raw_folder):
+    for case in "cd":
+        miniature.save(f"test/{case}.nii.gz", miniature.image())
+    miniature.masks("test_masks/c", LabelOrder("mine", {"aorta": 1, "liver": 2}))
+    patterns = {"test_image": "test/{case}.nii.gz", "test_label": "test_masks/{case}/{class}.nii.gz"}
+    assert not convert("masks", **patterns).failed
+    assert sorted(file.name for file in (raw_folder / "imagesTs").iterdir()) == ["c_0000.nii.gz", "d_0000.nii.gz"]
+    assert [file.name for file in (raw_folder / "labelsTs").iterdir()] == ["c.nii.gz"]
+
+
+def test_pictures_with_overlapping_masks(miniature, convert, raw_folder, verify_integrity):
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    expected = {}
+    for case in "ab":
+        expected[case] = {name: random.random((20, 30)) < 0.4 for name in ("cell", "nucleus")}
+        (miniature.root / case).mkdir(parents=True)
+        Image.fromarray(random.integers(0, 255, (20, 30, 3)).astype(np.uint8)).save(miniature.root / case / "image.png")
+        for name, mask in expected[case].items():
+            if (case, name) != ("b", "nucleus"):
+                Image.fromarray(mask.astype(np.uint8) * 255).save(miniature.root / case / f"mask_{name}.png")
+    expected["b"]["nucleus"][:] = False
+    layout = {"image": "{case}/image.png", "label": "{case}/mask_{class}.png"}
+    assert not convert("masks", accept=("missing_masks",), **layout).failed
+    verify_integrity(raw_folder)
+    labels = json.loads((raw_folder / "dataset.json").read_text())["labels"]
+    for case, masks in expected.items():
+        array = np.asarray(Image.open(raw_folder / "labelsTr" / f"{case}.png"))
+        for name, mask in masks.items():
+            np.testing.assert_array_equal(np.isin(array, labels[name]), mask)
