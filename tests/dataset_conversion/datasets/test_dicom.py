@@ -180,10 +180,10 @@ def test_other_names_for_a_class_are_another_dataset(dicom_folder, convert_dicom
 
 
 @pytest.fixture
-def thorax(real_ct_folder):
+def thorax(real_ct):
     """Image, label map and some of its classes."""
-    image, grid = _read(real_ct_folder / "ct_thorax_abdomen_3mm/ct.nii.gz")
-    label, _ = _read(real_ct_folder / "ct_thorax_abdomen_3mm/totalsegmentator_v2_labels.nii.gz")
+    image, grid = _read(real_ct / "ct.nii.gz")
+    label, _ = _read(real_ct / "totalsegmentator_v2_labels.nii.gz")
     return image, grid, {f"class {value}": label == value for value in np.unique(label)[1:]}
 
 

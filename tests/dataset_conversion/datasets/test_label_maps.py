@@ -75,14 +75,12 @@ def test_patterns_of_test_sets_are_checked(options, sentence, label_maps, conver
         convert("label_maps", order=str(label_maps), **options)
 
 
-def test_real_label_maps_come_back(real_ct_folder, miniature, convert, raw_folder):
-    """A CT with 61 structures, and a series as a scanner writes it with a drawn mask."""
-    thorax = real_ct_folder / "ct_thorax_abdomen_3mm"
+def test_real_label_maps_come_back(real_ct, miniature, convert, raw_folder):
     (miniature.root / "images/thorax").mkdir(parents=True)
     (miniature.root / "labels").mkdir()
-    (miniature.root / "images/thorax/ct.nii.gz").symlink_to(thorax / "ct.nii.gz")
+    (miniature.root / "images/thorax/ct.nii.gz").symlink_to(real_ct / "ct.nii.gz")
     label = miniature.root / "labels/thorax.nii.gz"
-    label.symlink_to(thorax / "totalsegmentator_v2_labels.nii.gz")
+    label.symlink_to(real_ct / "totalsegmentator_v2_labels.nii.gz")
     order = LabelOrder.read("totalsegmentator_v2")
     converted = convert("label_maps", order="totalsegmentator_v2", image="images/{case}/ct.nii.gz")
     assert not converted.failed
