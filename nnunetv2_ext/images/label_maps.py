@@ -87,9 +87,11 @@ def _write(array: Shaped[np.ndarray, "z y x"], names: Mapping[int, str], grid: G
 
     def check(file: Path) -> None:
         # SimpleITK does not say when a write fails, so that what it wrote is read; nibabel does.
-        if not is_nifti(target) and not np.array_equal(
-            np.moveaxis(read_itk(file)[0], 0, -1), array.reshape(*array.shape[:3], -1)
-        ):
+        if is_nifti(target):
+            return
+        read = read_itk(file)[0]
+        # Colours come last; of grey ones, which a bitmap gives three times, the first is enough.
+        if not np.array_equal(np.moveaxis(read, 0, -1) if array.ndim == 4 else read[0], array):
             raise ValueError("other voxels than those given are in the file")
 
     with written(target, check) as temporary:
