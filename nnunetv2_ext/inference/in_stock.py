@@ -8,7 +8,6 @@ iterators that preprocess (threads instead of processes) and the loop that predi
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import sys
@@ -23,13 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from tqdm import tqdm
 
-from nnunetv2_ext.inference.deciding.outputs import plan_outputs
 from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.inference.modes import MODES, Mode
 from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing
-from nnunetv2_ext.inference.segmentation import Segmenter
+from nnunetv2_ext.inference.preprocessed import PreprocessedCases, sharing_weights
 from nnunetv2_ext.utilities.executors import ThisProcess
 from nnunetv2_ext.utilities.files import atomic_path
 
@@ -102,41 +99,19 @@ def _mode_of(predictor: Any) -> Mode:
     return replace(mode, step_size=predictor.tile_step_size, mirroring=predictor.use_mirroring)
 
 
-class _Segmentation:
-    """From preprocessed images to label maps, with the networks of a predictor."""
-
-    def __init__(self, predictor: Any) -> None:
-        model, mode = _model_of(predictor, _networks(predictor)), _mode_of(predictor)
-        labels = model.labels
-        plan = plan_outputs(model.dataset_json, model.class_names, model.painted_values, has_regions=labels.has_regions)
-        self._preprocessing = NnunetPreprocessing(model, mode)
-        self._output = plan.maps[0]
-        self._dtype = np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
-        self._segmenter = Segmenter(
-            model, mode, plan, predictor.device, on_device=predictor.perform_everything_on_device
-        )
-
-    def label_map(self, data: torch.Tensor, properties: Mapping[str, Any], show_progress: bool) -> np.ndarray:
-        """The label map ``(z, y, x)`` of a preprocessed image, in the axis order of its file, of stock's type."""
-        prepared = self._preprocessing.of_preprocessed(data, properties)
-        with tqdm(
-            total=self._segmenter.num_windows(prepared), unit="window", leave=False, disable=not show_progress
-        ) as bar:
-            decisions = self._segmenter(prepared, bar.update)
-        return self._preprocessing.restore(decisions.paint(self._output), prepared).astype(self._dtype, copy=False)
-
-
-def _networks(predictor: Any) -> list[torch.nn.Module]:
-    """One network per set of weights, which it shares with the predictor."""
+def _segmentation_of(predictor: Any) -> PreprocessedCases:
     network = predictor.network
     network = getattr(network, "module", network)  # of DistributedDataParallel
     network = getattr(network, "_orig_mod", network)  # `WindowNetwork` compiles where nnUNet_compile asks for it
-    networks = []
-    for parameters in predictor.list_of_parameters or [network.state_dict()]:
-        of_fold = copy.deepcopy(network, {id(tensor): tensor for tensor in network.state_dict(keep_vars=True).values()})
-        of_fold.load_state_dict(parameters, assign=True)
-        networks.append(of_fold.eval())
-    return networks
+    networks = [
+        sharing_weights(network, parameters) for parameters in predictor.list_of_parameters or [network.state_dict()]
+    ]
+    return PreprocessedCases(
+        _model_of(predictor, networks),
+        _mode_of(predictor),
+        predictor.device,
+        on_device=predictor.perform_everything_on_device,
+    )
 
 
 def _what_ours_lacks(predictor: Any, save_probabilities: bool) -> str | None:
@@ -222,7 +197,7 @@ def predict_from_data_iterator(
         _logger.warning("nnU-Net's own prediction is used, because %s.", lacking)
         stock = self.nnunetv2_ext_stock["predict_from_data_iterator"]
         return stock(self, data_iterator, save_probabilities, max(1, num_processes_segmentation_export))
-    segmentation = _Segmentation(self)
+    segmentation = _segmentation_of(self)
     writer = self.plans_manager.image_reader_writer_class()
     results: list[Any] = []
     for item in data_iterator:
@@ -230,7 +205,7 @@ def predict_from_data_iterator(
         if isinstance(data, str):  # how large arrays travel between stock's processes
             file, data = data, torch.from_numpy(np.load(data))
             os.remove(file)
-        labels = segmentation.label_map(data, item["data_properties"], self.allow_tqdm)
+        labels = segmentation(data, item["data_properties"], show_progress=self.allow_tqdm)
         if item["ofile"] is None:
             results.append(labels)
             continue

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
 from nnunetv2_ext.inference.windows.window_network import WindowNetwork
 
 _logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Called with a number of windows that were just predicted.
 Progress = Callable[[int], object]
@@ -102,7 +105,22 @@ class Segmenter:
         Returns:
             Decisions of shape ``prepared.image_shape``.
         """
-        return with_sums_that_fit([self.windows], lambda: self._decide(prepared, progress, visit_logits))
+        return self.onto([prepared], progress, visit_logits)[0]
+
+    def onto(
+        self, grids: Sequence[Prepared], progress: Progress | None = None, visit_logits: LogitsVisitor | None = None
+    ) -> list[Decisions]:
+        """Predicts one case and decides for several grids; the network runs once.
+
+        Args:
+            grids: The case, as often as there are grids; they differ in ``image_shape`` and ``image_spacing`` only.
+            progress: As for one grid.
+            visit_logits: Likewise.
+
+        Returns:
+            The decisions of each grid.
+        """
+        return with_sums_that_fit([self.windows], lambda: self._decide(grids, progress, visit_logits))
 
     def num_windows(self, prepared: Prepared) -> int:
         """How many windows a case has."""
@@ -136,10 +154,13 @@ class Segmenter:
             return bool(mode == "linear" and across == "nearest-exact")
         return False
 
-    def _decide(self, prepared: Prepared, progress: Progress | None, visit_logits: LogitsVisitor | None) -> Decisions:
+    def _decide(
+        self, grids: Sequence[Prepared], progress: Progress | None, visit_logits: LogitsVisitor | None
+    ) -> list[Decisions]:
+        prepared = grids[0]
         data, content, shape = prepared.data, prepared.content, prepared.shape
         slabs: Iterable[LogitSlab]
-        streams = self.resamples_linearly or self._nearest_label_map or shape == prepared.image_shape
+        streams = self.resamples_linearly or self._nearest_label_map or all(shape == grid.image_shape for grid in grids)
         # What is resampled has the type of the sums, as with nnU-Net's default; its other function returns float32.
         dtype = torch.float32 if self._resampling == "resample_torch_fornnunet" else self.windows.dtype
         if streams and visit_logits is None:
@@ -151,15 +172,23 @@ class Segmenter:
             if visit_logits is not None:
                 visit_logits(logits)
             if not streams:
-                rule = self._rule(shape, prepared.image_shape, None)
-                return rule.of_channels(self.resample_channels(logits, prepared))
+                rules = [self._rule(shape, grid.image_shape, None) for grid in grids]
+                return [
+                    rule.of_channels(self.resample_channels(logits, grid))
+                    for rule, grid in zip(rules, grids, strict=True)
+                ]
             slabs = [LogitSlab(0, 0, shape[0], logits)]
         if self._nearest_label_map:
-            return Enlarged(self._rule(shape, shape, None).of(slabs), prepared.image_shape)
-        return self._rule(shape, prepared.image_shape, self.nearest_axis(prepared)).of(slabs)
+            decisions = self._rule(shape, shape, None).of(slabs)
+            return [Enlarged(decisions, grid.image_shape) for grid in grids]
+        rules = [self._rule(shape, grid.image_shape, self.nearest_axis(grid)) for grid in grids]
+        for slab in slabs:
+            for rule in rules:
+                rule.feed(slab)
+        return [rule.result() for rule in rules]
 
 
-def with_sums_that_fit(windows: Iterable[StreamingSlidingWindow], predict: Callable[[], Decisions]) -> Decisions:
+def with_sums_that_fit(windows: Iterable[StreamingSlidingWindow], predict: Callable[[], Result]) -> Result:
     """Predicts a case; where the device has too little memory to add its windows up, the CPU does it for this case."""
     try:
         return predict()

@@ -74,6 +74,7 @@ class Probabilities:
         prepared: Prepared,
         classes: Sequence[str],
         properties: Any,
+        channels: Sequence[int] | None = None,
     ) -> None:
         """Writes an ``.npz`` (``probabilities``: classes, z, y, x) and a ``.pkl``, as stock nnU-Net does.
 
@@ -84,6 +85,7 @@ class Probabilities:
             prepared: The case.
             classes: Names of the channels; written as ``classes`` beside the probabilities.
             properties: What nnU-Net's reader would have said about the image; they go to the ``.pkl``.
+            channels: Which of ``classes`` were predicted, in the order of the prediction; the others get 0 everywhere.
         """
         values = self._values
         assert values is not None
@@ -94,12 +96,14 @@ class Probabilities:
             with archive.open("classes.npy", "w") as file:
                 np.lib.format.write_array(file, np.array(list(classes)), allow_pickle=False)
             with archive.open("probabilities.npy", "w", force_zip64=True) as file:
-                for channel, of_channel in enumerate(values):
+                rows = dict(zip(range(len(classes)) if channels is None else channels, values, strict=True))
+                nothing = np.zeros(prepared.image_shape, np.float32)
+                for channel in range(len(classes)):
                     # What lies outside the crop comes back as 0: certain background is 0 below 1.
                     top = np.float32(channel == 0 and not self._has_regions)
-                    whole = preprocessing.uncrop(of_channel - top, prepared) + top
+                    whole = preprocessing.uncrop(rows.get(channel, nothing) - top, prepared) + top
                     if channel == 0:
-                        header = {"descr": "<f4", "fortran_order": False, "shape": (len(values), *whole.shape)}
+                        header = {"descr": "<f4", "fortran_order": False, "shape": (len(classes), *whole.shape)}
                         np.lib.format.write_array_header_2_0(file, header)
                     file.write(np.ascontiguousarray(whole, dtype="<f4").data.cast("B"))
         with atomic_path(remembered) as temporary:
