@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "dataset_conversion": {"checkpoints"} | _PARTS,
     "experiment_planning": {"checkpoints", "dataset_conversion"} | _PARTS,
     "inference": {"checkpoints", "dataset_conversion", "experiment_planning"} | _PARTS,
-    "evaluation": _PARTS,
+    "evaluation": {"inference"} | _PARTS,
     "dataset_report": {"dataset_conversion"} | _PARTS,
     "model_export": {"checkpoints", "inference"} | _PARTS,
     "training": {"checkpoints", "dataset_conversion", "experiment_planning", "inference"} | _PARTS,

@@ -86,6 +86,11 @@ def run_command(
         # Here, so that an output that cannot be written is told as any other.
         sys.stdout.flush()
         return code
+    except SystemExit as end:
+        # Work that stopped before its end and knows with which code.
+        if isinstance(end.code, int):
+            return end.code
+        raise
     except BrokenPipeError:
         # The reader of our output has gone (``... | head``).
         _flush_or_silence_stdout()

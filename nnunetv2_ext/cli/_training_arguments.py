@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from nnunetv2_ext.training.options import TrainingOptions
@@ -81,7 +82,7 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         elif choices := option.metadata["choices"]:
             group.add_argument(f"--{option.name}", choices=choices, **how)
         else:
-            group.add_argument(f"--{option.name}", type=_number_of(shape), metavar="N", **how)
+            group.add_argument(f"--{option.name}", type=_value_of(shape), metavar="N", **how)
 
 
 def run_from(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -141,11 +142,12 @@ def _fold(text: str) -> int | str:
     return int(text)
 
 
-def _number_of(shape: Shape) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        number = int(text) if text.removeprefix("-").isdigit() else float(text)
-        if not shape.fits(number):
-            raise argparse.ArgumentTypeError(f"expected {shape.expected}, got {text}")
-        return number
+def _value_of(shape: Shape) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        for read in (int, float, str):
+            with suppress(ValueError):
+                if shape.fits(value := read(text)):
+                    return value
+        raise argparse.ArgumentTypeError(f"expected {shape.expected}, got {text}")
 
     return parse

@@ -15,7 +15,7 @@ from typing import Any
 
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import parse_json
-from nnunetv2_ext.utilities.validation import Shape, check, choice, entries, flag, integer, number
+from nnunetv2_ext.utilities.validation import Shape, check, choice, either, entries, flag, integer, number, text
 
 SETTINGS_VARIABLE = "nnUNetv2_ext_settings"
 """A JSON object with the names of `SETTINGS`, for use with stock ``nnUNetv2_train``."""
@@ -85,7 +85,20 @@ class TrainingOptions:
         "exchange left and right classes in images that are mirrored from left to right", flag, "mirror_pairs"
     )
     tensorboard: bool | None = _option("write TensorBoard's events, too", flag, "tensorboard")
-    num_workers: int | None = _option("processes that load and augment data; 0: none but the main one", integer(0))
+    max_hours: float | None = _option(
+        "hours of training, those before --c included, within which the learning rate falls to 0",
+        number(0),
+        "max_hours",
+    )
+    case_weights: str | None = _option(
+        "file (JSON, or CSV with the columns case and weight) that says how often to draw cases; 1 for the others",
+        text(),
+        "case_weights",
+    )
+    num_workers: int | str | None = _option(
+        "processes that load and augment data; 0: none but the main one; auto: as many as the memory holds",
+        either(integer(0), choice("auto")),
+    )
 
     def given(self) -> dict[str, Any]:
         """The options that were set."""
@@ -123,7 +136,11 @@ class TrainingOptions:
             setattr(trainer, attribute, given[option.name])
         if self.batch_size is not None:
             trainer.configuration_manager.configuration["batch_size"] = self.batch_size
-        if self.num_workers is not None:
+        if self.num_workers == "auto":
+            if not hasattr(trainer, "fits_workers_to_memory"):
+                raise UserError(f"{type(trainer).__name__} expects a number after --num_workers, but got auto.")
+            trainer.fits_workers_to_memory = True
+        elif self.num_workers is not None:
             os.environ["nnUNet_n_proc_DA"] = str(self.num_workers)
         if self.seed is not None:
             seed_everything(self.seed, trainer.local_rank)

@@ -17,6 +17,7 @@ from typing import Any
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
 from nnunetv2_ext.labels.dataset_json import check_outputs, image_channels, read_dataset_json
 from nnunetv2_ext.training.options import RECORD, TrainingOptions, restore_options
+from nnunetv2_ext.training.several_gpus import train_on_gpus
 from nnunetv2_ext.training.workers import workers_looked_after
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, require_writable, write_json
@@ -68,23 +69,7 @@ def run_training(run: TrainingRun) -> None:
     """
     _check(run)
     if run.num_gpus > 1:
-        import torch.multiprocessing
-        from nnunetv2.run.run_training import find_free_network_port
-
-        os.environ["MASTER_ADDR"] = "localhost"
-        os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
-        sentences = multiprocessing.get_context("spawn").SimpleQueue()
-        ranks = torch.multiprocessing.spawn(_run_distributed, args=(run, sentences), nprocs=run.num_gpus, join=False)
-        try:
-            while not ranks.join():
-                pass
-        except torch.multiprocessing.ProcessRaisedException:
-            if sentences.empty():
-                raise
-            raise UserError(sentences.get()) from None
-        finally:
-            for process in ranks.processes:
-                process.terminate()
+        train_on_gpus(run.num_gpus, _train, run)
         return
     import torch
 
@@ -109,21 +94,6 @@ def make_trainer(run: TrainingRun) -> Any:
     trainer.disable_checkpointing = run.disable_checkpointing
     run.options.apply(trainer)
     return trainer
-
-
-def _run_distributed(rank: int, run: TrainingRun, sentences: Any) -> None:
-    import torch
-    from nnunetv2.run.run_training import cleanup_ddp, setup_ddp
-
-    setup_ddp(rank, run.num_gpus)
-    torch.cuda.set_device(torch.device("cuda", rank))
-    try:
-        _train(run)
-    except UserError as error:
-        sentences.put(str(error))
-        raise
-    finally:
-        cleanup_ddp()
 
 
 def _train(run: TrainingRun) -> None:

@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_ext.checkpoints import read_checkpoint
 from nnunetv2_ext.cli import finetune, import_weights, train
 from nnunetv2_ext.training import finetuning
-from nnunetv2_ext.training.trainers.partial_labels import PartialLabelTrainer
+from nnunetv2_ext.training.trainers.base import ExtTrainer
 
 OURS, STOCK = "nnunetv2_ext.architectures.", "dynamic_network_architectures.architectures.unet."
 STAGES = {
@@ -68,7 +68,7 @@ def training_alone(monkeypatch):
 
     monkeypatch.setattr(nnUNetTrainer, "on_epoch_start", start)
     monkeypatch.setattr(finetuning, "ensure_preprocessed", reuse)
-    for trainer in (nnUNetTrainer, PartialLabelTrainer):
+    for trainer in (nnUNetTrainer, ExtTrainer):
         monkeypatch.setattr(trainer, "perform_actual_validation", lambda self, _=False: None)
     monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda self, folder: None)

@@ -9,7 +9,7 @@ import torch
 from nnunetv2_ext.architectures.stunet import STUNet
 from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision, halving_weights
 from nnunetv2_ext.training.loss.partial_label_loss import PartialLabelLoss
-from nnunetv2_ext.training.trainers.partial_labels import annotated_classes
+from nnunetv2_ext.training.outputs.sigmoid import annotated_classes
 
 SIZE = 24
 ORGANS = (1, 2, 3, 4)

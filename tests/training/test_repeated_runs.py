@@ -14,6 +14,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_ext.cli import finetune, train
+from nnunetv2_ext.training.trainers.base import ExtTrainer
 
 TRAINER = "FineTuneTrainer_unet"
 SHORT = ("--num_epochs", "2", "--iterations_per_epoch", "1", "--val_iterations_per_epoch", "1", "--batch_size", "2",
@@ -25,7 +26,8 @@ SHORT = ("--num_epochs", "2", "--iterations_per_epoch", "1", "--val_iterations_p
 def no_final_validation(monkeypatch):
     """Training alone: final validation and drawings of nnU-Net take seconds and are tested elsewhere."""
     validated = []
-    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda self, _=False: validated.append(self))
+    for trainer in (nnUNetTrainer, ExtTrainer):
+        monkeypatch.setattr(trainer, "perform_actual_validation", lambda self, _=False: validated.append(self))
     monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda self, folder: None)
     usual = nnUNetTrainer.on_epoch_start

@@ -2,12 +2,19 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunetv2_ext.labels.partial_labels import PartialLabels, Source
-from nnunetv2_ext.training.validation_per_source import group_cases, merge_summaries
+from nnunetv2_ext.training.validation_per_source import _summarise, evaluate_per_source, group_cases
 
 LABELS = PartialLabels(
     {"A/liver": (1, 2), "A/tumour": (2,), "B/spleen": (3,)},
@@ -26,57 +33,62 @@ def test_cases_are_grouped_by_source_and_annotated_classes():
         ("B", (2,), ("B_1",)),
         # B_2 annotates nothing, so there is nothing to evaluate.
     ]
-    assert [kind.number for kind in kinds] == [0, 1, 2]
 
 
-def test_nnunet_sees_a_dataset_of_the_kinds_classes():
-    kind = group_cases(LABELS, ["A_1"])[0]
-    whole = {
-        "labels": {"background": 0, "A/liver": [1, 2], "A/tumour": [2, 2], "B/spleen": [3, 3], "ignore": 4},
-        "regions_class_order": [1, 2, 3],
-        "file_ending": ".nii.gz",
-    }
-    assert kind.dataset_json(whole) == {
-        "labels": {"background": 0, "A/liver": [1, 2], "A/tumour": [2, 2]},
-        "regions_class_order": [1, 2],
-        "file_ending": ".nii.gz",
-    }
+def test_summaries_are_of_the_annotated_classes(tmp_path, monkeypatch):
+    """Each case counts with its own classes, and one pool of processes evaluates all of them."""
+    pools = []
 
+    class Pool(ThreadPool):
+        def __init__(self, processes):
+            pools.append(processes)
+            super().__init__(processes)
 
-def test_summaries_are_merged_class_by_class(tmp_path):
+    real, spawned = multiprocessing.get_context, SimpleNamespace(Pool=Pool)
+    monkeypatch.setattr("multiprocessing.get_context", lambda name=None: spawned if name == "spawn" else real(name))
+    reference = np.zeros((4, 4, 4), np.uint8)
+    reference[0], reference[1], reference[2] = 1, 2, 3
+    predicted = {"A_1": reference.copy(), "A_3": reference.copy(), "B_1": reference.copy()}
+    predicted["A_1"][1] = 0  # no tumour, half the liver
+    predicted["B_1"][3] = 3  # the spleen twice
+    (tmp_path / "gt_segmentations").mkdir()
+    (tmp_path / "validation").mkdir()
+    for case, labels in predicted.items():
+        sitk.WriteImage(sitk.GetImageFromArray(reference), str(tmp_path / "gt_segmentations" / f"{case}.nii.gz"))
+        sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / "validation" / f"{case}.nii.gz"))
+    trainer = SimpleNamespace(
+        output_folder=str(tmp_path),
+        preprocessed_dataset_folder_base=str(tmp_path),
+        dataset_json={"file_ending": ".nii.gz"},
+        plans_manager=SimpleNamespace(image_reader_writer_class=SimpleITKIO),
+        label_manager=SimpleNamespace(ignore_label=None),
+        is_ddp=False,
+    )
     kinds = group_cases(LABELS, ["A_1", "A_3", "B_1"])
-    dice = {"A_1": {"(1, 2)": 0.5, "(2, 2)": math.nan}, "A_3": {"(1, 2)": 0.9}, "B_1": {"(3, 3)": 0.2}}
-    for kind in kinds:
-        folder = kind.folder(tmp_path) / "validation"
-        folder.mkdir(parents=True)
-        cases = []
-        for case in kind.cases:
-            (folder / f"{case}.nii.gz").write_text(case)
-            np.savez_compressed(folder / f"{case}.npz", probabilities=np.full((len(kind.classes), 2, 3, 4), 0.5))
-            metrics = {region: {"Dice": value, "TP": 1} for region, value in dice[case].items()}
-            cases.append({"reference_file": "x", "prediction_file": str(folder / f"{case}.nii.gz"), "metrics": metrics})
-        (folder / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
+    names = {(1, 2): "A/liver", (2,): "A/tumour", (3,): "B/spleen"}
+    summary = evaluate_per_source(trainer, kinds, names)
 
-    names = {"(1, 2)": "A/liver", "(2, 2)": "A/tumour", "(3, 3)": "B/spleen"}
-    summary = merge_summaries(tmp_path, kinds, names)
+    assert len(pools) == 1
+    metrics = {Path(case["prediction_file"]).name[:3]: case["metrics"] for case in summary["metric_per_case"]}
+    assert {case: set(of_case) for case, of_case in metrics.items()} == {
+        "A_1": {"(1, 2)", "(2,)"},
+        "A_3": {"(1, 2)"},
+        "B_1": {"(3,)"},
+    }
+    assert metrics["A_1"]["(1, 2)"]["Dice"] == pytest.approx(2 / 3)
+    assert summary["mean"]["(1, 2)"]["Dice"] == pytest.approx((2 / 3 + 1) / 2)
+    assert summary["mean"]["(2,)"]["Dice"] == 0
+    assert summary["foreground_mean"]["Dice"] == pytest.approx(((2 / 3 + 1) / 2 + 0 + 2 / 3) / 3)
+    of_b = json.loads((tmp_path / "validation" / "summary_B.json").read_text())
+    assert of_b["class_names"] == {"(3,)": "B/spleen"}
+    assert of_b["foreground_mean"]["Dice"] == pytest.approx(2 / 3)
+    whole = load_summary_json(str(tmp_path / "validation" / "summary.json"))
+    assert set(whole["mean"]) == {(1, 2), (2,), (3,)}
 
-    assert summary["mean"]["(1, 2)"]["Dice"] == pytest.approx(0.7)
-    assert math.isnan(summary["mean"]["(2, 2)"]["Dice"])
-    assert summary["foreground_mean"]["Dice"] == pytest.approx((0.7 + 0.2) / 2)
-    validation = tmp_path / "validation"
-    assert sorted(file.name for file in validation.iterdir()) == [
-        "A_1.nii.gz", "A_1.npz", "A_3.nii.gz", "A_3.npz", "B_1.nii.gz", "B_1.npz",
-        "summary.json", "summary_A.json", "summary_B.json",
-    ]  # fmt: skip
-    # nnU-Net's ensembling wants the probabilities of all classes.
-    for case, own in (("A_1", [0.5, 0.5, 0]), ("A_3", [0.5, 0, 0]), ("B_1", [0, 0, 0.5])):
-        probabilities = np.load(validation / f"{case}.npz")["probabilities"]
-        assert probabilities.shape == (3, 2, 3, 4)
-        assert probabilities[:, 0, 0, 0].tolist() == own
-    assert [file.name for file in tmp_path.iterdir()] == ["validation"]
-    of_b = json.loads((validation / "summary_B.json").read_text())
-    assert of_b["class_names"] == {"(3, 3)": "B/spleen"}
-    assert of_b["foreground_mean"]["Dice"] == pytest.approx(0.2)
-    from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 
-    assert set(load_summary_json(str(validation / "summary.json"))["mean"]) == {(1, 2), (2, 2), (3, 3)}
+def test_a_class_that_occurs_nowhere_has_no_dice_and_is_left_out():
+    cases = [{"metrics": {"(1,)": {"Dice": 0.5}, "(2,)": {"Dice": math.nan}}}]
+    summary = _summarise(cases, {"(1,)": "liver", "(2,)": "tumour", "(3,)": "spleen"})
+    assert summary["class_names"] == {"(1,)": "liver", "(2,)": "tumour"}
+    assert math.isnan(summary["mean"]["(2,)"]["Dice"])
+    assert summary["foreground_mean"]["Dice"] == 0.5

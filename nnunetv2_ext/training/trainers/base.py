@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from torch import nn
 
 from nnunetv2_ext.architectures.architecture import building
@@ -21,10 +19,14 @@ from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
 from nnunetv2_ext.checkpoints.shapes import TRAINING_CHECKPOINT
 from nnunetv2_ext.dataset_conversion.splits import refuse_too_few_cases
 from nnunetv2_ext.labels.dataset_json import kind_of_dataset
-from nnunetv2_ext.training.options import SETTINGS, SETTINGS_VARIABLE, TrainingOptions, restore_options, seed_everything
+from nnunetv2_ext.training.options import SETTINGS, SETTINGS_VARIABLE, TrainingOptions, restore_options
+from nnunetv2_ext.training.plain_log import PlainNumbersLogger
+from nnunetv2_ext.training.stopping import go_on_later, stop_signals_call
+from nnunetv2_ext.training.trainers.loading import LoadingTrainer
 from nnunetv2_ext.training.trainers.logs import LoggingTrainer
 from nnunetv2_ext.training.trainers.mirroring import MirroringTrainer
 from nnunetv2_ext.training.trainers.optimization import OptimizationTrainer
+from nnunetv2_ext.training.validation import evaluate_folder, log_summary, predict_cases
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path
 from nnunetv2_ext.utilities.locks import output_lock
@@ -37,7 +39,7 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best
 """What a training leaves in the folder of a fold; nnU-Net goes on from the first of them that is there."""
 
 
-class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoggingTrainer):
+class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoadingTrainer, LoggingTrainer):
     """nnU-Net's trainer with hyper-parameters as class attributes, safe checkpoints and a choice of network.
 
     A subclass states what differs from nnU-Net's defaults::
@@ -56,7 +58,6 @@ class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoggingTrainer):
         oversample_foreground_percent: Fraction of a batch whose patches are centred on foreground.
         enable_deep_supervision: Whether the loss is computed on several resolutions.
         save_every: Epochs between writes of ``checkpoint_latest.pth``.
-        seed: Determines the random numbers of each epoch and rank, so that a resumed training draws the same.
     """
 
     kind: ClassVar[str] = "plain"
@@ -69,7 +70,6 @@ class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoggingTrainer):
     oversample_foreground_percent: float = 0.33
     enable_deep_supervision: bool = True
     save_every: int = 25
-    seed: int | None = None
 
     def __init__(
         self,
@@ -160,9 +160,23 @@ class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoggingTrainer):
             super().run_training()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Validates, unless another process trains or validates the same fold."""
-        with self._fold_lock():
-            super().perform_actual_validation(save_probabilities)
+        """Predicts and evaluates the validation cases, unless another process trains or validates the same fold.
+
+        Replaces nnU-Net's method, whose export takes minutes and tens of GB for each case of a hundred classes.
+        """
+        with self._fold_lock(), stop_signals_call(go_on_later):
+            cases = self.do_split()[1]
+            predict_cases(self, self.validated_classes(cases), save_probabilities)
+            if self.local_rank == 0:
+                log_summary(self, self.evaluate_predictions(cases))
+
+    def validated_classes(self, cases: Sequence[str]) -> Mapping[str, Sequence[str] | None]:
+        """Case to the classes that the final validation predicts of it; None for all."""
+        return dict.fromkeys(cases)
+
+    def evaluate_predictions(self, cases: Sequence[str]) -> Mapping[str, Any]:
+        """Writes the summary of the final validation and returns its content."""
+        return evaluate_folder(self)
 
     def _fold_lock(self) -> AbstractContextManager[Any]:
         # The other ranks of a training on several GPUs write nothing.
@@ -202,6 +216,7 @@ class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoggingTrainer):
         self.current_epoch = checkpoint["current_epoch"]
         self.logger.load_checkpoint(checkpoint["logging"])
         self._best_ema = checkpoint["_best_ema"]
+        self.restore_progress(checkpoint)
         self.inference_allowed_mirroring_axes = checkpoint.get(
             "inference_allowed_mirroring_axes", self.inference_allowed_mirroring_axes
         )
@@ -216,17 +231,11 @@ class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoggingTrainer):
         """Gives the optimiser the state of the checkpoint that was loaded, if one was."""
         if (states := self._optimizer_states) is not None:
             self._optimizer_states = None
-            self.prepare_optimizer_for_epoch(self.current_epoch - 1)
+            self.prepare_optimizer_for_epoch(self.current_epoch - (self.train_outputs is None))
             self.optimizer.load_state_dict(states["optimizer_state"])
             self.restore_training_weights(states["optimizer_state"])
             if self.grad_scaler is not None and states["grad_scaler_state"] is not None:
                 self.grad_scaler.load_state_dict(states["grad_scaler_state"])
-
-    def on_epoch_start(self) -> None:
-        """Draws the random numbers of this epoch, whatever came before it."""
-        super().on_epoch_start()
-        if self.seed is not None:
-            seed_everything(self.seed, self.local_rank, self.current_epoch)
 
     def get_training_transforms(self, *arguments: Any, **named: Any) -> Any:
         """nnU-Net's augmentation; with a seed, no transform chooses its algorithm by the clock."""
@@ -299,23 +308,3 @@ def checkpoint_to_continue_from(fold_folder: str | Path) -> Path | None:
 def fresh_start_is_allowed() -> bool:
     """Whether ``--c`` may start a new training where there is nothing to continue (``--c_or_start``)."""
     return os.environ.get(ALLOW_FRESH_START, "0") == "1"
-
-
-class PlainNumbersLogger(LocalLogger):
-    """nnU-Net's log with Python numbers in place of numpy's, so that ``torch.load(weights_only=True)`` reads it."""
-
-    def log(self, key: str, value: Any, step: int) -> None:
-        """Logs one value (a number or a list of numbers) for an epoch; a moving average passes over undefined ones."""
-        if key == "ema_fg_dice" and np.isnan(value):
-            # Nothing with a Dice was drawn in this epoch, or in the one before.
-            earlier = [*self.my_fantastic_logging[key], self.my_fantastic_logging["mean_fg_dice"][-1]]
-            value = next((known for known in reversed(earlier) if not np.isnan(known)), 0.0)
-        super().log(key, _plain(value), step)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else value

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
 from nnunetv2_ext.labels.channels import BACKGROUND, channel_names
 from nnunetv2_ext.labels.partial_labels import PartialLabels
+from nnunetv2_ext.training.trainers.stopping import StoppingTrainer
 from nnunetv2_ext.training.training_log import write_training_log
 from nnunetv2_ext.utilities.extras import require_extra
 
 
-class LoggingTrainer(nnUNetTrainer):
+class LoggingTrainer(StoppingTrainer):
     """Writes ``training_log.csv`` beside nnU-Net's logs, and TensorBoard's events if asked to.
 
     Attributes:
@@ -55,12 +54,14 @@ class LoggingTrainer(nnUNetTrainer):
             log = self.logger.get_checkpoint()
             write_training_log(log, self.logged_classes, Path(self.output_folder) / "training_log.csv")
 
-    def on_train_end(self) -> None:
-        """Writes the last checkpoint and closes the logs."""
-        super().on_train_end()
-        if self._events is not None:
-            self.logger.loggers.remove(self._events)
-            self._events.close()
+    def run_training(self) -> None:
+        """Trains, and closes the logs however that ends."""
+        try:
+            super().run_training()
+        finally:
+            if self._events is not None:
+                self.logger.loggers.remove(self._events)
+                self._events.close()
 
 
 class TensorBoardLogger:

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_ext.architectures.parts import Part, belongs_to, check_part, family_of_network
 from nnunetv2_ext.training.lr_scheduler.per_group import GroupwisePolyLR, decayed_groups
 from nnunetv2_ext.training.options import RECORD
+from nnunetv2_ext.training.trainers.stopping import StoppingTrainer
 from nnunetv2_ext.training.weight_average import WeightAverage
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -26,7 +26,7 @@ TRAINING_WEIGHTS = "training_weights"
 _USUAL = {"sgd": (1.0, 3e-5), "adamw": (0.1, 1e-2)}
 
 
-class OptimizationTrainer(nnUNetTrainer):
+class OptimizationTrainer(StoppingTrainer):
     """nnU-Net's optimisation with what users of pretrained networks ask for.
 
     Attributes:
@@ -54,11 +54,9 @@ class OptimizationTrainer(nnUNetTrainer):
 
     # Set by nnU-Net; named here for type checkers, which do not see into nnU-Net.
     network: nn.Module
-    optimizer: torch.optim.Optimizer
     initial_lr: float
     weight_decay: float
     num_iterations_per_epoch: int
-    num_epochs: int
 
     _frozen: tuple[nn.Parameter, ...] = ()
     _batches = 0
@@ -136,7 +134,7 @@ class OptimizationTrainer(nnUNetTrainer):
         """Training mode, the rate of the epoch, and what does not train in it frozen."""
         super().on_train_epoch_start()
         # Some are done where a training goes on within an epoch.
-        self._batches = len(getattr(self, "train_outputs", ()))
+        self._batches = len(self.train_outputs or ())
         self._freeze(self.frozen_part(self.current_epoch))
 
     def _freeze(self, part: Part) -> None:
@@ -264,13 +262,9 @@ class OptimizationTrainer(nnUNetTrainer):
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Logs loss and pseudo Dice; from here on the network has the weights that train again."""
-        self.leave_validation()
-        super().on_validation_epoch_end(val_outputs)
-
-    def leave_validation(self) -> None:
-        """Gives the network the weights that train again."""
         if self._average is not None:
             self._average.exchange()
+        super().on_validation_epoch_end(val_outputs)
 
     def save_checkpoint(self, filename: str) -> None:
         """Writes a checkpoint whose ``network_weights`` are the average, for all who know nothing of it."""

@@ -46,7 +46,7 @@ def test_gives_node_logits_in_training_and_leaf_log_probabilities_in_prediction(
         in_training = trainer.network.train()(image)
         trainer.on_validation_epoch_start()
         in_validation = trainer.network(image)
-        trainer._tree_output.gives_node_logits = False
+        trainer.outputs.validate(trainer.network, False)
         trainer.set_deep_supervision_enabled(False)
         predicted = trainer.network(image)
     assert len(in_training) == len(in_validation)
@@ -69,7 +69,7 @@ def test_validation_counts_nodes_that_the_source_determines(tiny_tree_collection
     trainer.on_validation_epoch_start()
     with torch.no_grad():
         result = trainer.validation_step(batch)
-        trainer._tree_output.gives_node_logits = False
+        trainer.outputs.validate(trainer.network, False)
         leaves = trainer.network(batch["data"])[0].argmax(1)
     below = {2: [2, 3, 4], 3: [3], 4: [4]}
     hits = np.zeros(6, int)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_ext.architectures.stunet import STUNet
 from nnunetv2_ext.cli import train
 from nnunetv2_ext.training.options import SETTINGS_VARIABLE
+from nnunetv2_ext.training.trainers.base import ExtTrainer
 from nnunetv2_ext.training.trainers.finetune import FineTuneTrainer
 from nnunetv2_ext.training.trainers.optimization import TRAINING_WEIGHTS, switch_activation_checkpointing
 from nnunetv2_ext.utilities.errors import UserError
@@ -282,7 +283,7 @@ OPTIONS = {
 def final_validations(monkeypatch):
     """The trainers that came to their final validation, which is tested elsewhere, as drawings are."""
     validated = []
-    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda self, _=False: validated.append(self))
+    monkeypatch.setattr(ExtTrainer, "perform_actual_validation", lambda self, _=False: validated.append(self))
     monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda self, folder: None)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
