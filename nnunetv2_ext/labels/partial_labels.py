@@ -50,6 +50,10 @@ class Source:
     cases: tuple[str, ...]
     exceptions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
+    def __reduce__(self) -> tuple[type[Source], tuple[Any, ...]]:
+        """Sources travel to workers, read-only mappings do not."""
+        return Source, (self.classes, self.cases, dict(self.exceptions))
+
 
 class PartialLabels:
     """The classes of a collection, its sources, and what is annotated in each case.

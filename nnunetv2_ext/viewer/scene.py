@@ -106,7 +106,10 @@ def _read_labels(file: Path, grid: Grid, image: Path) -> Volume:
     volume = read_volume(file)
     if difference := grid.difference(volume.grid):
         raise UserError(f"Expected a label map on the grid of {image}, but {file} has {difference}.")
-    array = as_integers(volume.array)
+    try:
+        array = as_integers(volume.array)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     if array.size and not 0 <= int(array.min()) <= int(array.max()) <= _MOST_VALUE:
         raise UserError(
             f"Expected label values from 0 to {_MOST_VALUE} in {file}, but found {array.min()} to {array.max()}."

@@ -347,12 +347,12 @@ def _evaluation(box: Sandbox) -> list[str]:
     return f"-gt {box.inputs}/gt -pred {box.inputs}/pred -o {box.out} -np 1".split()
 
 
-@recipe("view", order="in/order.json", image="in/bad{ending}", label="in/bad_map{ending}")
+@recipe("view", order="in/order.json", image="in/scan/bad{ending}", label="in/drawn/bad{ending}")
 def _view(box: Sandbox, ending: str) -> list[str]:
-    fixtures.write_image(box.inputs / f"bad{ending}", fixtures.ct(0))
-    fixtures.write_image(box.inputs / f"bad_map{ending}", fixtures.label_map(0))
+    fixtures.write_image(box.inputs / f"scan/bad{ending}", fixtures.ct(0))
+    fixtures.write_image(box.inputs / f"drawn/bad{ending}", fixtures.label_map(0))
     box.bring("order.json", box.inputs / "order.json")
-    files = f"{box.inputs}/bad{ending} {box.inputs}/bad_map{ending}"
+    files = f"{box.inputs}/scan/bad{ending} {box.inputs}/drawn/bad{ending}"
     return f"{files} --order {box.inputs}/order.json --html {box.out}/view.html".split()
 
 

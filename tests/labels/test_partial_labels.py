@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from multiprocessing.reduction import ForkingPickler
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunetv2_ext.labels.partial_labels import PartialLabels
+from nnunetv2_ext.labels.partial_labels import PartialLabels, Source
 from nnunetv2_ext.utilities.errors import UserError
 
 COLLECTION = {
@@ -178,3 +180,9 @@ def test_table_row_by_row(dataset_json):
             annotated = partial_labels.annotated(case)
             assert {n for n, a in zip(partial_labels.class_names, annotated, strict=True) if a} == set(entry["classes"])
     assert partial_labels.to_json() == dataset_json["partial_labels"]
+
+
+def test_sources_travel_to_workers():
+    source = Source(("liver",), ("a", "b"), MappingProxyType({"a": ("liver",)}))
+    # The bytes are those that processes exchange.
+    assert ForkingPickler.loads(ForkingPickler.dumps(source)) == source

@@ -52,6 +52,8 @@ def _register_value(name: str, change: Change, says: str) -> None:
         for recipe, role in with_role("label", "reference"):
             if recipe.name == "convert_masks":
                 continue  # a mask is what is not 0
+            if recipe.name == "view" and name in ("unexplained_value", "value_300_that_is_44_in_a_byte"):
+                continue  # shown by its number
             checks = () if recipe.command == "merge_datasets" else (good_case_is_there,)
             expect = Expect(REFUSED, recipe.targets, f"(?=.*bad)(?=.*({says}))", checks)
             yield Try(recipe.command, f"{recipe.name}/{role}", (_changed(recipe, role, change),), expect)
