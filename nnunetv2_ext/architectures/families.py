@@ -75,6 +75,8 @@ def _stunet(letter: str, name: str) -> NetworkFamily:
     )
 
 
+#: Of networks with a head for each source; they are fine-tuned as networks of one head.
+_MULTI_HEAD = {**_GENERIC, "collection": "MultiTalentV2Trainer"}
 _MONAI = {"finetuning": "SegResNetTrainer", "regions": "FineTuneTrainer"}
 
 _SEGRESNET_DS = (r"up_layers\.(\d+)\.", r"encoder\.layers\.(\d+)\.", r"encoder\.")
@@ -95,8 +97,8 @@ FAMILIES: tuple[NetworkFamily, ...] = (
         signature=frozenset({"encoder.stages.0.0.convs.0.conv.weight", "decoder.transpconvs.0.weight"}),
     ),
     NetworkFamily("residual_encoder", f"{_STOCK}ResidualEncoderUNet"),
-    NetworkFamily("multi_head_unet", f"{_OURS}multi_head.MultiHeadPlainConvUNet"),
-    NetworkFamily("multi_head_residual_encoder", f"{_OURS}multi_head.MultiHeadResidualEncoderUNet"),
+    NetworkFamily("multi_head_unet", f"{_OURS}multi_head.MultiHeadPlainConvUNet", _MULTI_HEAD),
+    NetworkFamily("multi_head_residual_encoder", f"{_OURS}multi_head.MultiHeadResidualEncoderUNet", _MULTI_HEAD),
     NetworkFamily(
         "swinunetr",
         f"{_OURS}swinunetr.SwinUNETR",

@@ -288,6 +288,7 @@ _BUILT_BY: dict[str, FromPlans] = {
     "MonaiUNetTrainer": FromPlans(plans_for="monai_networks.UNet"),
     "MultiTalentTrainer_unet": FromPlans("nnunetv2_ext.architectures.unet.PlainConvUNet", plans_for="PlainConvUNet"),
     "MultiTalentTrainer_resenc": _RESENC,
+    **dict.fromkeys(("MultiTalentV2Trainer", "MultiTalentV2Trainer_multistems"), FromPlans()),
     "LabelTreeTrainer_unet": WithLabelTree(),
     "LabelTreeTrainer_resenc": WithLabelTree(backbone=_RESENC),
     **dict.fromkeys(("MedNeXtTrainer", "FineTuneTrainer_mednext", "MultiTalentTrainer_mednext"), MedNeXtFromPlans()),
@@ -304,5 +305,5 @@ _BUILT_BY: dict[str, FromPlans] = {
 
 def network_of_trainer(name: str) -> FromPlans | None:
     """The network that a trainer of this package, or nnU-Net's own, builds; None for other trainers."""
-    built = re.sub(r"(_ft)?(_warmup)?(_2000ep|_ep[24]k)?$", "", name)
+    built = re.sub(r"(_ft)?(_warmup)?(_[24]000ep|_ep[24]k)?$", "", name)
     return None if built == "nnUNetTrainer" != name else _BUILT_BY.get(built)

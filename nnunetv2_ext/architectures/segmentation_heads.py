@@ -132,4 +132,6 @@ def shallow_copy(module: Any, kind: type[nn.Module] | None = None) -> Any:
     """
     clone = nn.Module.__new__(kind or type(module))
     clone.__dict__.update(module.__dict__, _modules=dict(module._modules))
+    # What `torch.compile` made of the original would go on running it.
+    clone.__dict__.pop("_compiled_call_impl", None)
     return clone

@@ -18,6 +18,7 @@ from nnunetv2_ext.inference.deciding.rules import Decisions
 from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.inference.model.heads import segmentation_heads, select_heads
 from nnunetv2_ext.inference.modes import Mode
+from nnunetv2_ext.inference.multi_head.groups import has_heads, head_of_classes
 from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing
 from nnunetv2_ext.inference.preparing.protocol import Prepared
 from nnunetv2_ext.inference.segmentation import Segmenter
@@ -49,18 +50,22 @@ class PreprocessedCases:
         classes: Iterable[str] | None = None,
     ) -> None:
         labels = model.labels
-        plan = plan_outputs(
-            model.dataset_json,
-            model.class_names,
-            model.painted_values,
-            has_regions=labels.has_regions,
-            classes=classes,
-        )
+        heads: tuple[int] | None = None
+        if has_heads(model):
+            model, plan, heads = head_of_classes(model, model.class_names if classes is None else classes)
+        else:
+            plan = plan_outputs(
+                model.dataset_json,
+                model.class_names,
+                model.painted_values,
+                has_regions=labels.has_regions,
+                classes=classes,
+            )
         if plan.channels is not None:
             model = replace(model, networks=[_of_channels(network, plan.channels) for network in model.networks])
         self.channels = plan.channels
         self.preprocessing = NnunetPreprocessing(model, mode)
-        self.segmenter = Segmenter(model, mode, plan, device, on_device=on_device)
+        self.segmenter = Segmenter(model, mode, plan, device, on_device=on_device, heads=heads)
         self._output = plan.maps[0]
         self._dtype = np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
 

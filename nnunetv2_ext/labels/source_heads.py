@@ -33,12 +33,14 @@ class SourceHead:
         return 1 + len(self.values)
 
     @property
+    def classes(self) -> list[list[str]]:
+        """The classes that each output after the background belongs to."""
+        return [[name for name, region in self.regions.items() if values[0] in region] for values in self.values]
+
+    @property
     def labels(self) -> dict[str, Any]:
         """``labels`` of a dataset.json with one integer per output; each is called by the smallest class it is in."""
-        within = [
-            sorted((name for name in self.regions if values[0] in self.regions[name]), key=self._size)
-            for values in self.values
-        ]
+        within = [sorted(classes, key=self._size) for classes in self.classes]
         taken = Counter(names[0] for names in within)
         names = [names[0] if taken[names[0]] == 1 else "+".join(names) for names in within]
         return {BACKGROUND: 0, **{name: output for output, name in enumerate(names, 1)}}
@@ -49,13 +51,11 @@ class SourceHead:
         Args:
             integers: Classes that are painted, to their integers.
         """
-        painted = [0] * self.outputs
-        for name, region in self.regions.items():
-            if name in integers:
-                for output, values in enumerate(self.values, 1):
-                    if values[0] in region:
-                        painted[output] = integers[name]
-        return painted
+        # The classes of an output are in the order in which they are painted.
+        return [
+            0,
+            *(next((integers[name] for name in reversed(names) if name in integers), 0) for names in self.classes),
+        ]
 
     def _size(self, name: str) -> int:
         return len(self.regions[name])

@@ -85,12 +85,24 @@ def _label_tree() -> Iterator[Variant]:
     yield from _stunet_sizes(family, family)
 
 
+def _source_heads() -> Iterator[Variant]:
+    family = "MultiTalentV2Trainer"
+    for suffix, what, settings in (
+        ("", "a softmax head per source", {}),
+        ("_multistems", "a softmax head and a stem per source", {"separate_stems": True}),
+    ):
+        name, network = f"{family}{suffix}", f"The network of the plans with {what}"
+        yield Variant(name, ("SourceHeadsTrainer",), f"{network}.", settings)
+        yield Variant(f"{name}_4000ep", (name,), f"{network}, 4000 epochs as published.", {"num_epochs": 4000})
+
+
 #: Module of ``trainers/`` -> the variants that it defines.
 VARIANTS = {
     "stunet": tuple(_stunet()),
     "mednext": tuple(_mednext_sizes("MedNeXtTrainer")),
     "multitalent": tuple(_multitalent()),
     "label_tree": tuple(_label_tree()),
+    "source_heads": tuple(_source_heads()),
 }
 
 

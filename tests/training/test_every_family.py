@@ -190,6 +190,32 @@ def test_collections_are_trained_as_collections(key, trainer, tiny_collection, t
         assert torch.equal(after[heads][:2], before[heads][1:] - before[heads][:1])
 
 
+def test_heads_of_sources_start_from_heads_of_plain_weights(tiny_collection, tmp_path):
+    folder = _pretrained("unet", tiny_collection, tmp_path / "model", {"background": 0, "A/liver": 1, "A/tumour": 2})
+    flags = ["8", "3d_fullres", "0", "-pretrained_weights", str(folder), "-tr", "MultiTalentV2Trainer", *FLAGS]
+    assert finetune.main(flags) == 0
+    before = _weights(folder / "fold_0" / "checkpoint_final.pth")
+    after = _weights(_result("MultiTalentV2Trainer"))
+    for name in ("decoder.seg_layers.0.weight", "encoder.stages.0.0.convs.0.conv.weight"):
+        assert torch.equal(after[name.replace("seg_layers.", "seg_layers.000.")], before[name])
+    assert not torch.equal(after["decoder.seg_layers.001.0.weight"], before["decoder.seg_layers.0.weight"])
+
+
+def test_weights_of_several_heads_start_from_the_stem_that_is_chosen(tiny_dataset, published_multitalent, tmp_path):
+    model = published_multitalent("stem per dataset")
+    folder = model.write(tmp_path / "model")
+    flags = ["7", "3d_fullres", "0", "-pretrained_weights", str(folder), *FLAGS, *NO_WARM_UP]
+    assert finetune.main([*flags, "--stem", "4"]) == 2
+    assert finetune.main([*flags, "--stem", "3"]) == 0
+    after = _weights(_result("FineTuneTrainer"))
+    stem = "encoder.stem.003.convs.0.conv.weight"
+    assert torch.equal(after[stem.replace("003.", "")], model.state[stem])
+    # The head's liver is that of the dataset; the spleen is in no head.
+    liver, theirs = after["decoder.seg_layers.1.weight"], model.state["decoder.seg_layers.003.1.weight"]
+    assert torch.equal(liver[1], theirs[1] - theirs[0])
+    assert not liver[0].any()
+
+
 def test_trees_start_from_plain_weights_and_plain_networks_from_trees(tiny_tree_collection, tmp_path):
     labels = {"background": 0, "rib": 1, "hip": 2}
     folder = _pretrained("unet", tiny_tree_collection, tmp_path / "model", labels)

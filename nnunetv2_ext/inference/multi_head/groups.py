@@ -12,6 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_ext.architectures.multi_head import MultiHead, heads_called
 from nnunetv2_ext.checkpoints.model_folder import head_plans_name
 from nnunetv2_ext.checkpoints.plans import check_plans, trained_configuration
+from nnunetv2_ext.inference.deciding.outputs import OutputMap, OutputPlan
 from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.labels.dataset_json import image_channels
 from nnunetv2_ext.labels.partial_labels import PartialLabels
@@ -131,6 +132,33 @@ def group_heads(model: Model, heads: Collection[str]) -> list[HeadGroup]:
         )
         for key, names in groups.items()
     ]
+
+
+def head_of_classes(model: Model, classes: Iterable[str]) -> tuple[Model, OutputPlan, tuple[int]]:
+    """The head that has these classes, and a map of them in the values of the collection.
+
+    Args:
+        model: With a head per source.
+        classes: Of one source.
+
+    Returns:
+        The model with this head alone, the map, and the outputs of the head.
+
+    Raises:
+        UserError: No source has them all.
+    """
+    wanted = set(classes)
+    for name, head in heads_of_sources(model).values():
+        if wanted <= set(head.regions):
+            painted = {label: model.painted_values[label] for label in wanted}
+            paint = tuple((output, value) for output, value in enumerate(head.painted(painted)) if value)
+            plan = OutputPlan("merged", None, (OutputMap("", {v: label for label, v in painted.items()}, paint),))
+            return (
+                replace(model, networks=[network.single(name) for network in _multi_head(model)]),
+                plan,
+                (head.outputs,),
+            )
+    raise UserError(f"Expected classes of one source of the model, but got {', '.join(sorted(wanted))}.")
 
 
 def _multi_head(model: Model) -> list[MultiHead]:

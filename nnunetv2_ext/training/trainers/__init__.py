@@ -6,4 +6,5 @@ from nnunetv2_ext.training.trainers.mednext import *  # noqa: F403
 from nnunetv2_ext.training.trainers.monai import *  # noqa: F403
 from nnunetv2_ext.training.trainers.multitalent import *  # noqa: F403
 from nnunetv2_ext.training.trainers.primus import *  # noqa: F403
+from nnunetv2_ext.training.trainers.source_heads import *  # noqa: F403
 from nnunetv2_ext.training.trainers.stunet import *  # noqa: F403

@@ -14,6 +14,7 @@ from nnunetv2_ext.dataset_conversion.splits import bring_splits
 from nnunetv2_ext.training.dataloading.annotated_cases import AnnotatedCases, sampling_probabilities
 from nnunetv2_ext.training.dataloading.label_map_loader import LabelMapDataLoader
 from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision, halving_weights
+from nnunetv2_ext.training.outputs.heads import HeadOutputs
 from nnunetv2_ext.training.outputs.sigmoid import SigmoidOutputs
 from nnunetv2_ext.training.outputs.tree import TreeOutputs
 from nnunetv2_ext.training.trainers.base import ExtTrainer
@@ -29,7 +30,7 @@ class CollectionTrainer(ExtTrainer):
     """
 
     smooth: float = 1.0
-    outputs: SigmoidOutputs | TreeOutputs
+    outputs: SigmoidOutputs | TreeOutputs | HeadOutputs
 
     @property
     def partial_labels(self) -> Any:
@@ -101,19 +102,20 @@ class CollectionTrainer(ExtTrainer):
             if isinstance(target, list)
             else target.to(self.device, non_blocking=True)
         )
-        # Reading the mask on the CPU spares a synchronisation with the device.
-        annotated = batch["annotated"]
-        channels = self.outputs.channels(self.bare_network, annotated)
         with self.autocast():
-            if channels is None:
-                channels = torch.arange(annotated.shape[1])
-                outputs = self.network(images)
-            else:
-                there = channels.to(self.device, non_blocking=True)
-                mark_unbacked(there, 0)  # one compiled graph for any number of classes
-                outputs = self.network(images, channels=there)
-            loss = self.loss(outputs, label_maps, annotated, channels)
+            channels, outputs = self._run_network(images, batch)
+            # Reading the mask on the CPU spares a synchronisation with the device.
+            loss = self.loss(outputs, label_maps, batch["annotated"], channels)
         return channels, outputs, label_maps, loss
+
+    def _run_network(self, images: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Any]:
+        """Evaluated channels (on the CPU) and logits."""
+        channels = self.outputs.channels(self.bare_network, batch["annotated"])
+        if channels is None:
+            return torch.arange(batch["annotated"].shape[1]), self.network(images)
+        there = channels.to(self.device, non_blocking=True)
+        mark_unbacked(there, 0)  # one compiled graph for any number of classes
+        return channels, self.network(images, channels=there)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Training and validation cases.

@@ -178,7 +178,7 @@ def test_a_model_folder_keeps_all_heads_and_their_preprocessing(published_model,
     plans = {head: published_model.head_plans(head, "CTNormalization", mean=123.0)}
     checkpoint = read_checkpoint(published_model.write(tmp_path / "model", plans=plans))
     folder = write_model_folder(checkpoint, tmp_path / "results", "Dataset901_MultiTalent")
-    assert folder.name == "MultiTalentTrainer__MultiTalentPlans__3d_fullres"
+    assert folder.name == "MultiTalentV2Trainer__MultiTalentPlans__3d_fullres"
     assert sorted(file.name for file in folder.glob("*_plans.json")) == [f"{head}_plans.json"]
     written = json.loads((folder / f"{head}_plans.json").read_text())
     assert written["foreground_intensity_properties_per_channel"]["0"]["mean"] == 123.0
