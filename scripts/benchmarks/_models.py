@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import SimpleITK
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunetv2_ext.architectures.stunet import STUNET_SIZES
 from nnunetv2_ext.inference.model.folder import Model
 from nnunetv2_ext.labels.channels import channel_names
 
@@ -120,3 +122,28 @@ def stock_predictor(model: Model, device: torch.device, *, mirroring: bool = Tru
         model.mirror_axes,
     )
     return predictor
+
+
+def architecture_of(size: str) -> dict[str, Any]:
+    """Arguments of a STU-Net of a published size, or of a ``tiny`` one."""
+    strides = [[1] * 3] + [[2] * 3] * 5
+    if size == "tiny":
+        return {"features_per_stage": [4] * 4, "n_blocks_per_stage": [1] * 4, "strides": strides[:4]}
+    published = STUNET_SIZES[size]
+    return {
+        "features_per_stage": list(published.features_per_stage),
+        "n_blocks_per_stage": list(published.n_blocks_per_stage),
+        "strides": strides,
+    }
+
+
+def resample_in_plane(source: Path, target: Path, spacing: float) -> None:
+    """Writes an image with another spacing of its columns and rows, as large clinical scans have."""
+    image = SimpleITK.ReadImage(str(source))
+    x, y, z = image.GetSpacing()
+    size = [round(image.GetWidth() * x / spacing), round(image.GetHeight() * y / spacing), image.GetDepth()]
+    grid = SimpleITK.Image(size, image.GetPixelID())
+    grid.SetSpacing((spacing, spacing, z))
+    grid.SetOrigin(image.GetOrigin())
+    grid.SetDirection(image.GetDirection())
+    SimpleITK.WriteImage(SimpleITK.Resample(image, grid, SimpleITK.Transform(), SimpleITK.sitkLinear), str(target))

@@ -27,7 +27,14 @@ import numpy as np
 import SimpleITK
 import torch
 from _measure import report
-from _models import dataset_json_of, plans_of, stock_predictor, write_model_folder
+from _models import (
+    architecture_of,
+    dataset_json_of,
+    plans_of,
+    resample_in_plane,
+    stock_predictor,
+    write_model_folder,
+)
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
 from nnunetv2_ext.architectures.stunet import STUNET_SIZES
@@ -59,13 +66,13 @@ def main() -> None:
         folder = Path(name)
         model = write_model_folder(
             folder / "model",
-            plans_of([arguments.patch] * 3, [arguments.spacing] * 3, _architecture(arguments.size)),
+            plans_of([arguments.patch] * 3, [arguments.spacing] * 3, architecture_of(arguments.size)),
             dataset_json_of(arguments.classes - 1),
             mirror_axes=(0, 1, 2) if arguments.mirroring else None,
         )
         for scan in sorted(arguments.folder.rglob("ct.nii.gz"))[: arguments.cases]:
             image = folder / f"{scan.parent.name}_0000.nii.gz"
-            _resample_in_plane(scan, image, arguments.in_plane)
+            resample_in_plane(scan, image, arguments.in_plane)
             _compare(model, image, folder, arguments)
 
 
@@ -136,29 +143,6 @@ def _measured(function: Callable[[StageClock], Any], device: torch.device) -> tu
     seconds["total"] = round(time.perf_counter() - start, 3)
     peak = max(figures["peak_memory_mb"] for figures in stages.values()) - before
     return seconds, torch.cuda.max_memory_allocated() / 1e6 if device.type == "cuda" else peak
-
-
-def _resample_in_plane(source: Path, target: Path, spacing: float) -> None:
-    image = SimpleITK.ReadImage(str(source))
-    x, y, z = image.GetSpacing()
-    size = [round(image.GetWidth() * x / spacing), round(image.GetHeight() * y / spacing), image.GetDepth()]
-    grid = SimpleITK.Image(size, image.GetPixelID())
-    grid.SetSpacing((spacing, spacing, z))
-    grid.SetOrigin(image.GetOrigin())
-    grid.SetDirection(image.GetDirection())
-    SimpleITK.WriteImage(SimpleITK.Resample(image, grid, SimpleITK.Transform(), SimpleITK.sitkLinear), str(target))
-
-
-def _architecture(size: str) -> dict[str, Any]:
-    strides = [[1] * 3] + [[2] * 3] * 5
-    if size == "tiny":
-        return {"features_per_stage": [4] * 4, "n_blocks_per_stage": [1] * 4, "strides": strides[:4]}
-    published = STUNET_SIZES[size]
-    return {
-        "features_per_stage": list(published.features_per_stage),
-        "n_blocks_per_stage": list(published.n_blocks_per_stage),
-        "strides": strides,
-    }
 
 
 def _voxels(file: Path) -> np.ndarray:

@@ -67,6 +67,7 @@ BENCHMARKS = {
     ),
     "sliding_window": Benchmark("--planes 256 --peer_planes 256 --size 32"),
     "stunet_forward": Benchmark("--patch 32 --classes 5 --repeats 1", on_device=True),
+    "validation": Benchmark("--classes 6 --patch 32 --in_plane 3 --spacing 3"),
     "wholebody_inference": Benchmark("--size 96 96 128 --filters 8", library="monai"),
 }
 
