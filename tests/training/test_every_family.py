@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures import primus, unet
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -239,6 +240,101 @@ def test_trees_start_from_plain_weights_and_plain_networks_from_trees(tiny_tree_
     assert train.main([*flags, "-p", tree.parents[1].name.split("__")[1], *NO_WARM_UP]) == 0
     plain = _weights(_result("FineTuneTrainer_unet"))
     assert torch.equal(plain[heads][2:5], after[heads][2:5])
+
+
+def _lightning_encoder():
+    """CT-FM's self-supervised encoder, a member of a training module."""
+    from monai.networks import nets
+
+    network = nets.SegResNetDS(init_filters=8, in_channels=1, blocks_down=(1, 1), dsdepth=1)
+    state = {f"backbone.{name}": t for name, t in network.state_dict().items() if name.startswith("encoder.")}
+    return {"state_dict": state, "epoch": 100}
+
+
+def _suprem(name, prefix="", **arguments):
+    from monai.networks import nets
+
+    state = getattr(nets, name)(in_channels=1, out_channels=25, **arguments).state_dict()
+    kept = {f"module.{prefix}{name}": tensor for name, tensor in state.items() if not name.startswith("out.")}
+    return {"net": kept, "epoch": 2100}
+
+
+def _vista3d():
+    from monai.networks import nets
+    from monai.networks.nets.vista3d import ClassMappingClassify, PointMappingSAM
+
+    encoder = nets.SegResNetDS2(in_channels=1, out_channels=8, init_filters=8, blocks_down=(1, 1), norm="instance")
+    head = ClassMappingClassify(n_classes=133, feature_size=8)
+    return nets.VISTA3D(encoder, head, PointMappingSAM(feature_size=8, n_classes=133)).state_dict()
+
+
+def _nnssl(name, network, encoder, stem):
+    configuration = {"spacing": [1, 1, 1], "patch_size": [16, 16, 16], "normalization_schemes": ["ZScoreNormalization"]}
+    plan = {
+        "architecture_plans": {"arch_class_name": name, "arch_kwargs": None},
+        "pretrain_plan": {"configurations": {"onemmiso": configuration}},
+        "pretrain_num_input_channels": 1,
+        "recommended_downstream_patchsize": [24, 24, 24],
+        "key_to_encoder": encoder,
+        "key_to_stem": stem,
+    }
+    return {"network_weights": network.state_dict(), "nnssl_adaptation_plan": plan, "trainer_name": "BaseMAETrainer"}
+
+
+def _openmind():
+    from torch import nn
+
+    kinds = {"conv_op": nn.Conv3d, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU}
+    network = unet.ResidualEncoderUNet(1, num_classes=1, **{**RESIDUAL, **kinds})
+    return _nnssl("ResEncL", network, "encoder.stages", "encoder.stem")
+
+
+def _openmind_primus():
+    network = primus.Primus(1, 36, (8, 8, 8), 1, eva_depth=1, eva_numheads=6, input_shape=(16, 16, 16))
+    return _nnssl("PrimusS", network, "eva", "down_projection")
+
+
+#: What is published -> what makes such a file, the trainer that fine-tunes it, and a part of its licence.
+PUBLISHED = {
+    "ctfm": (_lightning_encoder, "FineTuneTrainer", "Apache-2.0"),
+    "suprem_segresnet": (
+        lambda: _suprem("SegResNet", spatial_dims=3, init_filters=8, blocks_down=(1, 1), blocks_up=(1,)),
+        "SegResNetTrainer",
+        "CC BY-NC-ND 4.0",
+    ),
+    "suprem_swinunetr": (
+        lambda: _suprem("SwinUNETR", "backbone.", feature_size=12),
+        "FineTuneTrainer_swinunetr",
+        "CC BY-NC-ND 4.0",
+    ),
+    "vista3d": (_vista3d, "FineTuneTrainer", "NVIDIA License"),
+    "openmind_resenc": (_openmind, "FineTuneTrainer", "CC BY 4.0"),
+    "openmind_primus": (_openmind_primus, "PrimusTrainer", "CC BY 4.0"),
+}
+
+
+QUICK = ("ctfm", "suprem_segresnet", "openmind_primus")
+
+
+@pytest.mark.parametrize("key", [pytest.param(k, marks=[pytest.mark.slow] * (k not in QUICK)) for k in PUBLISHED])
+def test_published_weights_are_fine_tuned(key, tiny_dataset, tmp_path, capsys):
+    if not key.startswith("openmind"):
+        pytest.importorskip("monai", reason="the extra 'monai' is not installed")
+    make, trainer, licence = PUBLISHED[key]
+    torch.manual_seed(0)
+    torch.save(make(), tmp_path / "published.pth")
+    flags = NO_WARM_UP if trainer.startswith("FineTune") else []
+    arguments = ["7", "3d_fullres", "0", "-pretrained_weights", str(tmp_path / "published.pth"), "--adapt", "dataset"]
+    assert finetune.main([*arguments, *(flag for flag in FLAGS if flag != "--quiet"), *flags]) == 0
+    printed = capsys.readouterr()
+    assert f"Licence: {licence}" in printed.out + printed.err
+    checkpoint, after = read_checkpoint(tmp_path / "published.pth"), _weights(_result(trainer))
+    heads = checkpoint.architecture.family.heads
+    same = [name for name in checkpoint.network_state if name in after and not name.startswith(heads)]
+    assert len(same) > 10
+    for name in same:
+        if name != "eva.pos_embed":
+            assert torch.equal(after[name], checkpoint.network_state[name]), name
 
 
 @pytest.mark.parametrize("trainer", ["STUNetTrainer_small_ft", "FineTuneTrainer_unet", "nnUNetTrainer"])

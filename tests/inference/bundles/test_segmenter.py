@@ -61,6 +61,73 @@ def test_openvino_runs_windows_of_the_bundles_size(tmp_path, ct_on_disk, bundle_
     assert (maps[0] == maps[1]).mean() > 0.999
 
 
+def published_labels(network, path, orientation, spacing, hu, inferer, decide):
+    """By MONAI's own transforms, which see the axes in the order of ``orientation``; label map (z, y, x)."""
+    from monai.transforms import (
+        Compose,
+        EnsureChannelFirstd,
+        Invertd,
+        LoadImaged,
+        Orientationd,
+        ScaleIntensityRanged,
+        Spacingd,
+    )
+
+    resample = [Spacingd("image", pixdim=spacing, mode="bilinear")] if spacing else []
+    scale = ScaleIntensityRanged("image", *hu, 0, 1, clip=True)
+    before = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes=orientation),
+                      *resample, scale])  # fmt: skip
+    data = before({"image": str(path)})
+    with torch.no_grad():
+        data["pred"] = decide(inferer(data["image"][None], network)[0])[None].float()
+    back = Invertd("pred", before, "image", nearest_interp=True, to_tensor=True)
+    return back(data)["pred"][0].numpy().transpose(2, 1, 0).astype(int)
+
+
+def last_above_zero(logits):
+    """Every class paints its number, later ones over earlier ones."""
+    labels = torch.zeros_like(logits[0])  # which keeps what MONAI remembers of the image
+    for channel, values in enumerate(logits):
+        labels[values > 0] = channel + 1
+    return labels
+
+
+@pytest.mark.parametrize("name", ["suprem", "ctfm"])
+def test_equals_the_published_pipelines_of_other_weights(name, tmp_path, ct_on_disk):
+    """SuPreM: sigmoids; CT-FM: another order of axes, and images at their own spacing."""
+    import SimpleITK as sitk
+    from monai.inferers import SlidingWindowInferer
+    from monai.networks import nets
+
+    from nnunetv2_ext.checkpoints import read_checkpoint
+    from nnunetv2_ext.checkpoints.model_folder import write_model_folder
+
+    torch.manual_seed(0)
+    if name == "suprem":
+        network = nets.SegResNet(in_channels=1, out_channels=25, init_filters=8, blocks_down=(1, 1), blocks_up=(1,))
+        torch.save({"net": network.state_dict()}, tmp_path / "model.pth")
+        axes, spacing, hu, decide, overlap = "RAS", (1.5, 1.5, 1.5), (-175, 250), last_above_zero, 0.75
+        window = (16, 24, 24)
+    else:
+        network = nets.SegResNetDS(out_channels=118, init_filters=8, blocks_down=(1, 1), norm="instance")
+        torch.save({"state_dict": network.state_dict()}, tmp_path / "model.pth")
+        axes, spacing, hu, decide, overlap = "SPL", None, (-1024, 2048), lambda logits: logits.argmax(0), 0.625
+        window = (16, 24, 32)
+    network.eval()
+    checkpoint = read_checkpoint(tmp_path / "model.pth")
+    windows_of_theirs = window[::-1] if name == "suprem" else window
+    checkpoint.preprocessing_profile["window_size"] = list(window)
+    folder = write_model_folder(checkpoint, tmp_path / "results", "Dataset905_Published")
+    found = sitk.GetArrayFromImage(Predictor.from_model_folder(folder, device="cpu").predict(ct_on_disk))
+    inferer = SlidingWindowInferer(windows_of_theirs, sw_batch_size=1, overlap=overlap, mode="gaussian")
+    expected = published_labels(network, ct_on_disk, axes, spacing, hu, inferer, decide)
+    assert len(np.unique(expected)) > 2
+    assert np.mean(found != expected) < 1e-4
+    record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["folds"]["0"]["publication"]
+    assert record == vars(checkpoint.publication)
+    assert record["licence"].startswith("CC BY-NC-ND 4.0" if name == "suprem" else "Apache-2.0")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["segresnet", "unet"])
 def test_equals_the_bundles_own_pipeline_on_a_real_ct(kind, tmp_path, real_ct, bundle_network, bundle_inference):
