@@ -19,6 +19,7 @@ import io
 import json
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,6 +79,11 @@ def _run(folder: Path, arguments: argparse.Namespace) -> None:
         trainer.train_step(next(loader))
     checkpoint = _save(trainer, before)
     pretrained = time.perf_counter()
+    print(
+        f"prepared in {prepared - start:.0f} s, pretrained in {pretrained - prepared:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
 
     steps: dict[str, list[int | None]] = {name: [] for name in STARTS}
     for seed in range(arguments.seeds):
@@ -86,6 +92,8 @@ def _run(folder: Path, arguments: argparse.Namespace) -> None:
             if (part := STARTS[name]) is not None:
                 _transfer(trainer, checkpoint, part)
             steps[name].append(_steps_to(trainer, arguments.dice, arguments.most_steps, arguments.every))
+            taken = time.perf_counter() - pretrained
+            print(f"seed {seed}, {name}: {steps[name][-1]} steps ({taken:.0f} s so far)", file=sys.stderr, flush=True)
     trainer = _trainer(after, 0, 0, arguments.device)
     _transfer(trainer, checkpoint, "all")
     medians = {name: _median(found) for name, found in steps.items()}
