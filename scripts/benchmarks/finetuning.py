@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, nargs=2, default=(24, 8), help="of training and of test")
     parser.add_argument("--pretraining_steps", type=int, default=500)
     parser.add_argument("--most_steps", type=int, default=600, help="after which a training is given up")
-    parser.add_argument("--every", type=int, default=10, help="steps between two measurements")
+    parser.add_argument("--every", type=int, default=20, help="steps between two measurements")
     parser.add_argument("--dice", type=float, default=0.8)
     parser.add_argument("--patch", type=int, default=48)
     parser.add_argument("--threads", type=int, default=2)
@@ -224,8 +224,11 @@ def _steps_to(trainer: Any, dice: float, most: int, every: int) -> int | None:
     loader, _ = _loaders(trainer)
     cases = [trainer.get_tr_and_val_datasets()[1].load_case(case)[:2] for case in trainer.do_split()[1]]
     for step in range(most + 1):
-        if step % every == 0 and _dice(trainer, cases) >= dice:
-            return step
+        if step % every == 0:
+            found = _dice(trainer, cases)
+            print(f"  {step} steps: Dice {found:.3f}", file=sys.stderr, flush=True)
+            if found >= dice:
+                return step
         trainer.train_step(next(loader))
     return None
 
