@@ -256,7 +256,7 @@ class PredictionRun:
 def _predict_cases(
     predictor: Predictor, results: Results, options: PredictionOptions, cases: Sequence[Case], clock: StageClock
 ) -> Outcome[Case]:
-    if options.num_gpus > 1:
+    if options.num_gpus > 1 and cases:
         return share_cases(predictor, results, options, cases, clock)
     with tqdm(total=len(cases), desc="Predicting", unit="case", disable=not options.progress_bar) as bar:
         return CaseStages(predictor, results, options, clock).run(cases, bar.update)

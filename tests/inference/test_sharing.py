@@ -81,6 +81,12 @@ def test_two_processes_predict_what_one_does_and_outlive_what_kills_them(
         np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(second), labels)
 
 
+def test_no_process_is_started_where_nothing_is_left_to_predict(softmax_model, ct_file, tmp_path):
+    flags = ["-i", str(ct_file), "-o", str(tmp_path / "out"), "-m", str(softmax_model), "-f", "0", "-device", "cpu"]
+    assert main([*flags, "--quiet"]) == 0
+    assert main([*flags, "--quiet", "--continue_prediction", "-num_gpus", "2"]) == 0
+
+
 class TestDevices:
     """Which devices the processes take."""
 
