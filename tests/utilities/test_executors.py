@@ -153,8 +153,8 @@ def test_a_worker_that_cannot_be_started_fails_the_call(monkeypatch):
 
 def test_workers_are_numbered_and_who_follows_a_dead_one_has_its_number(tmp_path):
     with WorkerProcesses(2) as workers:
-        waiting, other = workers.submit(wait_for, tmp_path / "go"), workers.submit(die, 7)
-        assert other.exception()
+        dying, waiting = workers.submit(die, 7), workers.submit(wait_for, tmp_path / "go")
+        assert dying.exception()
         numbers = {workers.submit(number_and_process).result() for _ in range(3)}
         (tmp_path / "go").touch()
         assert len(numbers) == 1
