@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 
@@ -12,7 +11,7 @@ import pytest
 import SimpleITK
 import torch
 
-from nnunetv2_ext.inference import Predictor
+from nnunetv2_ext.inference import Predictor, prediction_run
 from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -87,7 +86,7 @@ def _labels_of(folder):
     return {file.name: SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(file)) for file in folder.glob("*.nii.gz")}
 
 
-def test_a_cascade_predicts_its_first_stage_as_stock_would(tmp_path, cascade, two_images, caplog, monkeypatch):
+def test_a_cascade_predicts_its_first_stage_as_stock_would(tmp_path, cascade, two_images, monkeypatch):
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     stock = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
@@ -103,15 +102,15 @@ def test_a_cascade_predicts_its_first_stage_as_stock_would(tmp_path, cascade, tw
     (two_images / "c_0000.nii.gz").write_bytes(b"no image")
     predictor = Predictor.from_model_folder(cascade, device="cpu")
     options = PredictionOptions(report=True, progress_bar=False)
-    monkeypatch.setattr(logging.getLogger("nnunetv2_ext"), "propagate", True)  # which commands set
-    with caplog.at_level(logging.INFO, "nnunetv2_ext"):
-        outcome = PredictionRun(predictor, two_images, tmp_path / "ours", options).run()
+    said = []
+    for level in ("info", "error"):
+        monkeypatch.setattr(prediction_run._logger, level, lambda text, *values: said.append(text % values))
+    outcome = PredictionRun(predictor, two_images, tmp_path / "ours", options).run()
     found = _labels_of(tmp_path / "ours")
     assert sorted(found) == ["a.nii.gz", "b.nii.gz"]
     for name, labels in expected.items():
         np.testing.assert_array_equal(found[name], labels)
     assert [failure.case.identifier for failure in outcome.failures] == ["c"]
-    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
     assert sum(str(first) in sentence for sentence in said) == sum("c failed" in sentence for sentence in said) == 1
     assert not [path for path in (tmp_path / "ours").iterdir() if path.name.startswith(".")]
     record = json.loads((tmp_path / "ours" / "prediction.json").read_text(encoding="utf-8"))
