@@ -8,6 +8,7 @@ Needs the extra ``monai``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
@@ -68,6 +69,11 @@ class SwinUNETR(SelectableHeads, nets.SwinUNETR):
             return [nets.SwinUNETR.forward(self, image)]
         features = nets.SwinUNETR.forward(self, _turned(image))
         return [_turned(features)]
+
+    def _check_input_size(self, spatial_shape: Sequence[int]) -> None:
+        # MONAI's method asks numpy, at which torch.compile would break the graph.
+        if any(size % 32 for size in spatial_shape):
+            raise ValueError(f"Expected sides that are multiples of 32, but got an image of {tuple(spatial_shape)}.")
 
 
 def _turned(volume: Tensor) -> Tensor:

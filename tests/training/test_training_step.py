@@ -7,6 +7,7 @@ import functools
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from nnunetv2_ext.architectures.label_tree_network import give_label_tree
 from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
@@ -94,6 +95,27 @@ def test_a_step_moves_all_weights_and_overflows_nowhere(family, compiled, device
     assert not [name for name in still if name.endswith("weight") and "seg_layers" not in name]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_backbone_is_one_graph_that_is_compiled_once(family, device):
+    torch.compiler.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    network = FAMILIES[family]().to(device).train()
+    step = torch.compile(network, backend="inductor" if device.type == "cuda" else "aot_eager")
+    optimizer = torch.optim.SGD(network.parameters(), 0.01)
+    graphs = []
+    for _ in range(5):
+        optimizer.zero_grad(set_to_none=True)
+        outputs = step(torch.randn(1, 1, 32, 64, 64, device=device))
+        levels = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        sum(level.square().mean() for level in levels).backward()
+        optimizer.step()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert not counters["graph_break"]
+    assert graphs == [1] * 5
+
+
 TRAINERS = {
     "MultiTalentTrainer_unet": "tiny_collection",
     "LabelTreeTrainer_unet": "tiny_tree_collection",
@@ -114,3 +136,23 @@ def test_a_step_of_the_trainer(name, device, request, monkeypatch):
     losses = [float(trainer.train_step(batch)["loss"]) for _ in range(1 if device.type == "cpu" else 8)]
     assert all(map(torch.isfinite, map(torch.tensor, losses)))
     assert not all(map(torch.equal, before, trainer.network.parameters()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINERS)
+def test_steps_of_the_trainer_compile_nothing_after_the_third(name, device, request, monkeypatch):
+    monkeypatch.setenv("nnUNet_compile", "false")
+    dataset = request.getfixturevalue(TRAINERS[name])
+    options = TrainingOptions(batch_size=2, num_workers=0, seed=1)
+    trainer = make_trainer(TrainingRun(dataset, "3d_fullres", 0, name, device=device.type, options=options))
+    trainer.initialize()
+    torch.compiler.reset()
+    counters.clear()
+    trainer.network = torch.compile(trainer.network, backend="inductor" if device.type == "cuda" else "aot_eager")
+    loader, graphs = trainer.get_dataloaders()[0], []
+    for _ in range(6):
+        trainer.train_step(next(loader))
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[2:] == graphs[2:3] * 4
+    # The heads of the classes of a batch, whose number changes, stay outside of the graph.
+    assert all("apply_heads" in reason for reason in counters["graph_break"])
