@@ -148,7 +148,7 @@ READERS = {
     "evaluate": (evaluate_prediction, evaluate_reference),
 }
 
-#: Commands that open no image of the user's, and what they read instead.
+#: Commands that open no image of the user's, or one dataset or case of them, and what they read.
 OTHERS = {
     "demo": "what it has made itself",
     "export": "model folders",
@@ -156,7 +156,9 @@ OTHERS = {
     "import_weights": "checkpoints",
     "info": "model folders and checkpoints",
     "plan": "plans and the fingerprint that stock nnU-Net extracted",
+    "report": "a raw dataset",
     "train": "what stock nnU-Net preprocessed",
+    "view": "a scan with its label maps",
 }
 
 CALLS = [call for calls in READERS.values() for call in calls]
