@@ -26,7 +26,7 @@ from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
 
 # Voxels from which duplicates are recognised; looking at all of them takes as long as decompressing them.
-_VOXELS_OF_FINGERPRINT = 1 << 20
+_VOXELS_OF_FINGERPRINT = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ _LEGEND_ROWS = 28
 # Pixels along the longer side of each slice of a thumbnail, and between two slices.
 _SIDE, _GAP = 160, 4
 _JPEG_QUALITY = 80
-# Voxels among which the slices of a thumbnail are chosen.
-_VOXELS_OF_CHOICE = 1 << 19
+# Voxels among which the slices and the grey levels of a thumbnail are chosen.
+_VOXELS_OF_CHOICE = 1 << 16
 
 # A soft-tissue window of CT, in HU (level 40, width 400), used where the image reaches air and bone.
 CT_WINDOW = (-160.0, 240.0)
@@ -134,7 +134,7 @@ def draw_thumbnail(
     turn, spacing = _as_shown(grid)
     image = turn.forward(intensities)
     shown = np.broadcast_to(np.uint8(0), image.shape) if labels is None else turn.forward(labels)
-    low, high = display_window(intensities)
+    low, high = display_window(_sample(intensities)[0])
     table = np.zeros((int(shown.max()) + 1, 4))
     for value, colour in display_colours({value: names[value] for value in names if value < len(table)}).items():
         table[value] = (*(share / 255 for share in colour), _OPACITY)
@@ -176,14 +176,19 @@ def _as_shown(grid: Grid) -> tuple[AxisTurn, tuple[float, float, float]]:
 
 def _slices_of_sample(labels: Integer[np.ndarray, "z y x"]) -> list[int]:
     """The richest slices of every n-th voxel along each axis, or of all where those show nothing."""
-    step = max(1, round((labels.size / _VOXELS_OF_CHOICE) ** (1 / 3)))
-    sample = labels[::step, ::step, ::step]
+    sample, step = _sample(labels)
     if not sample.any():
         if not labels.any():
             return [size // 2 for size in labels.shape]
         step, sample = 1, labels
     values = np.flatnonzero(count_label_values(sample, int(sample.max(initial=0)) + 1)[1:]) + 1
     return [index * step for index in _richest_slices(sample, values)]
+
+
+def _sample(array: Shaped[np.ndarray, "z y x"]) -> tuple[Shaped[np.ndarray, "w v u"], int]:
+    """Every n-th voxel along each axis, and n."""
+    step = max(1, round((array.size / _VOXELS_OF_CHOICE) ** (1 / 3)))
+    return array[::step, ::step, ::step], step
 
 
 def _richest_slices(labels: Integer[np.ndarray, "z y x"], values: Shaped[np.ndarray, " values"]) -> list[int]:
