@@ -140,7 +140,8 @@ def draw_thumbnail(
         table[value] = (*(share / 255 for share in colour), _OPACITY)
     slices = []
     for axis, index in enumerate(_slices_of_sample(shown) if grid.dimension == 3 else [0]):
-        grey, numbers = (np.take(array, index, axis) for array in (image, shown))
+        # Not np.take, which copies a whole array whose axes are turned.
+        grey, numbers = (np.moveaxis(array, axis, 0)[index] for array in (image, shown))
         lengths = [
             size * mm for number, (size, mm) in enumerate(zip(shown.shape, spacing, strict=True)) if number != axis
         ]
