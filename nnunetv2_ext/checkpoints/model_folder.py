@@ -17,6 +17,7 @@ from nnunetv2_ext.checkpoints.dataset_json import with_labels
 from nnunetv2_ext.checkpoints.plans import check_plans_names, resolve_configuration
 from nnunetv2_ext.checkpoints.plans_v1 import CONFIGURATION_DEFAULTS
 from nnunetv2_ext.labels.channels import BACKGROUND, channel_names, has_regions
+from nnunetv2_ext.labels.dataset_json import ORIENTATION
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path, read_json, sha256_of, write_json
 from nnunetv2_ext.utilities.folders import folder_under_construction
@@ -46,6 +47,7 @@ def write_model_folder(
     trainer: str | None = None,
     plans_name: str | None = None,
     source: str | None = None,
+    orientation: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes ``<results>/<dataset>/<trainer>__<plans>__<configuration>`` so that stock nnU-Net predicts with it.
@@ -64,6 +66,8 @@ def write_model_folder(
         trainer: Trainer in the folder's name, which builds the network; `Checkpoint.fitting_trainer` by default.
         plans_name: Name of the plans; the checkpoint's by default.
         source: Where the file was published, for provenance.json.
+        orientation: What x, y and z of the training's images ran towards, such as ``"RAS"``, for dataset.json; that of
+            the checkpoint's own dataset.json by default.
         overwrite: Replace an existing model folder, all its folds included.
 
     Returns:
@@ -79,6 +83,12 @@ def write_model_folder(
     checkpoint.require_heads()
     plans, configuration = plans_for_model_folder(checkpoint, dataset, configuration, plans_name)
     dataset_json = dataset_json_for_model_folder(checkpoint)
+    if orientation is not None:
+        if checkpoint.preprocessing_profile is not None:
+            raise UserError(
+                f"Expected no --orientation for {checkpoint.path}: its own preparation turns images; leave it out."
+            )
+        dataset_json[ORIENTATION] = orientation
     checked_ending(dataset_json.get("file_ending"), checkpoint.path)
     trainer = trainer or checkpoint.fitting_trainer
     check_plans_names(plans, checkpoint.path)

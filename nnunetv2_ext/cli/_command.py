@@ -117,6 +117,21 @@ def count(text: str) -> int:
     return int(text)
 
 
+def add_orientation_argument(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """``--orientation`` of the commands that know or decide how images lie."""
+    parser.add_argument("--orientation", type=_axis_codes, metavar="RAS", help=help_text)
+
+
+def _axis_codes(text: str) -> str:
+    from nnunetv2_ext.labels.dataset_json import AXIS_CODES
+
+    if not AXIS_CODES.fits(text.upper()):
+        raise argparse.ArgumentTypeError(
+            f"expected what x, y and z run towards, as in RAS (right, anterior, superior) or LPS, but got {text!r}"
+        )
+    return text.upper()
+
+
 def add_group_argument(parser: argparse.ArgumentParser) -> None:
     """``--group`` of the commands that write folds."""
     parser.add_argument(

@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunetv2_ext.cli._command import (
     EXIT_BATCH_HAD_FAILURES,
     add_group_argument,
+    add_orientation_argument,
     count,
     make_parser,
     print_table,
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--regions", action="store_true", help="write organ-with-tumour classes where the field uses them"
     )
+    add_orientation_argument(
+        parser, "turn all images and label maps so that x, y and z run towards right, anterior, superior (or LPS, ...)"
+    )
     add_group_argument(parser)
     parser.add_argument("--overlaps", choices=("regions", "last"), help="overlapping masks: regions, or the last wins")
     parser.add_argument("--order", help="generic layouts: label order (name, JSON file or dataset.json)")
@@ -102,6 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         regions=arguments.regions,
         overlaps=arguments.overlaps,
         group=arguments.group,
+        orientation=arguments.orientation,
     )
     converter = find_dataset(arguments.dataset).open(arguments.input, options)
     if arguments.dry_run:

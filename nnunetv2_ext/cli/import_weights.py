@@ -6,7 +6,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
-from nnunetv2_ext.cli._command import make_parser, run_command
+from nnunetv2_ext.cli._command import add_orientation_argument, make_parser, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="ID",
         help="of MultiTalent for nnU-Net v2, import the network of this dataset alone, which stock nnU-Net can predict "
         "with and which can be exported; default: all heads",
+    )
+    add_orientation_argument(
+        parser, "what x, y and z of the training's images ran towards, where you know it: predictions turn scans so"
     )
     parser.add_argument("--source", metavar="URL", help="where FILE was published, for provenance.json")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing model folder")
@@ -89,6 +92,7 @@ def _run(arguments: argparse.Namespace) -> None:
         trainer=arguments.trainer,
         plans_name=plans_name,
         source=arguments.source,
+        orientation=arguments.orientation,
         overwrite=arguments.overwrite,
     )
     trainer, plans, configuration = folder.name.split("__")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunetv2_ext.cli._command import add_group_argument, count, make_parser, run_command
+from nnunetv2_ext.cli._command import add_group_argument, add_orientation_argument, count, make_parser, run_command
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.parallel import default_processes
 
@@ -49,7 +49,16 @@ def _parser() -> argparse.ArgumentParser:
         help="a case that lacks classes which its source otherwise annotates; may be repeated",
     )
     parser.add_argument("--exceptions", metavar="FILE", help='JSON: {"SOURCE/CASE": ["CLASS", ...], ...}')
+    add_orientation_argument(
+        parser, "turn all images and label maps so that x, y and z run towards right, anterior, superior (or LPS, ...)"
+    )
     add_group_argument(parser)
+    parser.add_argument(
+        "--leave_one_dataset_out",
+        action="store_true",
+        help="one fold per source, validated on it and trained on all others; cases that belong with cases of it "
+        "(copies of an image, --group) are on neither side",
+    )
     parser.add_argument("--copy", action="store_true", help="copy images (otherwise they are linked)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset of this ID and name")
     parser.add_argument("-np", type=count, default=default_processes(), metavar="N", help="number of processes")
@@ -75,6 +84,8 @@ def _run(arguments: argparse.Namespace) -> None:
         ),
         copy=arguments.copy,
         group=arguments.group,
+        orientation=arguments.orientation,
+        leave_one_dataset_out=arguments.leave_one_dataset_out,
         overwrite=arguments.overwrite,
         processes=arguments.np,
         progress=not arguments.quiet,

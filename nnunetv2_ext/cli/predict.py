@@ -76,6 +76,13 @@ def _add_mode_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the network computes in; auto is what nnUNetv2_predict does, float16 on CUDA and float32 elsewhere",
     )
     how.add_argument(
+        "--orientation",
+        choices=("training", "file"),
+        default="training",
+        help="training: turn scans as the images of the training lay, where the model records that, and label maps "
+        "back; file: take voxels in the order of the file, as nnUNetv2_predict does",
+    )
+    how.add_argument(
         "-device",
         metavar="DEVICE",
         help="cuda, cuda:1, cpu or mps; cuda where there is such a device, else cpu, if not given",
@@ -228,6 +235,7 @@ def _run(arguments: argparse.Namespace) -> int:
         classes=arguments.classes,
         on_device=not arguments.not_on_device,
         keep_largest=arguments.pp_pkl_file or arguments.keep_largest,
+        orientation=arguments.orientation,
     )
     options = PredictionOptions(
         output_type=arguments.output_type,

@@ -16,9 +16,9 @@ from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.duplicates import image_fingerprint
 from nnunetv2_ext.dataset_conversion.findings import ERROR, BadCaseError, Finding, severity
 from nnunetv2_ext.dataset_conversion.layout import Case
-from nnunetv2_ext.images.geometry import Grid
+from nnunetv2_ext.images.geometry import AxisTurn, Grid
 from nnunetv2_ext.images.label_maps import write_volume, written
-from nnunetv2_ext.images.volumes import Array, Volume, compact, crop, oriented_lps, resample_label
+from nnunetv2_ext.images.volumes import Array, Volume, compact, crop, oriented, resample_label, turned
 from nnunetv2_ext.labels.atoms import EncodedMasks, encode_masks
 from nnunetv2_ext.labels.label_order import as_integers
 from nnunetv2_ext.utilities.errors import UserError
@@ -127,10 +127,14 @@ class _Conversion:
         elif planned_label:
             label = self._read_label(first)
         if self.case.crop:
-            images = [crop(oriented_lps(image), self.case.crop) for image in images]
+            images = [crop(oriented(image, "LPS"), self.case.crop) for image in images]
             label = self._crop_label(label) if label is not None else None
         if label is not None:
             label = self._check_and_translate(label, encoded)
+        if self.options.orientation and first.grid.orientation:
+            turn = AxisTurn.to(self.options.orientation, images[0].grid)
+            images = [turned(image, turn) for image in images]
+            label = turned(label, turn) if label is not None else None
         self._refuse_errors()
         if self.converter.joins_channels:
             joined = np.stack([image.array for image in images], axis=-1)
@@ -148,6 +152,7 @@ class _Conversion:
         self.record.images, self.record.label = list(planned_images), planned_label
         self.record.shape = [int(size) for size in images[0].grid.shape]
         self.record.spacing = [round(value, 6) for value in reversed(images[0].grid.spacing)]
+        self.record.orientation = images[0].grid.orientation or ""
 
     def _found(self, kind: str, message: str) -> None:
         self.record.findings.append(Finding(kind, message))
@@ -210,11 +215,11 @@ class _Conversion:
         order = self.converter.order
         found = checks.implausible_class(label, image, order)
         if found and self.converter.entry.label_grids_are_wrong:
-            oriented = oriented_lps(label)
-            turned = resample_label(oriented.with_array(oriented.array[:, ::-1]), label.grid)
-            if not checks.implausible_class(turned, image, order):
+            in_lps = oriented(label, "LPS")
+            flipped = resample_label(in_lps.with_array(in_lps.array[:, ::-1]), label.grid)
+            if not checks.implausible_class(flipped, image, order):
                 self._found("label_turned", f"Expected {found} as its header says; took the label map front to back.")
-                return turned
+                return flipped
         if found:
             self._found("implausible", f"Expected {found}; image and label map do not belong together.")
         return label
@@ -225,11 +230,11 @@ class _Conversion:
         if difference is None:
             return Volume(label.array, grid)
         if self.converter.entry.label_grids_are_wrong:
-            oriented, image_grid = oriented_lps(label), oriented_lps(Volume(_nothing(grid), grid)).grid
-            if oriented.grid.size == image_grid.size:
+            in_lps, image_grid = oriented(label, "LPS"), oriented(Volume(_nothing(grid), grid), "LPS").grid
+            if in_lps.grid.size == image_grid.size:
                 self._once("label_placed", f"The header of {name} was replaced by the image's.")
                 # Both grids have the same voxel centres, so this only puts the axes in the image's order.
-                return resample_label(Volume(oriented.array, image_grid), grid)
+                return resample_label(Volume(in_lps.array, image_grid), grid)
         if self.options.resample_labels:
             self._once("resampled", f"{name[0].upper()}{name[1:]} and the image had {difference}.")
             return resample_label(label, grid)
@@ -268,7 +273,7 @@ class _Conversion:
 
     def _crop_label(self, label: Volume) -> Volume:
         assert self.case.crop is not None
-        cropped = crop(oriented_lps(label), self.case.crop)
+        cropped = crop(oriented(label, "LPS"), self.case.crop)
         before, after = np.count_nonzero(label.array), np.count_nonzero(cropped.array)
         if after < before / 2:
             self._found(

@@ -51,6 +51,7 @@ class ConversionOptions:
         overlaps: ``"regions"`` or ``"last"``: what becomes of overlapping masks; None for the dataset's own way.
         classes: What annotations in DICOM delineate, as ``"class"`` or ``"class=name of the structure"``.
         group: Which cases belong to one patient and stay in one fold (`read_groups`).
+        orientation: Turn all images and label maps to it (`Grid.orientation`); None leaves them as they lie.
     """
 
     order: str | None = None
@@ -67,6 +68,7 @@ class ConversionOptions:
     regions: bool = False
     overlaps: str | None = None
     group: str | None = None
+    orientation: str | None = None
 
 
 class DatasetConverter:
@@ -252,6 +254,7 @@ class DatasetConverter:
             **tests,
             "overlaps": "last" if self.masks_exclude else "regions",
             "channels": list(self.channels()),
+            "orientation": options.orientation,
             **self.meaning(),
         }
 
@@ -326,3 +329,7 @@ class DatasetConverter:
             {"train": [name for name in names if name not in folds[fold]], "val": sorted(folds[fold])}
             for fold in sorted(folds)
         ]
+
+    def report_entries(self, splits: Splits) -> dict[str, Any]:
+        """Further entries for the report, given the folds."""
+        return {}

@@ -12,22 +12,29 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_ext import __version__
 from nnunetv2_ext.dataset_conversion.case_conversion import WORK, Job, convert_case, encoded_file, planned_files
-from nnunetv2_ext.dataset_conversion.case_record import HARD_LINK, RECORD, SYMBOLIC_LINK, CaseRecord, stamp_of
+from nnunetv2_ext.dataset_conversion.case_record import (
+    HARD_LINK,
+    RECORD,
+    SYMBOLIC_LINK,
+    CaseRecord,
+    ConversionResult,
+    stamp_of,
+)
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.duplicates import DuplicateGroup, find_duplicates, joined
 from nnunetv2_ext.dataset_conversion.findings import ERROR, Finding, severity
 from nnunetv2_ext.dataset_conversion.grouping import read_groups
 from nnunetv2_ext.dataset_conversion.layout import Case, named_cases
-from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, Splits, hand_over_splits, read_splits
+from nnunetv2_ext.dataset_conversion.splits import SPLITS_FILE, hand_over_splits, read_splits
 from nnunetv2_ext.images.label_maps import write_volume
 from nnunetv2_ext.images.reading import read_volume
 from nnunetv2_ext.labels.atoms import AtomTable, Combination, EncodedMasks
+from nnunetv2_ext.labels.dataset_json import ORIENTATION
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import clear_leftovers, read_json, write_json, writing_in
 from nnunetv2_ext.utilities.folders import folder_under_construction, refuse_overlap
@@ -40,38 +47,6 @@ from nnunetv2_ext.utilities.validation import anything, entries, mapping_of
 _logger = logging.getLogger(__name__)
 
 _ADVICE = "choose another dataset ID or pass --overwrite."
-
-
-@dataclass(frozen=True)
-class ConversionResult:
-    """What came of a conversion.
-
-    Attributes:
-        folder: The nnU-Net raw dataset.
-        records: All cases, those that failed included.
-        duplicates: Cases that show the same image.
-        splits: Content of ``splits_final.json``; empty where there is none.
-    """
-
-    folder: Path
-    records: tuple[CaseRecord, ...]
-    duplicates: tuple[DuplicateGroup, ...] = ()
-    splits: Splits = field(default_factory=list)
-
-    @property
-    def converted(self) -> list[CaseRecord]:
-        """Cases that are in the dataset."""
-        return [record for record in self.records if not record.failed]
-
-    @property
-    def failed(self) -> list[CaseRecord]:
-        """Cases that are not, with the reason as their last finding."""
-        return [record for record in self.records if record.failed]
-
-    @property
-    def placed(self) -> Counter[str]:
-        """How many image files came into the dataset in which way."""
-        return Counter(how for record in self.converted for how in record.placed)
 
 
 def convert_dataset(
@@ -156,9 +131,12 @@ def _convert(
     (folder / SPLITS_FILE).unlink(missing_ok=True)
     if result.splits:
         write_json(result.splits, folder / SPLITS_FILE)
-    write_json(_report(result, settings), folder / converter.report_file)
+    report = result.report(settings) | converter.report_entries(result.splits)
+    write_json(report, folder / converter.report_file)
     # Last: it makes the dataset complete.
     content = converter.dataset_json(name, [record.identifier for record in training], table)
+    if result.orientation is not None:
+        content[ORIENTATION] = result.orientation
     write_json(content, folder / "dataset.json")
     shutil.rmtree(folder / WORK)
     return result
@@ -325,25 +303,3 @@ def _relabel(job: _Relabelling) -> None:
     encoded = EncodedMasks(volume.array, combinations, (0, *(count for _, count in record.combinations)))
     assert record.label is not None
     write_volume(volume.with_array(table.relabel(encoded)), folder / record.label)
-
-
-def _report(result: ConversionResult, settings: dict[str, Any]) -> dict[str, Any]:
-    voxels: Counter[str] = Counter()
-    cases: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    for record in result.records:
-        kinds.update({finding.kind for finding in record.findings})
-        if not record.failed:
-            voxels.update(record.voxels)
-            cases.update(name for name, count in record.voxels.items() if count)
-    return {
-        "settings": settings,
-        "version": __version__,
-        "converted": len(result.converted),
-        "failed": {record.identifier: record.findings[-1].message for record in result.failed},
-        "findings": dict(kinds),
-        "image_files": dict(result.placed),
-        "duplicates": [{"cases": list(group.cases), "identical": group.identical} for group in result.duplicates],
-        "classes": {name: {"voxels": voxels[name], "cases": cases[name]} for name in voxels},
-        "cases": {record.identifier: record.to_json() for record in result.records},
-    }

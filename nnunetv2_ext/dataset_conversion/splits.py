@@ -71,6 +71,33 @@ def stratified_splits(
     return [{"train": sorted(everyone - set(fold)), "val": sorted(fold)} for fold in folds]
 
 
+def leave_one_source_out(source_of: Mapping[str, str], groups: Iterable[Iterable[str]] = ()) -> Splits:
+    """One fold per source, which validates on all cases of it and trains on those of the others.
+
+    Args:
+        source_of: Case identifier -> its source.
+        groups: Cases that must not be on both sides; those that belong with a case of the source are not trained on.
+
+    Returns:
+        nnU-Net's format, in the order of the sources' first cases.
+
+    Raises:
+        UserError: There is nothing left to train on without a source.
+    """
+    together = [set(group) for group in groups]
+    splits: Splits = []
+    for source in dict.fromkeys(source_of.values()):
+        held_out = {case for case, of_case in source_of.items() if of_case == source}
+        apart = held_out.union(*(group for group in together if group & held_out))
+        if not source_of.keys() - apart:
+            raise UserError(
+                f"Expected cases to train on without the source {source}, but all others belong with cases of it (as "
+                "copies of one image, or by --group); leave --leave_one_dataset_out out."
+            )
+        splits.append({"train": sorted(source_of.keys() - apart), "val": sorted(held_out)})
+    return splits
+
+
 def read_splits(file: Path) -> Splits:
     """Reads splits in nnU-Net's format.
 

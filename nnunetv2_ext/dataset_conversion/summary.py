@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from nnunetv2_ext.dataset_conversion.case_record import SYMBOLIC_LINK
+from nnunetv2_ext.dataset_conversion.case_record import SYMBOLIC_LINK, ConversionResult
 from nnunetv2_ext.dataset_conversion.converter import DatasetConverter
 from nnunetv2_ext.dataset_conversion.findings import KINDS
 from nnunetv2_ext.dataset_conversion.layout import named_cases
-from nnunetv2_ext.dataset_conversion.raw_dataset import ConversionResult
 
 # How many bad cases are listed; the report has them all.
 _MOST = 20
@@ -39,6 +38,7 @@ def describe_result(converter: DatasetConverter, result: ConversionResult) -> st
     if result.failed:
         lines.append(f"{len(result.failed)} case(s) could not be converted:")
         lines += _listed([f"{record.identifier}: {record.findings[-1].message}" for record in result.failed])
+    lines += [result.mixed_orientations] if result.mixed_orientations else []
     if links := result.placed[SYMBOLIC_LINK]:
         lines.append(
             f"{links} image(s) are symbolic links into {converter.source}, and lost when that is moved or deleted; "

@@ -32,6 +32,7 @@ class Grid:
         direction: Direction cosines, row by row; column ``i`` is the direction of index axis ``i``.
         nifti_header: The header that the image came with, where it was NIfTI: its geometry is copied to the result bit
             by bit (both transforms with their codes, which SimpleITK would merge into one).
+        placed: Whether this is said of the patient; of arrays and pictures nobody knows how they lie.
     """
 
     size: tuple[int, ...]
@@ -39,6 +40,7 @@ class Grid:
     origin: tuple[float, ...]
     direction: tuple[float, ...]
     nifti_header: nibabel.Nifti1Header | None = field(default=None, compare=False, repr=False)
+    placed: bool = field(default=True, compare=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,6 +74,17 @@ class Grid:
     def header_affine(self) -> npt.NDArray[np.float64]:
         """`affine`, in the header's own numbers where the image was NIfTI."""
         return self.affine if self.nifti_header is None else self.nifti_header.get_best_affine()
+
+    @property
+    def orientation(self) -> str | None:
+        """What x, y and z run towards, in NIfTI's letters: ``"RAS"`` is right, anterior, superior.
+
+        Oblique axes count as the anatomical ones that they are closest to. None in two dimensions, and where nobody
+        knows.
+        """
+        from nibabel.orientations import aff2axcodes
+
+        return "".join(aff2axcodes(self.affine)) if self.placed and self.dimension == 3 else None
 
     @classmethod
     def of(cls, image: SimpleITK.Image | SimpleITK.ImageFileReader) -> Grid:
@@ -146,8 +159,8 @@ class AxisTurn:
         """The turn that brings a grid to an orientation.
 
         Args:
-            orientation: What x, y and z run towards, in NIfTI's letters: ``"RAS"`` is right, anterior, superior.
-            grid: Where the voxels lie; oblique axes count as the anatomical axis that they are closest to.
+            orientation: See `Grid.orientation`.
+            grid: Where the voxels lie.
         """
         from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
@@ -158,6 +171,11 @@ class AxisTurn:
             order[2 - int(target)] = 2 - axis
             flipped[2 - int(target)] = sign < 0
         return cls((order[0], order[1], order[2]), (flipped[0], flipped[1], flipped[2]))
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether everything stays where it is."""
+        return self == AxisTurn((0, 1, 2), (False, False, False))
 
     def forward(self, array: Shaped[np.ndarray, "... z y x"]) -> Shaped[np.ndarray, "... u v w"]:
         """Turns the last three axes of an array."""

@@ -176,6 +176,7 @@ def scan_of_array(array: np.ndarray, spacing: Sequence[float], identifier: str =
         tuple(float(value) for value in spacing[::-1]),
         (0.0, 0.0, 0.0),
         (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        placed=False,
     )
     return _scan(identifier, array, grid)
 
@@ -224,7 +225,7 @@ def _read_file(file: Path) -> tuple[np.ndarray, Grid, str]:
         states_mm = not file.name.lower().endswith((*PICTURES, *JPEG))
         if not states_mm:
             # Pictures that state a resolution mean one in print; nnU-Net takes 1, too.
-            grid = replace(grid, spacing=tiff_spacing(file) if grid.dimension == 3 else (1.0, 1.0))
+            grid = replace(grid, spacing=tiff_spacing(file) if grid.dimension == 3 else (1.0, 1.0), placed=False)
         return _checked(array, grid, file, states_mm=states_mm), grid, mended
 
 

@@ -65,10 +65,14 @@ def _resample(volume: Volume, grid: Grid, outside: float, *, linear: bool) -> Vo
     return Volume(resampled.reshape(grid.shape), grid)
 
 
-def oriented_lps(volume: Volume) -> Volume:
-    """The same voxels with axes as near as possible to left, posterior, superior; a view where possible."""
-    turn = AxisTurn.to("LPS", volume.grid)
-    if turn == AxisTurn((0, 1, 2), (False, False, False)):
+def oriented(volume: Volume, orientation: str) -> Volume:
+    """The same voxels with axes as near as possible to an orientation (`Grid.orientation`); a view of them."""
+    return turned(volume, AxisTurn.to(orientation, volume.grid))
+
+
+def turned(volume: Volume, turn: AxisTurn) -> Volume:
+    """The same voxels in the order of a turn; a view of them."""
+    if turn.changes_nothing:
         return volume
     return Volume(turn.forward(volume.array), turn.grid(volume.grid), None, volume.mended)
 

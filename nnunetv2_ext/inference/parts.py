@@ -27,6 +27,9 @@ from nnunetv2_ext.utilities.errors import UserError
 #: What ``-device`` admits, alone or with a number.
 DEVICES = ("cuda", "cpu", "mps")
 
+#: What ``--orientation`` admits.
+ORIENTATIONS = ("training", "file")
+
 
 @dataclass(frozen=True)
 class PredictorSettings:
@@ -50,6 +53,9 @@ class PredictorSettings:
         nodes: For models with a label tree: write these nodes.
         keep_largest: Classes of which only the largest connected component stays; or nnU-Net's ``postprocessing.pkl``.
         heads: For models with a head per source: predict these only, by their IDs or the names of the sources.
+        orientation: ``"training"``: scans are turned as the images of the training lay, where the model records that,
+            and label maps back; arrays, of which nobody knows how they lie, are taken as they are. ``"file"``: nothing
+            is turned that nnU-Net does not turn.
     """
 
     mode: str | Mode = "accurate"
@@ -66,6 +72,7 @@ class PredictorSettings:
     nodes: tuple[str, ...] | None = None
     keep_largest: tuple[str, ...] | Path = ()
     heads: tuple[str, ...] | None = None
+    orientation: str = "training"
 
 
 def assemble(
@@ -84,6 +91,11 @@ def assemble(
     if settings.precision not in PRECISIONS:
         raise UserError(f"Expected one of {', '.join(PRECISIONS)} as the precision, but got {settings.precision!r}.")
     precision = PRECISIONS[settings.precision]
+    if settings.orientation not in ORIENTATIONS:
+        raise UserError(
+            f"Expected one of {', '.join(ORIENTATIONS)} as the orientation, but got {settings.orientation!r}."
+        )
+    turning = settings.orientation == "training"
     if plan.channels is not None:
         # The model given keeps all its heads: it may serve other predictors.
         model = replace(model, networks=[select_heads(network, plan.channels) for network in model.networks])
@@ -96,6 +108,7 @@ def assemble(
             precision=settings.precision,
             backend=settings.backend,
             on_device=settings.on_device,
+            turning=turning,
         )
         return mode, backend, PreprocessingOfPasses(passes), SegmenterOfPasses(passes)
     profile = read_profile(model.folder)
@@ -103,9 +116,13 @@ def assemble(
     model, backend = run_by(settings.backend, model, window, device, settings.precision)
     if profile is None:
         segmenter = Segmenter(model, mode, plan, device, on_device=settings.on_device, precision=precision)
-        return mode, backend, NnunetPreprocessing(model, mode), segmenter
+        return mode, backend, NnunetPreprocessing(model, mode, turning=turning), segmenter
     # A bundle brings its own inference, which the modes do not vary.
-    for given, flag in ((settings.mode != "accurate", "--mode"), (settings.step_size is not None, "-step_size")):
+    for given, flag in (
+        (settings.mode != "accurate", "--mode"),
+        (settings.step_size is not None, "-step_size"),
+        (not turning, "--orientation"),
+    ):
         if given:
             raise UserError(f"Expected no {flag} for a MONAI bundle, which brings its own inference; leave {flag} out.")
     if settings.sums == "float16":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -257,6 +258,27 @@ def _predict_cases(
     predictor: Predictor, results: Results, options: PredictionOptions, cases: Sequence[Case], clock: StageClock
 ) -> Outcome[Case]:
     if options.num_gpus > 1 and cases:
-        return share_cases(predictor, results, options, cases, clock)
-    with tqdm(total=len(cases), desc="Predicting", unit="case", disable=not options.progress_bar) as bar:
-        return CaseStages(predictor, results, options, clock).run(cases, bar.update)
+        outcome, orientations = share_cases(predictor, results, options, cases, clock)
+    else:
+        stages = CaseStages(predictor, results, options, clock)
+        with tqdm(total=len(cases), desc="Predicting", unit="case", disable=not options.progress_bar) as bar:
+            outcome, orientations = stages.run(cases, bar.update), stages.orientations
+    _tell_orientations(predictor, orientations)
+    return outcome
+
+
+def _tell_orientations(predictor: Predictor, orientations: Iterable[str | None]) -> None:
+    """Says so where nothing was turned, and warns where scans lay differently then."""
+    found = Counter(orientation for orientation in orientations if orientation is not None)
+    if predictor.preprocessing.orientation is not None or not found:
+        return
+    listed = ", ".join(f"{number} {orientation}" for orientation, number in sorted(found.items()))
+    if len(found) > 1:
+        _logger.warning(
+            "The scans of this run lie differently (%s), but the network saw each in the order of its file; label "
+            "maps of those that do not lie as the images of the training mean nothing. Note how these lay as "
+            "image_orientation in the dataset.json of the model, and scans are turned.",
+            listed,
+        )
+    elif predictor.settings.orientation == "training":
+        _logger.info("How the images of the training lay is not recorded: scans (%s) were not turned.", listed)

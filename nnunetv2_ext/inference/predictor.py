@@ -107,6 +107,7 @@ class Predictor:
         nodes: Iterable[str] | None = None,
         keep_largest: Iterable[str] | Path = (),
         heads: Iterable[str] | None = None,
+        orientation: str = "training",
     ) -> Predictor:
         """Reads a model folder of this package or of stock nnU-Net.
 
@@ -131,6 +132,7 @@ class Predictor:
             nodes=None if nodes is None else tuple(nodes),
             keep_largest=keep_largest if isinstance(keep_largest, Path) else tuple(keep_largest),
             heads=None if heads is None else tuple(heads),
+            orientation=orientation,
         )
         return cls(read_model(folder, folds, checkpoint_name), settings)
 

@@ -185,6 +185,7 @@ class Results:
         return {
             "mode": dataclasses.asdict(predictor.mode),
             "precision": predictor.settings.precision,
+            "orientation": predictor.settings.orientation,
             "outputs": predictor.plan.kind,
             "keep_largest": dict(predictor.postprocessing.steps),
             "classes": sorted({name for output in predictor.plan.maps for name in output.names.values()}),

@@ -53,14 +53,15 @@ class _Share:
     target: Path
     options: PredictionOptions
 
-    def __call__(self, item: _Item) -> tuple[list[Failure[Case]], dict[str, dict[str, float]]]:
-        """The failure of the case, if any, and what its stages took."""
+    def __call__(self, item: _Item) -> tuple[list[Failure[Case]], dict[str, dict[str, float]], list[str | None]]:
+        """The failure of the case, if any, what its stages took, and how it lies."""
         with _turn:
             predictor = _predictor_here(self)
         results = Results(predictor, self.target, [item.case], self.options)
         with StageClock() as clock:
-            outcome = _StagesInTurn(predictor, results, self.options, clock).run([item.case])
-        return outcome.failures, clock.totals()
+            stages = _StagesInTurn(predictor, results, self.options, clock)
+            outcome = stages.run([item.case])
+        return outcome.failures, clock.totals(), stages.orientations
 
 
 class _StagesInTurn(CaseStages):
@@ -77,7 +78,7 @@ def _predictor_here(share: _Share) -> Predictor:
 
 def share_cases(
     predictor: Predictor, results: Results, options: PredictionOptions, cases: Sequence[Case], clock: StageClock
-) -> Outcome[Case]:
+) -> tuple[Outcome[Case], list[str | None]]:
     """Predicts cases in as many processes as ``options.num_gpus`` says.
 
     Args:
@@ -88,7 +89,7 @@ def share_cases(
         clock: Is told what the processes measure.
 
     Returns:
-        Which cases succeeded and which failed.
+        Which cases succeeded and which failed; how the scans lie that were read.
 
     Raises:
         UserError: There are fewer devices.
@@ -105,6 +106,7 @@ def share_cases(
     )
     at_once = 1 + min(options.preparing_workers, 1) + min(options.finishing_workers, 1)
     outcome: Outcome[Case] = Outcome()
+    orientations: list[str | None] = []
     for shared in parallel_map(
         share,
         [_Item(case) for case in cases],
@@ -117,9 +119,10 @@ def share_cases(
         if shared.result is None:
             outcome.failures.append(Failure(case, "predicting", shared.error or ""))
             continue
-        failures, stages = shared.result
+        failures, stages, found = shared.result
         clock.add(case.identifier, stages)
+        orientations += found
         outcome.failures += failures
         if not failures:
             outcome.done.append(case)
-    return outcome
+    return outcome, orientations

@@ -54,10 +54,14 @@ class CaseStages:
         results: Where files go.
         options: What to write, and by how many threads.
         clock: Measures the stages.
+
+    Attributes:
+        orientations: How the scans lie that were read; see `Grid.orientation`.
     """
 
     def __init__(self, predictor: Predictor, results: Results, options: PredictionOptions, clock: StageClock) -> None:
         self._predictor, self._results, self._options, self._clock = predictor, results, options, clock
+        self.orientations: list[str | None] = []
 
     def run(self, cases: Sequence[Case], progress: Callable[[], object] | None = None) -> Outcome[Case]:
         """Takes every case through its stages; see `run_pipeline`."""
@@ -77,6 +81,7 @@ class CaseStages:
         with self._clock.stage("reading", case.identifier):
             scan = read_scan(case, model.image_channels, admit_2d=model.is_2d)
             previous = self._previous_stage(case)
+        self.orientations.append(scan.grid.orientation)
         with self._clock.stage("preprocessing", case.identifier):
             prepared = self._predictor.prepare(scan, previous)
         if not (self._options.statistics or self._options.preview):

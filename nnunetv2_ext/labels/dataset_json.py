@@ -34,6 +34,10 @@ TREE_NODE: Shape = Shape(
     lambda value: value is None or isinstance(value, Mapping),
     lambda value: ((name, below, TREE_NODE) for name, below in (value or {}).items()),
 )
+#: The entry that says what x, y and z of the images run towards, where all of them agree; stock nnU-Net ignores it.
+ORIENTATION = "image_orientation"
+#: Its value, in the letters of nibabel's ``aff2axcodes``: ``"RAS"`` is right, anterior, superior.
+AXIS_CODES = text(r"(?=.*[LR])(?=.*[PA])(?=.*[IS]).{3}", "an orientation such as RAS or LPS")
 LABELS = mapping_of(either(LABEL_VALUE, list_of(LABEL_VALUE, at_least=1)), text(), at_most=MOST_CLASSES)
 _CHANNELS = mapping_of(text(), text(r"\d{1,4}", "a channel's number"), at_least=1)
 _ENTRIES = {
@@ -43,6 +47,7 @@ _ENTRIES = {
     "modality": _CHANNELS,
     "file_ending": text(r".+", "an ending such as .nii.gz"),
     "numTraining": integer(0),
+    ORIENTATION: AXIS_CODES,
     "overwrite_image_reader_writer": nullable(text()),
     "dataset": mapping_of(entries({"images": list_of(text(), at_least=1), "label": text()}, ("images", "label"))),
     # Imported models know no cases.

@@ -43,6 +43,16 @@ def test_results_folder_and_plan_template_can_be_chosen(bare_file, tmp_path, cap
     assert f"export nnUNet_results={tmp_path / 'models'}" in capsys.readouterr().out
 
 
+def test_how_the_images_of_the_training_lay_can_be_said(bare_file, tmp_path, capsys):
+    arguments = [str(bare_file), "-d", "Dataset101_Tiny", "-results", str(tmp_path / "models")]
+    assert main([*arguments, "--orientation", "ras"]) == 0
+    (file,) = tmp_path.glob("models/*/*/dataset.json")
+    assert json.loads(file.read_text())["image_orientation"] == "RAS"
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--orientation", "RAA"])
+    assert "expected what x, y and z run towards" in capsys.readouterr().err
+
+
 def test_a_model_of_nnunet_v1_that_saw_no_ct_predicts(
     write_v1, published_names, tiny_stunet, plans_v1, nnunet_folders, tmp_path
 ):

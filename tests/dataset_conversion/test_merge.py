@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 
@@ -563,3 +564,73 @@ def test_paths_in_place_of_names_stay_in_the_merged_dataset(make_raw_dataset, ti
     result = merge_datasets(["3"], 30, "Once", progress=False)
     assert [file.name for file in (result.folder / "labelsTr").iterdir()] == ["Liver__.._.._.._.._victim.nii.gz"]
     assert not list(tmp_path.rglob("victim*"))
+
+
+def test_the_orientation_is_noted_where_all_inputs_agree_and_can_be_made_one(three_sources, caplog, monkeypatch):
+    import SimpleITK
+
+    monkeypatch.setattr(logging.getLogger("nnunetv2_ext"), "propagate", True)  # commands set it otherwise
+
+    def noted(result):
+        return json.loads((result.folder / "dataset.json").read_text()).get("image_orientation")
+
+    assert noted(merge_datasets(["3", "9"], 30, "Alike", progress=False)) == "LPS"
+    for file in three_sources[2].glob("*/spleen_[01]*.nii.gz"):
+        SimpleITK.WriteImage(SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(file)), "RSA"), str(file))
+    mixed = merge_datasets(["3", "9"], 31, "Mixed", progress=False)
+    assert noted(mixed) is None
+    assert "Images lie differently (9 LPS, 2 RSA)" in caplog.text
+    turned = merge_datasets(["3", "9"], 32, "Turned", orientation="RSA", progress=False)
+    assert noted(turned) == "RSA"
+    assert turned.placed == {"rewritten": 9, "hard link": 2}
+    for file in turned.folder.glob("*Tr/*.nii.gz"):
+        original = SimpleITK.ReadImage(str(mixed.folder / file.parent.name / file.name))
+        expected = SimpleITK.GetArrayFromImage(SimpleITK.DICOMOrient(original, "RSA"))
+        np.testing.assert_array_equal(_array(file), expected)
+
+
+def test_each_source_is_left_out_once_with_what_belongs_to_its_cases(
+    three_sources, make_raw_dataset, tiny_case, nnunet_folders, caplog, monkeypatch
+):
+    image, _ = tiny_case(0, [1, 2])
+    make_raw_dataset(
+        "Dataset012_Copies",
+        {"background": 0, "pancreas": 1},
+        {"same": (image, tiny_case(99, [1])[1]), "new_5": tiny_case(40, [1])},
+    )
+    monkeypatch.setattr(logging.getLogger("nnunetv2_ext"), "propagate", True)  # commands set it otherwise
+    caplog.set_level("INFO", "nnunetv2_ext")
+    # By their last figure, Liver_liver_5 and Copies_new_5 are of one patient.
+    options = {"leave_one_dataset_out": True, "group": r"_5$|^(?!.*_5$).*", "progress": False}
+    result = merge_datasets(["3", "7", "12"], 30, "All", **options)
+    sources = ("Liver", "Organs", "Copies")
+    cases = [record.identifier for record in result.converted]
+    apart = {"Liver": {"Copies_same", "Copies_new_5"}, "Organs": set(), "Copies": {"Liver_liver_0", "Liver_liver_5"}}
+    expected = [
+        {
+            "train": sorted(case for case in cases if not case.startswith(source) and case not in apart[source]),
+            "val": sorted(case for case in cases if case.startswith(source)),
+        }
+        for source in sources
+    ]
+    assert result.splits == expected
+    for kind in ("raw", "preprocessed"):
+        file = nnunet_folders / f"nnUNet_{kind}" / "Dataset030_All" / "splits_final.json"
+        assert json.loads(file.read_text()) == expected
+    assert json.loads((result.folder / "merge_report.json").read_text())["folds_leave_out"] == list(sources)
+    for line in (
+        "Fold 0 leaves Liver out: 5 cases for training, 6 for validation, 2 for neither, which belong",
+        "Fold 1 leaves Organs out: 8 cases for training, 5 for validation.",
+        "Fold 2 leaves Copies out: 9 cases for training, 2 for validation, 2 for neither",
+    ):
+        assert line in caplog.text
+    # The same command without the flag goes back to folds that hold every source.
+    again = merge_datasets(["3", "7", "12"], 30, "All", progress=False)
+    assert len(again.splits) == 5
+    assert "folds_leave_out" not in json.loads((result.folder / "merge_report.json").read_text())
+
+
+def test_of_one_source_none_can_be_left_out(three_sources, nnunet_folders):
+    with pytest.raises(UserError, match="at least two sources with --leave_one_dataset_out, but found Liver; merge"):
+        merge_datasets(["3"], 30, "One", leave_one_dataset_out=True, progress=False)
+    assert not (nnunet_folders / "nnUNet_raw" / "Dataset030_One").exists()

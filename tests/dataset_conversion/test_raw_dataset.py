@@ -12,6 +12,7 @@ from nnunetv2_ext.dataset_conversion.converter import ConversionOptions
 from nnunetv2_ext.dataset_conversion.raw_dataset import convert_dataset
 from nnunetv2_ext.dataset_conversion.regions import region_labels
 from nnunetv2_ext.dataset_conversion.registry import datasets
+from nnunetv2_ext.dataset_conversion.summary import describe_result
 from nnunetv2_ext.labels import LabelOrder
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -499,7 +500,7 @@ def test_cases_get_names_that_mean_nothing_else_and_a_conversion_goes_on_with_th
     source(*names)
     folder = nnunet_folders / "nnUNet_raw" / "Dataset007_Mini"
     with monkeypatch.context() as patch:
-        patch.setattr(raw_dataset, "_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(raw_dataset.ConversionResult, "report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             convert()
     result = convert()
@@ -527,3 +528,68 @@ def test_a_name_that_went_to_another_case_is_not_trusted(source, convert, nnunet
     (mini.root / "labels" / "a?b.nii.gz").unlink()
     with pytest.raises(UserError, match="a_b_2 is none, or has another name by now"):
         convert()
+
+
+# Orientation
+
+
+def _dataset_json(result):
+    return json.loads((result.folder / "dataset.json").read_text())
+
+
+def test_the_orientation_of_all_images_is_noted(source, convert, miniature):
+    source()
+    for name in "ab":
+        miniature.case(f"images/{name}.nii.gz", f"labels/{name}.nii.gz", ORDER, axes="RAS")
+    result = convert()
+    assert _dataset_json(result)["image_orientation"] == "RAS"
+    assert json.loads((result.folder / REPORT).read_text())["cases"]["b"]["orientation"] == "RAS"
+    assert convert().orientation == "RAS"
+
+
+def test_mixed_orientations_are_counted_and_not_noted(source, convert, miniature):
+    source("a", "b")
+    miniature.case("images/c.nii.gz", "labels/c.nii.gz", ORDER, axes="PIR")
+    result = convert()
+    assert "image_orientation" not in _dataset_json(result)
+    assert json.loads((result.folder / REPORT).read_text())["orientations"] == {"LPS": 2, "PIR": 1}
+    sentences = describe_result(datasets()["label_maps"].open(miniature.root), result)
+    assert "Images lie differently (2 LPS, 1 PIR)" in sentences
+    assert "--orientation RAS" in sentences
+
+
+@pytest.mark.parametrize("layout", ["label_maps", "masks"])
+def test_all_images_and_label_maps_are_turned_to_one_orientation(layout, source, convert, miniature, verify_integrity):
+    options = {}
+    if layout == "masks":
+        options = {"image": "{case}/ct.nii.gz", "label": "{case}/segmentations/{class}.nii.gz"}
+    else:
+        source()
+    for name, axes in {"a": "LPS", "b": "SAR", "c": "RAS"}.items():
+        if layout == "label_maps":
+            miniature.case(f"images/{name}.nii.gz", f"labels/{name}.nii.gz", ORDER, axes=axes)
+            continue
+        miniature.save(f"{name}/ct.nii.gz", miniature.image(), axes=axes)
+        # Overlaps wait, encoded, until all cases are known.
+        label = miniature.label(ORDER)
+        for organ, mask in {"body": label > 0, "liver": label == 1}.items():
+            miniature.save(f"{name}/segmentations/{organ}.nii.gz", mask.astype(np.uint8), axes=axes)
+    plain = convert(layout, **options)
+    expected = {
+        file.relative_to(plain.folder): sitk.DICOMOrient(sitk.ReadImage(str(file)), "RAS")
+        for file in plain.folder.rglob("*.nii.gz")
+    }
+    with pytest.raises(UserError, match=r"other options \(orientation\)"):
+        convert(layout, orientation="RAS", **options)
+    result = convert(layout, orientation="RAS", overwrite=True, **options)
+    verify_integrity(result.folder)
+    assert _dataset_json(result)["image_orientation"] == "RAS"
+    assert {**_dataset_json(result), "image_orientation": None} == {**_dataset_json(plain), "image_orientation": None}
+    assert [record.placed for record in result.converted] == [["rewritten"], ["rewritten"], ["hard link"]]
+    found = {file.relative_to(result.folder): sitk.ReadImage(str(file)) for file in result.folder.rglob("*.nii.gz")}
+    assert found.keys() == expected.keys()
+    for name, image in found.items():
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(expected[name]))
+        for where in ("GetDirection", "GetOrigin", "GetSpacing"):
+            assert getattr(image, where)() == pytest.approx(getattr(expected[name], where)(), abs=1e-4)
+    assert convert(layout, orientation="RAS", **options).placed == result.placed

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunetv2_ext.dataset_conversion.splits import bring_splits, stratified_splits
+from nnunetv2_ext.dataset_conversion.splits import bring_splits, leave_one_source_out, stratified_splits
+from nnunetv2_ext.utilities.errors import UserError
 
 
 @st.composite
@@ -42,6 +44,32 @@ def test_folds_partition_the_cases_and_keep_groups(collection):
         assert fold["val"] == sorted(fold["val"])
         for group in groups:
             assert len(set(group) & set(fold["val"])) in (0, len(group))
+
+
+@settings(max_examples=80, deadline=None)
+@given(collections())
+def test_a_fold_per_source_validates_on_it_and_trains_on_what_has_nothing_to_do_with_it(collection):
+    source_of, groups = collection
+    sources = sorted(set(source_of.values()))
+    # By definition, case by case.
+    expected = {
+        source: [
+            case
+            for case in sorted(source_of)
+            if source_of[case] != source
+            and not any(case in group and any(source_of[other] == source for other in group) for group in groups)
+        ]
+        for source in sources
+    }
+    if not all(expected.values()):
+        with pytest.raises(UserError, match="to train on without the source"):
+            leave_one_source_out(source_of, groups)
+        return
+    splits = leave_one_source_out(source_of, groups)
+    assert [fold["val"] for fold in splits] == [
+        [case for case in sorted(source_of) if source_of[case] == source] for source in sources
+    ]
+    assert [fold["train"] for fold in splits] == list(expected.values())
 
 
 @settings(max_examples=50, deadline=None)

@@ -5,7 +5,7 @@ from fixtures.dicom_folders import oblique_grid
 
 from nnunetv2_ext.images.reading import read_dicom_series
 from nnunetv2_ext.images.rtstruct import StructureSet, find_rtstruct
-from nnunetv2_ext.images.volumes import Volume, oriented_lps, resample_label
+from nnunetv2_ext.images.volumes import Volume, oriented, resample_label
 from nnunetv2_ext.utilities.errors import UserError
 
 SPACING = np.array((1.5, 1.25, 3.0))
@@ -118,6 +118,6 @@ def test_a_placed_label_takes_the_axes_of_the_image(series):
     flipped = Volume(
         series.array[::-1, ::-1], type(grid)(grid.size, grid.spacing, (0, 0, 0), (1, 0, 0, 0, -1, 0, 0, 0, -1))
     )
-    oriented = oriented_lps(flipped)
-    placed = resample_label(Volume(oriented.array, oriented_lps(Volume(series.array, grid)).grid), grid)
+    in_lps = oriented(flipped, "LPS")
+    placed = resample_label(Volume(in_lps.array, oriented(Volume(series.array, grid), "LPS").grid), grid)
     np.testing.assert_array_equal(placed.array, series.array)

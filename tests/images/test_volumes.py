@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.images.label_maps import write_volume
 from nnunetv2_ext.images.reading import read_dicom_series, read_volume, read_volumes
-from nnunetv2_ext.images.volumes import Volume, compact, crop, oriented_lps, resample_label
+from nnunetv2_ext.images.volumes import Volume, compact, crop, oriented, resample_label
 from nnunetv2_ext.utilities.errors import UserError
 
 ORIENTATIONS = [
@@ -87,12 +87,12 @@ def test_axes_that_are_not_at_right_angles_are_mended(tmp_path):
 def test_orients_as_simpleitk_does(tmp_path, orientation):
     image = sitk.DICOMOrient(_image(), orientation)
     volume = Volume(sitk.GetArrayFromImage(image), read_volume(_saved(image, tmp_path)).grid)
-    oriented = oriented_lps(volume)
-    np.testing.assert_array_equal(oriented.array, sitk.GetArrayFromImage(_image()))
+    found = oriented(volume, "LPS")
+    np.testing.assert_array_equal(found.array, sitk.GetArrayFromImage(_image()))
     truth = _image()
-    np.testing.assert_allclose(oriented.grid.origin, truth.GetOrigin(), atol=1e-4)
-    np.testing.assert_allclose(oriented.grid.direction, truth.GetDirection(), atol=1e-6)
-    np.testing.assert_allclose(oriented.grid.spacing, truth.GetSpacing(), rtol=1e-5)
+    np.testing.assert_allclose(found.grid.origin, truth.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(found.grid.direction, truth.GetDirection(), atol=1e-6)
+    np.testing.assert_allclose(found.grid.spacing, truth.GetSpacing(), rtol=1e-5)
 
 
 def test_a_crop_keeps_positions(tmp_path):

@@ -57,6 +57,7 @@ CASES = {
     "regions": {"dataset": REGIONS},
     "two folds, mirroring": {"folds": (0, 1), "mirror_axes": (0, 1, 2)},
     "2d": {"configuration": "2d"},
+    "images of the training that lay otherwise": {"dataset": {"image_orientation": "PIR"}},
     "transposed": {"plans": {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]}},
 }
 

@@ -229,10 +229,12 @@ def test_a_model_that_reorients_gives_the_same_anatomy_for_any_axis_order(tmp_pa
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(found), SimpleITK.GetArrayFromImage(expected))
 
 
-def test_a_reorienting_model_is_what_stock_predicts(tmp_path, make_model_folder, make_ct):
+@pytest.mark.parametrize("record", [{}, {"image_orientation": "SAL"}], ids=["", "whatever its images lay like"])
+def test_a_reorienting_model_is_what_stock_predicts(tmp_path, make_model_folder, make_ct, record):
     from nibabel import load
 
-    folder = make_model_folder(tmp_path / "model", plans={"image_reader_writer": "NibabelIOWithReorient"})
+    plans = {"image_reader_writer": "NibabelIOWithReorient"}
+    folder = make_model_folder(tmp_path / "model", plans=plans, dataset=record)
     SimpleITK.WriteImage(SimpleITK.DICOMOrient(make_ct(), "PIR"), str(tmp_path / "a_0000.nii.gz"))
     in_ras = stock_label_map(folder, [tmp_path / "a_0000.nii.gz"], (0,))
     from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient

@@ -50,7 +50,8 @@ def test_two_processes_predict_what_one_does_and_outlive_what_kills_them(
     images = tmp_path / "images"
     images.mkdir()
     for seed, name in enumerate(("a", "b", "c", "deadly")):
-        SimpleITK.WriteImage(make_ct(size=(20, 18, 9), seed=seed), str(images / f"{name}.mha"))
+        image = SimpleITK.DICOMOrient(make_ct(size=(20, 18, 9), seed=seed), "RAS" if name == "c" else "LPS")
+        SimpleITK.WriteImage(image, str(images / f"{name}.mha"))
     (images / "broken.mha").write_bytes(b"no image")
     flags = ["-i", str(images), "-m", str(softmax_model), "-f", "0", "-device", "cpu", "--quiet", "--statistics"]
     flags += ["-npp", "0", "-nps", "0"]  # one case at a time: only one is lost with its process
@@ -70,6 +71,7 @@ def test_two_processes_predict_what_one_does_and_outlive_what_kills_them(
     assert "ended by SIGKILL" in report["failures"]["deadly"]["reason"]
     assert report["failures"]["broken"]["stage"] == "preparing"
     assert sorted(line.split()[0] for line in said if "failed while" in line) == ["broken", "deadly"]
+    assert any("scans of this run lie differently (2 LPS, 1 RAS)" in line for line in said)
     one, two = (
         json.loads((tmp_path / name / "statistics.json").read_text(encoding="utf-8")) for name in ("one", "two")
     )

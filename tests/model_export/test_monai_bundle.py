@@ -68,9 +68,13 @@ def test_a_label_tree_becomes_a_bundle_of_leaves(tree_model, leaf_log_probabilit
     assert metadata["nnunetv2_ext"]["output"]["leaves"] == ["background", "rib", "hip", "body_other"]
 
 
-@pytest.mark.parametrize(("reader", "turned"), [("SimpleITKIO", []), ("NibabelIOWithReorient", ["RAS"])])
-def test_images_are_turned_where_nnunet_turns_them(reader, turned, tmp_path, make_model_folder):
-    folder = make_model_folder(tmp_path / "model", plans={"image_reader_writer": reader})
+@pytest.mark.parametrize(
+    ("reader", "record", "turned"),
+    [("SimpleITKIO", None, []), ("SimpleITKIO", "PIR", ["PIR"]), ("NibabelIOWithReorient", "PIR", ["RAS"])],
+)
+def test_images_are_turned_as_for_predictions(reader, record, turned, tmp_path, make_model_folder):
+    dataset = {"image_orientation": record} if record else {}
+    folder = make_model_folder(tmp_path / "model", plans={"image_reader_writer": reader}, dataset=dataset)
     bundle = export_monai_bundle(folder, tmp_path / "bundle")
     configs = json.loads((bundle / "configs" / "inference.json").read_text())
     transforms = configs["preprocessing"]["transforms"]

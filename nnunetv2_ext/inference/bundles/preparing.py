@@ -43,6 +43,7 @@ class BundlePreprocessing:
         from monai.transforms import Compose, Orientation, Spacing
 
         self._profile = profile
+        self.orientation: str | None = profile.orientation
         turn = Orientation(axcodes=profile.orientation, labels=(("L", "R"), ("P", "A"), ("I", "S")))
         resample = [Spacing(pixdim=profile.spacing[::-1], mode="bilinear")] if profile.spacing is not None else []
         self._spatial = Compose([turn, *resample])

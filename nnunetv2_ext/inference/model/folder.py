@@ -19,7 +19,7 @@ from nnunetv2_ext.checkpoints.plans import check_plans, trained_configuration
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
 from nnunetv2_ext.checkpoints.shapes import MODEL_CHECKPOINT
 from nnunetv2_ext.labels.channels import channel_names
-from nnunetv2_ext.labels.dataset_json import check_outputs, image_channels, read_dataset_json
+from nnunetv2_ext.labels.dataset_json import ORIENTATION, check_outputs, image_channels, read_dataset_json
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, sha256_of
 from nnunetv2_ext.utilities.names import checked_ending, checked_name
@@ -61,6 +61,11 @@ class Model:
     def image_channels(self) -> int:
         """How many image channels a case has; a cascade's second stage reads more than the image."""
         return len(image_channels(self.dataset_json))
+
+    @property
+    def orientation(self) -> str | None:
+        """What x, y and z of all images of the training ran towards, such as ``"RAS"``; None where nobody noted it."""
+        return self.dataset_json.get(ORIENTATION)
 
     @property
     def is_2d(self) -> bool:

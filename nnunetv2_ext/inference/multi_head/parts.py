@@ -21,7 +21,15 @@ from nnunetv2_ext.inference.windows.window_network import moved
 
 
 def passes_of_heads(
-    model: Model, plan: OutputPlan, device: torch.device, mode: Mode, *, precision: str, backend: str, on_device: bool
+    model: Model,
+    plan: OutputPlan,
+    device: torch.device,
+    mode: Mode,
+    *,
+    precision: str,
+    backend: str,
+    on_device: bool,
+    turning: bool,
 ) -> tuple[list[Pass], str]:
     """The passes that serve all maps that are wanted, and what runs them; the options are those of `Predictor`."""
     if len(model.networks) == 1:
@@ -41,5 +49,5 @@ def passes_of_heads(
             own, mode, plan, device, heads=group.outputs, on_device=on_device, precision=PRECISIONS[precision]
         )
         channels = tuple(places[name] for name in group.heads)
-        passes.append(Pass(NnunetPreprocessing(group.model, mode), segmenter, channels))
+        passes.append(Pass(NnunetPreprocessing(group.model, mode, turning=turning), segmenter, channels))
     return passes, used

@@ -79,6 +79,7 @@ class PreprocessingOfPasses:
 
     def __init__(self, passes: Sequence[Pass]) -> None:
         self._passes = passes
+        self.orientation: str | None = passes[0].preprocessing.orientation
 
     def prepare(self, scan: Scan, previous_stage: Scan | None = None) -> Prepared:
         """See `Preprocessing`."""

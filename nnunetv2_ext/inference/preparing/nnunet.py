@@ -52,15 +52,18 @@ class NnunetPreprocessing:
         model: The model whose plans apply.
         mode: Whether to resample the image linearly (torch) instead of by cubic splines (SciPy), which is much faster
             and slightly softer; and whether to tell where there is more than air or padding.
+        turning: Turn scans as the images of the training lay, where the model records it. Where nnU-Net's reader of
+            the plans turns images itself, they are turned so in any case.
     """
 
     #: Highest intensity of air in CT, HU.
     AIR_HU = -900.0
 
-    def __init__(self, model: Model, mode: Mode) -> None:
+    def __init__(self, model: Model, mode: Mode, *, turning: bool = True) -> None:
         self._model = model
         self._find_content = mode.skip_air
-        self._orientation = orientation_of(model)
+        self._reader_turns = _orientation_of_reader(model) is not None
+        self.orientation = orientation_of(model) if turning else _orientation_of_reader(model)
         changes: dict[str, Any] = {}
         if mode.linear_image:
             separate_z = model.configuration.configuration["resampling_fn_data_kwargs"].get("force_separate_z")
@@ -84,7 +87,7 @@ class NnunetPreprocessing:
         Raises:
             UserError: The previous stage's label map lies on another grid.
         """
-        turn = AxisTurn.to(self._orientation, scan.grid) if self._orientation else None
+        turn = self._turn_of(scan)
         channels, spacing = scan.channels, scan.spacing
         segmentation = None
         if previous_stage is not None:
@@ -95,10 +98,17 @@ class NnunetPreprocessing:
                     f"{difference}; predict the previous stage of this very image."
                 )
         if turn is not None:
-            channels, spacing = turn.forward(channels), turn.reorder(spacing)
+            # In the order of memory, so that sums over voxels do not depend on how the file lay.
+            channels, spacing = np.ascontiguousarray(turn.forward(channels)), turn.reorder(spacing)
             segmentation = turn.forward(segmentation) if segmentation is not None else None
         data, properties = self.run("run_case_npy", channels, segmentation, {"spacing": list(spacing)})
         return self.of_preprocessed(torch.from_numpy(data), properties, turn)
+
+    def _turn_of(self, scan: Scan) -> AxisTurn | None:
+        if self.orientation is None or not (self._reader_turns or scan.grid.orientation):
+            return None
+        turn = AxisTurn.to(self.orientation, scan.grid)
+        return turn if self._reader_turns or not turn.changes_nothing else None
 
     def run(
         self, method: str, image: Any, previous_stage: Any, *properties: dict[str, Any]
@@ -157,25 +167,29 @@ class NnunetPreprocessing:
     def restore(self, labels: Shaped[np.ndarray, "z y x"], prepared: Prepared) -> Shaped[np.ndarray, "z y x"]:
         """See `Preprocessing`."""
         whole, turn = self.uncrop(labels, prepared), prepared.placement.turn
-        return np.ascontiguousarray(whole if turn is None else turn.back(whole))
+        return np.ascontiguousarray(turn.back(whole) if turn is not None and self._reader_turns else whole)
 
     def uncrop(self, labels: Shaped[np.ndarray, "z y x"], prepared: Prepared) -> Shaped[np.ndarray, "z y x"]:
-        """As `restore`, but turned as the image was, as nnU-Net keeps probabilities."""
+        """As `restore`, but turned as nnU-Net's reader of the plans turns images: so nnU-Net keeps probabilities."""
         placement: Placement = prepared.placement
         whole = np.zeros(placement.shape, dtype=labels.dtype)
         whole[placement.box] = labels
-        return whole.transpose(self._model.plans.transpose_backward)
+        whole = whole.transpose(self._model.plans.transpose_backward)
+        return whole if placement.turn is None or self._reader_turns else placement.turn.back(whole)
 
     def stock_properties(self, scan: Scan, prepared: Prepared) -> dict[str, Any]:
         """What nnU-Net's readers and preprocessor remember of an image, for its own tools."""
         grid, placement = scan.grid, prepared.placement
-        affines = {"original_affine": grid.header_affine}
-        if placement.turn is not None:
+        affines, remembered = {"original_affine": grid.header_affine}, placement.properties
+        if placement.turn is not None and self._reader_turns:
             affines["reoriented_affine"] = placement.turn.grid(grid).affine
+        elif placement.turn is not None:
+            # What the preprocessor remembers is said of the turned image, which nnU-Net does not know.
+            remembered = {"spacing": list(scan.spacing)}
         return {
             "sitk_stuff": {"spacing": grid.spacing, "origin": grid.origin, "direction": grid.direction},
             "nibabel_stuff": affines,
-            **placement.properties,
+            **remembered,
         }
 
     def _content(self, data: Shaped[np.ndarray, "channels z y x"], channels: int) -> Bool[torch.Tensor, "z y x"]:
@@ -204,6 +218,11 @@ def _changed(configuration: ConfigurationManager, changes: dict[str, Any]) -> Co
 
 
 def orientation_of(model: Model) -> str | None:
-    """What nnU-Net's reader of the plans turns images to, such as ``"RAS"``; None where it leaves axes alone."""
+    """What x, y and z of images run towards for the network, such as ``"RAS"``; None where that is not known."""
+    return _orientation_of_reader(model) or model.orientation
+
+
+def _orientation_of_reader(model: Model) -> str | None:
+    """What nnU-Net's reader of the plans turns images to; None where it leaves axes alone."""
     reader = model.plans.plans["image_reader_writer"]
     return "RAS" if reader.endswith("WithReorient") else None

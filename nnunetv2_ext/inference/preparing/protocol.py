@@ -39,7 +39,14 @@ class Prepared:
 
 
 class Preprocessing(Protocol):
-    """One way from an image to the network and back."""
+    """One way from an image to the network and back.
+
+    Attributes:
+        orientation: What x, y and z of scans are turned to for the network, such as ``"RAS"``; None where they are
+            taken in the order of their files. Label maps are turned back.
+    """
+
+    orientation: str | None
 
     def prepare(self, scan: Scan, previous_stage: Scan | None = None) -> Prepared:
         """Makes the network's input; ``previous_stage`` is the label map that a cascade's second stage reads."""

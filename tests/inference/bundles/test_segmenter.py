@@ -39,6 +39,7 @@ def test_what_the_modes_say_is_refused_for_bundles(tmp_path, bundle_network, imp
         ({"sums": "float16"}, "--sums float32 for a MONAI bundle"),
         ({"mode": "fast"}, "no --mode for a MONAI bundle"),
         ({"step_size": 0.7}, "no -step_size for a MONAI bundle"),
+        ({"orientation": "file"}, "no --orientation for a MONAI bundle"),
     ):
         with pytest.raises(UserError, match=text):
             Predictor.from_model_folder(folder, device="cpu", **options)
