@@ -115,7 +115,7 @@ def paths_of(nested: dict, above: tuple[str, ...] = ()) -> dict[str, tuple[str, 
 
 @pytest.fixture
 def real_tree_dataset(real_dataset):
-    """The five cases with a tree over their 61 classes; the last two annotate the highest nodes only."""
+    """The five cases with a tree over their classes; the last two annotate the highest nodes only."""
     content = json.loads((real_dataset / "dataset.json").read_text())
     published = json.loads((Path(__file__).parents[1] / "label_orders/trees/totalsegmentator_v2.json").read_text())
     leaves = content["labels"]
