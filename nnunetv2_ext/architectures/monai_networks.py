@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nnunetv2_ext.architectures.segmentation_heads import OneLevel, SegmentationOutput, SelectableHeads
 
 
-class SegResNet(SelectableHeads, nets.SegResNet):
+class SegResNet(SelectableHeads, nets.SegResNet):  # type: ignore[misc]  # MONAI's gives one level
     """SegResNet whose last convolution is ``decoder.seg_layers.0``; all other names are MONAI's.
 
     Args:
@@ -107,14 +107,17 @@ class UNet(nets.UNet):
             in_channels=input_channels,
             out_channels=num_classes,
             channels=tuple(channels),
-            strides=tuple(stride if isinstance(stride, int) else tuple(stride) for stride in strides),
+            # MONAI's annotation knows of one number per level, its code and documentation of one per axis, too.
+            strides=tuple(stride if isinstance(stride, int) else tuple(stride) for stride in strides),  # type: ignore[misc]
             num_res_units=num_res_units,
             norm=norm,
             **further,
         )
         self.decoder = OneLevel(None, deep_supervision)
 
-    def forward(self, image: Float[Tensor, "batch channels *spatial"]) -> SegmentationOutput:
+    def forward(  # type: ignore[override]  # MONAI's gives one level
+        self, image: Float[Tensor, "batch channels *spatial"]
+    ) -> SegmentationOutput:
         """Raw logits ``(batch, classes, *spatial)``; with deep supervision a list with this one level."""
         output = super().forward(image)
         return [output] if self.decoder.deep_supervision else output

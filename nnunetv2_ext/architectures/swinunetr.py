@@ -56,7 +56,7 @@ class SwinUNETR(SelectableHeads, nets.SwinUNETR):
             use_checkpoint=activation_checkpointing,
             **further,
         )
-        self.out = nn.Identity()
+        self.out = nn.Identity()  # type: ignore[assignment]  # the heads stand in the decoder
         self.reversed_axes = reversed_axes
         # The layers that see the image, under the name by which nnU-Net's networks declare theirs.
         self.keys_to_in_proj = ("swinViT.patch_embed.proj", "encoder1.layer.conv1.conv", "encoder1.layer.conv3.conv")

@@ -175,7 +175,7 @@ def find_devices(device: str | torch.device | None, number: int) -> list[str]:
     chosen = torch.device(device or "cuda")
     if chosen.type == "cpu":
         return ["cpu"] * number
-    if chosen.type != "cuda" or chosen.index is not None:
+    if chosen != torch.device("cuda"):
         raise UserError(
             f"Expected -device cuda, or cpu, with -num_gpus {number}, which takes the first {number} GPUs, but got "
             f"{chosen}; leave one of the two out."

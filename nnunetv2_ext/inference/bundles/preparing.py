@@ -115,7 +115,8 @@ def _intensity_rule(rule: Any) -> Any:
         return NormalizeIntensity(nonzero=True)
     if rule["name"] == "scale":
         return ScaleIntensity(minv=rule["minimum"], maxv=rule["maximum"])
-    return ScaleIntensityRange(*rule["from"], *rule["to"], clip=True)
+    (a_min, a_max), (b_min, b_max) = rule["from"], rule["to"]
+    return ScaleIntensityRange(a_min, a_max, b_min, b_max, clip=True)
 
 
 def _turn(array: Shaped[np.ndarray, "channels z y x"]) -> Shaped[np.ndarray, "channels x y z"]:

@@ -54,6 +54,7 @@ class OptimizationTrainer(StoppingTrainer):
 
     # Set by nnU-Net; named here for type checkers, which do not see into nnU-Net.
     network: nn.Module
+    grad_scaler: torch.amp.GradScaler | None
     initial_lr: float
     weight_decay: float
     num_iterations_per_epoch: int
