@@ -62,6 +62,7 @@ class Checkpoint:
         absent: What the names of tensors begin with that the network has and the file has not, such as the decoder of a
             self-supervised one; ``num_classes`` is 0 then.
         publication: Where the weights come from, and on what terms; None where anybody may have written the file.
+        orientation: What x, y and z of the training's images ran towards, where that is published.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class Checkpoint:
     head_plans: dict[str, dict[str, Any]] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     publication: Publication | None = None
+    orientation: str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

@@ -66,8 +66,8 @@ def write_model_folder(
         trainer: Trainer in the folder's name, which builds the network; `Checkpoint.fitting_trainer` by default.
         plans_name: Name of the plans; the checkpoint's by default.
         source: Where the file was published, for provenance.json.
-        orientation: What x, y and z of the training's images ran towards, such as ``"RAS"``, for dataset.json; that of
-            the checkpoint's own dataset.json by default.
+        orientation: What x, y and z of the training's images ran towards, such as ``"RAS"``, for dataset.json and
+            provenance.json; by default what the checkpoint's own dataset.json says, or what is published of it.
         overwrite: Replace an existing model folder, all its folds included.
 
     Returns:
@@ -83,11 +83,11 @@ def write_model_folder(
     checkpoint.require_heads()
     plans, configuration = plans_for_model_folder(checkpoint, dataset, configuration, plans_name)
     dataset_json = dataset_json_for_model_folder(checkpoint)
-    if orientation is not None:
-        if checkpoint.preprocessing_profile is not None:
-            raise UserError(
-                f"Expected no --orientation for {checkpoint.path}: its own preparation turns images; leave it out."
-            )
+    if orientation is not None and checkpoint.preprocessing_profile is not None:
+        raise UserError(
+            f"Expected no --orientation for {checkpoint.path}: its own preparation turns images; leave it out."
+        )
+    if orientation := orientation or dataset_json.get(ORIENTATION) or checkpoint.orientation:
         dataset_json[ORIENTATION] = orientation
     checked_ending(dataset_json.get("file_ending"), checkpoint.path)
     trainer = trainer or checkpoint.fitting_trainer
@@ -122,6 +122,7 @@ def write_model_folder(
                 "network": str(checkpoint.architecture),
                 "imported_with": f"nnunetv2-ext {nnunetv2_ext.__version__}",
                 "notes": checkpoint.notes,
+                **({"image_orientation": orientation} if orientation else {}),
                 **({"publication": asdict(checkpoint.publication)} if checkpoint.publication else {}),
             }
             new_fold = new if joins else new / f"fold_{fold}"

@@ -104,6 +104,7 @@ def read_checkpoint(
         head_plans=translation.head_plans,
         absent=translation.absent,
         publication=translation.publication,
+        orientation=translation.orientation,
         inference_allowed_mirroring_axes=_mirroring_axes(raw, translation),
     )
     _add_plans(checkpoint, raw, translation)

@@ -53,6 +53,24 @@ def test_how_the_images_of_the_training_lay_can_be_said(bare_file, tmp_path, cap
     assert "expected what x, y and z run towards" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("of", ["stunet", "totalsegmentator", "others"])
+def test_how_the_images_of_totalsegmentator_lay_is_known(
+    of, write_v1, published_names, tiny_stunet, softmax_model, tmp_path
+):
+    if of == "stunet":
+        source = write_v1(published_names(tiny_stunet(105)), name="tiny_ep4k.model")
+    else:
+        source = shutil.copytree(softmax_model, tmp_path / "model")
+        plans = json.loads((source / "plans.json").read_text())
+        name = "TotalSegmentator_part1_organs_1559subj" if of == "totalsegmentator" else "Organs"
+        (source / "plans.json").write_text(json.dumps({**plans, "dataset_name": f"Dataset291_{name}"}))
+    assert main([str(source), "-d", "Dataset101_Tiny", "-results", str(tmp_path / "models")]) == 0
+    (file,) = tmp_path.glob("models/*/*/dataset.json")
+    provenance = json.loads((file.parent / "provenance.json").read_text())["folds"]["0"]
+    found = [content.get("image_orientation") for content in (json.loads(file.read_text()), provenance)]
+    assert found == ([None, None] if of == "others" else ["RAS", "RAS"])
+
+
 def test_a_model_of_nnunet_v1_that_saw_no_ct_predicts(
     write_v1, published_names, tiny_stunet, plans_v1, nnunet_folders, tmp_path
 ):

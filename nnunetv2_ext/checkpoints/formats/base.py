@@ -14,6 +14,9 @@ from nnunetv2_ext.checkpoints.checkpoint import Publication
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 from nnunetv2_ext.utilities.errors import UserError
 
+#: The images of the TotalSegmentator dataset are stored so, and its own program turns scans so before its models.
+TOTALSEGMENTATOR_ORIENTATION = "RAS"
+
 
 @dataclass
 class Translation:
@@ -35,6 +38,7 @@ class Translation:
         absent: What the names of tensors begin with that the network has and the file has not; heads among them, which
             `num_classes` does not count then.
         publication: Where the weights come from; None where anybody may have written such a file.
+        orientation: What x, y and z of the training's images ran towards, where that is published.
     """
 
     state: dict[str, Tensor]
@@ -51,6 +55,7 @@ class Translation:
     head_plans: dict[str, dict[str, Any]] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     publication: Publication | None = None
+    orientation: str | None = None
 
 
 @dataclass(frozen=True)

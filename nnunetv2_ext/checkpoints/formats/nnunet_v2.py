@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,12 @@ from nnunetv2_ext.architectures.families import recognise
 from nnunetv2_ext.architectures.label_tree_network import PARENTS_NAME
 from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
 from nnunetv2_ext.checkpoints.checkpoint import match_state
-from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, without_aliases
+from nnunetv2_ext.checkpoints.formats.base import (
+    TOTALSEGMENTATOR_ORIENTATION,
+    CheckpointFormat,
+    Translation,
+    without_aliases,
+)
 from nnunetv2_ext.checkpoints.formats.mednext import mednext_translation
 from nnunetv2_ext.checkpoints.formats.nnunet_v1_resenc import resenc_translation
 from nnunetv2_ext.checkpoints.formats.nnunet_v1_unet import unet_translation
@@ -38,7 +44,13 @@ def _reader_of_names(raw: RawCheckpoint) -> Callable[[RawCheckpoint], Translatio
 
 
 def _translate(raw: RawCheckpoint) -> Translation:
-    raw = replace(raw, state=without_aliases(raw.state))
+    translation = _by_kind(replace(raw, state=without_aliases(raw.state)))
+    if re.match(r"Dataset\d+_TotalSegmentator", str((raw.plans or {}).get("dataset_name"))):
+        translation.orientation = TOTALSEGMENTATOR_ORIENTATION
+    return translation
+
+
+def _by_kind(raw: RawCheckpoint) -> Translation:
     if raw.content.get("architecture") is not None:
         return _from_architecture(raw, Architecture.from_plans(raw.content))
     reader = _reader_of_names(raw)

@@ -7,7 +7,12 @@ from dataclasses import replace
 from nnunetv2_ext.architectures.architecture import Architecture
 from nnunetv2_ext.architectures.stunet import STUNet
 from nnunetv2_ext.architectures.stunet_sizes import PUBLISHED_STRIDES, strides_that_fit, stunet_strides
-from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, rename
+from nnunetv2_ext.checkpoints.formats.base import (
+    TOTALSEGMENTATOR_ORIENTATION,
+    CheckpointFormat,
+    Translation,
+    rename,
+)
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -39,6 +44,7 @@ def _translate(raw: RawCheckpoint) -> Translation:
     translation.plans_template = "stunet_totalsegmentator"
     if translation.num_classes == _PUBLISHED_OUTPUTS:
         translation.label_order = "stunet_totalsegmentator"
+        translation.orientation = TOTALSEGMENTATOR_ORIENTATION
     if raw.plans is None:
         translation.notes.append(
             "The network was trained with nnU-Net v1, which normalised images after resampling and averaged "
