@@ -72,8 +72,8 @@ class PlainArray(np.ndarray[Any, Any]):
 
 
 def _empty_array(kind: Any, shape: Any, code: Any) -> PlainArray:
-    if kind is not PlainArray:
-        raise RefusedError("an array of something else than numbers")
+    if kind is not PlainArray or shape != (0,):
+        raise RefusedError("an array that is none of numpy's")
     return np.empty(0, np.int8).view(PlainArray)
 
 

@@ -19,7 +19,7 @@ def test_every_option_has_a_flag():
              "val_iterations_per_epoch": 6, "oversample_foreground": 0.75, "warmup_heads": 0, "warmup_network": 8,
              "save_every": 9, "seed": 10, "num_workers": 0, "optimizer": "adamw", "layer_decay": 0.75,
              "grad_accumulation": 2, "precision": "bfloat16", "ema": 0.99, "freeze": "encoder",
-             "freeze_epochs": 3}  # fmt: skip
+             "freeze_epochs": 3, "max_hours": 1.5, "case_weights": "weights.json"}  # fmt: skip
     words = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     arguments = parser.parse_args(
         [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 
@@ -569,8 +568,6 @@ def test_paths_in_place_of_names_stay_in_the_merged_dataset(make_raw_dataset, ti
 def test_the_orientation_is_noted_where_all_inputs_agree_and_can_be_made_one(three_sources, caplog, monkeypatch):
     import SimpleITK
 
-    monkeypatch.setattr(logging.getLogger("nnunetv2_ext"), "propagate", True)  # commands set it otherwise
-
     def noted(result):
         return json.loads((result.folder / "dataset.json").read_text()).get("image_orientation")
 
@@ -598,7 +595,6 @@ def test_each_source_is_left_out_once_with_what_belongs_to_its_cases(
         {"background": 0, "pancreas": 1},
         {"same": (image, tiny_case(99, [1])[1]), "new_5": tiny_case(40, [1])},
     )
-    monkeypatch.setattr(logging.getLogger("nnunetv2_ext"), "propagate", True)  # commands set it otherwise
     caplog.set_level("INFO", "nnunetv2_ext")
     # By their last figure, Liver_liver_5 and Copies_new_5 are of one patient.
     options = {"leave_one_dataset_out": True, "group": r"_5$|^(?!.*_5$).*", "progress": False}

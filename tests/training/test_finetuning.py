@@ -188,7 +188,7 @@ def test_classes_are_mapped_by_name_and_a_resumed_run_keeps_its_own_weights(pret
     head = "decoder.seg_layers.0.weight"
     assert torch.equal(after[head][[0, 2]], before[head][[0, 2]])
     assert not torch.equal(after[head][1], before[head][1])
-    assert "add --class_mapping liver=msd_liver/liver" in next(folder.glob("training_log*")).read_text()
+    assert "add --class_mapping liver=msd_liver/liver" in next(folder.glob("training_log_*.txt")).read_text()
 
     monkeypatch.setenv("nnUNetv2_ext_allow_fresh_start", "0")
     again = ("-tr", "STUNetTrainer_small_ft", "--overwrite", *mapping)
@@ -196,7 +196,7 @@ def test_classes_are_mapped_by_name_and_a_resumed_run_keeps_its_own_weights(pret
     file = folder / "checkpoint_final.pth"
     after = read_checkpoint(file).network_state
     assert all(torch.equal(before[name], after[name]) for name in before)
-    logs = "".join(log.read_text() for log in folder.glob("training_log*"))
+    logs = "".join(log.read_text() for log in folder.glob("training_log_*.txt"))
     assert "liver (from msd_liver/liver)" in logs
     assert json.loads((folder / "training_options.json").read_text())[0]["class_mapping"] == {
         "liver": "msd_liver/liver"

@@ -113,7 +113,7 @@ def test_flags_count_more_than_the_first_run(tiny_dataset):
     assert _train(*SHORT) == 0
     assert _train("--c", "--num_epochs", "3") == 0
     assert _checkpoint(tiny_dataset)["current_epoch"] == 4
-    logs = "".join(file.read_text(encoding="utf-8") for file in _fold(tiny_dataset).glob("training_log*"))
+    logs = "".join(file.read_text(encoding="utf-8") for file in _fold(tiny_dataset).glob("training_log_*.txt"))
     assert "--num_epochs is 3 from here on; the training began with 2." in logs
     # What was given then counts in the next run.
     assert _train("--c") == 0

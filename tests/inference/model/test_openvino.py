@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import sys
 
 import pytest
@@ -68,7 +67,6 @@ def test_label_maps_are_those_of_torch_but_for_ties(softmax_model, ct_file):
 
 
 def test_auto_takes_it_where_it_is_installed_and_says_so(softmax_model, monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("nnunetv2_ext"), "propagate", True)
     with caplog.at_level("INFO", logger="nnunetv2_ext"):
         assert Predictor.from_model_folder(softmax_model, device="cpu", backend="auto").backend == "openvino"
     assert "with OpenVINO" in caplog.text

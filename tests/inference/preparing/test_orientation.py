@@ -169,7 +169,6 @@ def test_probabilities_and_figures_are_those_of_the_file(tmp_path, models, ct):
     ],
 )
 def test_what_a_run_says(record, orientation, names, said, models, ct, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("nnunetv2_ext"), "propagate", True)  # commands set it otherwise
     scans = write({name: sitk.DICOMOrient(ct, name) for name in names}, tmp_path / "scans")
     predictor = Predictor.from_model_folder(models[not record], device="cpu", mode="fastest", orientation=orientation)
     with caplog.at_level(logging.INFO, "nnunetv2_ext"):

@@ -68,12 +68,16 @@ def test_events_of_epochs_that_are_done_again_are_dropped(tmp_path):
 
 def test_a_training_writes_events_from_its_start_to_its_end(small_trainer, monkeypatch):
     pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
-    for name in ("on_train_start", "on_train_end"):
-        monkeypatch.setattr(nnUNetTrainer, name, lambda self: None)
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
+
+    def fail(self):
+        self.logger.log("train_losses", 0.5, 0)
+        raise UserError("the end of the training")
+
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_start", fail)
     trainer = small_trainer(tensorboard=True)
-    trainer.on_train_start()
-    trainer.logger.log("train_losses", 0.5, 0)
-    trainer.on_train_end()
+    with pytest.raises(UserError, match="the end of the training"):
+        trainer.run_training()
     trainer.logger.log("train_losses", 0.25, 1)
     (file,) = (Path(trainer.output_folder) / "tensorboard").iterdir()
     assert file.name.startswith("events.out.tfevents")
