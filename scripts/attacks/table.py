@@ -14,7 +14,8 @@ REFUSED = frozenset({1, 2})
 #: Where the input may be taken or refused, and only damage, a crash or a traceback counts.
 ANY = frozenset({0, 1, 2})
 ACCEPTED = frozenset({0})
-INTERRUPTED = frozenset({1, 2, 130, 143})
+#: 75: a training that goes on with --c.
+INTERRUPTED = frozenset({1, 2, 75, 130, 143})
 
 SetUp = Callable[[Sandbox], Sequence[str]]
 #: Looks at what a command has left in the sandbox (and printed); returns what is wrong with it.

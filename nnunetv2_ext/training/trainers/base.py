@@ -30,6 +30,7 @@ from nnunetv2_ext.training.validation import evaluate_folder, log_summary, predi
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path
 from nnunetv2_ext.utilities.locks import output_lock
+from nnunetv2_ext.utilities.names import checked_ending
 from nnunetv2_ext.utilities.validation import check
 
 ALLOW_FRESH_START = "nnUNetv2_ext_allow_fresh_start"
@@ -85,6 +86,8 @@ class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoadingTrainer, LoggingT
         check_plans(plans, "the plans of this training")
         # nnU-Net makes folders of these names in its constructor.
         check_plans_names(plans, "the plans of this training")
+        # Label maps of the final validation are written with it.
+        checked_ending(dataset_json.get("file_ending", ".nii.gz"), "the dataset.json of this training")
         continuing = bool(plans.get("continue_training", False))
         super().__init__(plans, configuration, fold, dataset_json, device)
         # nnUNetTrainer.__init__ has just written its own defaults onto the instance.
