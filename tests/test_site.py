@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import re
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,11 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def stage_site():
-    spec = importlib.util.spec_from_file_location("stage_site", ROOT / "scripts" / "stage_site.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def stage_site(load_script):
+    return load_script("stage_site")
 
 
 @pytest.fixture(scope="module")
