@@ -51,6 +51,8 @@ def main() -> int:
     began = time.monotonic()
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="attack.", ignore_cleanup_errors=True) as name:
+        if arguments.keep:
+            Path(arguments.keep).mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix="attack.", dir=arguments.keep) if arguments.keep else name).resolve()
         scratch.chmod(0o755)
         os.umask(0o022)
