@@ -107,16 +107,26 @@ def _choose(only: Sequence[str], quick: bool, every_place: bool) -> tuple[list[T
         if reason := kind.needs():
             skipped[kind.name] = reason
             continue
-        if not quick:
-            tries += (
-                kind.tries() if every_place else (_one_example(each, turn + i) for i, each in enumerate(kind.tries()))
-            )
+        if every_place:
+            tries += kind.tries()
+        elif not quick:
+            tries += (_one_example(each, turn + i) for i, each in enumerate(kind.tries()))
         elif turn % QUICK_SHARE == 0 and not kind.slow:
             of_kind = list(kind.tries())
             # Another command at every turn, and one example of it.
             chosen = of_kind[turn // QUICK_SHARE % len(of_kind)]
             tries.append(replace(chosen, examples=chosen.examples[:1]))
-    return tries, skipped
+    return tries if every_place or only else _one_of_each_strategy(tries), skipped
+
+
+def _one_of_each_strategy(tries: Sequence[Try]) -> list[Try]:
+    """Of the kinds that are examples of one strategy one for every command, another one for each."""
+    of_strategy: dict[tuple[str, str], list[Try]] = defaultdict(list)
+    for each in tries:
+        if strategy := KINDS[each.kind].strategy:
+            of_strategy[strategy, each.command].append(each)
+    chosen = {id(of_command[turn % len(of_command)]) for turn, of_command in enumerate(of_strategy.values())}
+    return [each for each in tries if not KINDS[each.kind].strategy or id(each) in chosen]
 
 
 def _one_example(attempt: Try, turn: int) -> Try:

@@ -89,12 +89,14 @@ class Kind:
         make: Yields its tries.
         slow: Whether its tries take long: they are left out of the quick part.
         needs: Why it cannot be tried on this machine; empty where it can.
+        strategy: Kinds of one strategy are examples of it: every command meets one of them.
     """
 
     name: str
     make: Callable[[], Iterable[Try]]
     slow: bool = False
     needs: Callable[[], str] = lambda: ""
+    strategy: str = ""
 
     def tries(self) -> Iterator[Try]:
         """All tries of the kind."""
@@ -106,14 +108,14 @@ KINDS: dict[str, Kind] = {}
 
 
 def kind(
-    name: str, *, slow: bool = False, needs: Callable[[], str] = lambda: ""
+    name: str, *, slow: bool = False, needs: Callable[[], str] = lambda: "", strategy: str = ""
 ) -> Callable[[Callable[[], Iterable[Try]]], Callable[[], Iterable[Try]]]:
     """Enters a generator of tries into the table."""
 
     def enter(make: Callable[[], Iterable[Try]]) -> Callable[[], Iterable[Try]]:
         if name in KINDS:
             raise ValueError(f"The kind {name} is in the table already.")
-        KINDS[name] = Kind(name, make, slow, needs)
+        KINDS[name] = Kind(name, make, slow, needs, strategy)
         return make
 
     return enter

@@ -82,12 +82,20 @@ ODD_JSON: dict[str, Spoil] = {
     "null_byte_in_names": _with_entry(b'"a\\u0000b\\u001b[2J": "\\u0000"'),
     "million_entries": _with_entry(b",".join(b'"k%d": 1' % number for number in range(1_000_000))),
 }  # fmt: skip
+_STRATEGIES = {
+    "type": ("list", "text", "null", "number"),
+    "encoding": ("binary", "not_utf8", "utf16", "byte_order_mark", "lone_surrogate"),
+    "link": ("dangling_link", "link_to_itself"),
+    "size": ("nested_100000_deep", "number_of_5000_digits", "million_entries"),
+}  # fmt: skip
 #: What a role's file may be and be right.
 _ADMISSIBLE = {("no_entries", "exceptions"), ("no_entries", "splits"), ("list", "splits"), ("list", "dataset")}
 
 
 def _register(turn: int, name: str, spoil: Spoil, odd: bool) -> None:
-    @kind(f"json_{name}")
+    strategy = next((f"json_{strategy}" for strategy, names in _STRATEGIES.items() if name in names), "")
+
+    @kind(f"json_{name}", strategy=strategy)
     def make() -> Iterator[Try]:
         for recipe, role in per_command(turn, *JSON_ROLES):
             lenient = odd or (name, role) in _ADMISSIBLE or not _needed(recipe, role, name)

@@ -20,6 +20,8 @@ from attacks.table import ACCEPTED, INTERRUPTED, REFUSED, Expect, SetUp, Try, ki
 #: Longest that a command may take to end after a signal, on a busy machine.
 PATIENCE = 40.0
 _CASES = ("a", "b", "c", "d")
+#: Remapping such a scan takes a fraction of a second.
+_CASES_TO_REMAP = tuple("abcdefghijklmnop")
 
 
 def _link(source: Path, target: Path) -> None:
@@ -33,7 +35,7 @@ def _long(name: str, workers: int) -> SetUp:
     def set_up(box: Sandbox) -> Sequence[str]:
         image, label_map = box.library / "big_image.nii.gz", box.library / "big_map.nii.gz"
         argv = RECIPES[name](box)
-        for case in _CASES:
+        for case in _CASES_TO_REMAP if name == "remap" else _CASES:
             if name == "convert":
                 _link(image, box.inputs / f"data/images/{case}.nii.gz")
                 _link(label_map, box.inputs / f"data/labels/{case}.nii.gz")

@@ -276,8 +276,14 @@ def _tries(turn: int, fault: Fault, name: str) -> Iterator[Try]:
         yield Try(recipe.command, f"{recipe.name}/{role}", (_set_up(recipe, role, fault),), expect, options=options)
 
 
+#: First words of faults that are examples of one strategy.
+_STRATEGIES = ("dim", "gz", "offset", "slope", "spacing", "truncated")
+
+
 def _register(turn: int, name: str, fault: Fault) -> None:
-    @kind(f"scan_{name}")
+    first = name.partition("_")[0]
+
+    @kind(f"scan_{name}", strategy=f"scan_{first}" if first in _STRATEGIES else "")
     def make() -> Iterator[Try]:
         yield from _tries(turn, fault, name)
 
