@@ -22,13 +22,14 @@ from nnunetv2_ext.utilities.names import checked_name
 from nnunetv2_ext.utilities.validation import anything, check, entries, list_of
 
 
-def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
+def check_plans(plans: Any, source: Path | str, *, to_run: bool = True, to_train: bool = False) -> None:
     """Refuses plans that name anything but networks and nnU-Net's own normalisers, preprocessors, readers and so on.
 
     Args:
         plans: nnU-Net v2 plans, or a plan template; those from before nnU-Net 2.4 get the entry ``architecture``.
         source: Where they come from, for the error message.
         to_run: Whether data are prepared as the plans say, so that nnU-Net has to find what they name.
+        to_train: Whether it also has to find the reader, by which the final validation writes label maps.
 
     Raises:
         UserError: They are no plans, or they name something else.
@@ -37,6 +38,7 @@ def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
     _complete(plans, source)
     _check_axes(plans, source)
     kinds = _kinds()
+    not_needed = {"experiment_planner_used"} if to_train else {"experiment_planner_used", "image_reader_writer"}
     for section in (plans, *(resolve_configuration(plans, name) for name in plans["configurations"])):
         if "architecture" in section:
             Architecture.from_plans(section)
@@ -44,7 +46,7 @@ def check_plans(plans: Any, source: Path | str, *, to_run: bool = True) -> None:
             named = section.get(key, [])
             for name in named if isinstance(named, list) else [named]:
                 found = _find_in_nnunet(name, package)
-                may_be_missing = not to_run or key in ("image_reader_writer", "experiment_planner_used")
+                may_be_missing = not to_run or key in not_needed
                 if not (may_be_missing if found is None else is_kind(found)):
                     raise UserError(
                         f"Expected the name of something in {package} that serves as {key} in {source}, but found "

@@ -180,6 +180,14 @@ def test_an_ending_that_leads_elsewhere_is_refused(tiny_dataset, capsys):
     assert "as 'file_ending' in the dataset.json of this training, but found" in capsys.readouterr().err
 
 
+def test_a_reader_that_nnunet_does_not_know_is_refused(tiny_dataset, capsys):
+    file = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / "nnUNetPlans.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**content, "image_reader_writer": "NobodysReader"}), encoding="utf-8")
+    assert _train(*SHORT) == 2
+    assert "as image_reader_writer in the plans of this training, but found 'NobodysReader'" in capsys.readouterr().err
+
+
 def test_cases_of_a_fold_that_are_not_there_are_named(tiny_dataset, capsys):
     folds = [{"train": ["case_0", "case_77"], "val": ["case_1"]}]
     file = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / "splits_final.json"

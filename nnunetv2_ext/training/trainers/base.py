@@ -83,7 +83,7 @@ class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoadingTrainer, LoggingT
         # Before nnU-Net creates folders for a training that cannot run.
         refuse_other_kinds(type(self), dataset_json)
         self._read_labels(dataset_json)
-        check_plans(plans, "the plans of this training")
+        check_plans(plans, "the plans of this training", to_train=True)
         # nnU-Net makes folders of these names in its constructor.
         check_plans_names(plans, "the plans of this training")
         # Label maps of the final validation are written with it.

@@ -47,7 +47,7 @@ class SourceHeadsTrainer(CollectionTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  the signature is nnU-Net's contract
     ):
         refuse_other_kinds(type(self), dataset_json)
-        check_plans(plans, "the plans of this training")
+        check_plans(plans, "the plans of this training", to_train=True)
         # nnU-Net writes them into the model folder, where they tell predictions what the network is.
         super().__init__(
             self._with_heads(plans, configuration, dataset_json), configuration, fold, dataset_json, device
