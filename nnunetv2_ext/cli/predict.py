@@ -26,8 +26,8 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         type=Path,
         metavar="INPUT",
-        help="folder in nnU-Net's naming (case_0000.nii.gz), any folder of NIfTI, NRRD or MHA images, one image, or a "
-        "folder with DICOM series in it or below",
+        help="folder in nnU-Net's naming (case_0000.nii.gz), any folder of NIfTI, NRRD or MHA images, one image, a "
+        "folder with DICOM series in it or below, or a CSV table with the columns id and path",
     )
     parser.add_argument(
         "-o", required=True, type=Path, metavar="OUTPUT", help="output folder; or output file, for one image"

@@ -46,7 +46,7 @@ def image_ending(path: Path | str, further: Iterable[str] = ()) -> str | None:
         path: A file name.
         further: Endings beyond `IMAGE_ENDINGS`, such as a model's own ``.png``.
     """
-    name = Path(path).name.lower()
+    name = os.path.basename(path).lower()
     for ending in (*IMAGE_ENDINGS, *(ending.lower() for ending in further)):
         # A segmentation of 3D Slicer is no scan.
         if name.endswith(ending) and len(name) > len(ending) and (ending, name[-9:]) != (".nrrd", ".seg.nrrd"):

@@ -124,7 +124,8 @@ class PredictionRun:
 
     def _run(self) -> Outcome[Case]:
         options = self.options
-        waiting = [case for case in self.cases if case not in self.kept]
+        kept = frozenset(self.kept)
+        waiting = [case for case in self.cases if case not in kept]
         if self.kept:
             _logger.info("%d of %d cases are complete and kept.", len(self.kept), len(self.cases))
         with self._clock:
@@ -239,7 +240,7 @@ class PredictionRun:
         if predictor.device.type == "cuda":
             devices = [f"{device} ({torch.cuda.get_device_name(device)})" for device in devices]
         content = {
-            "model": {"folder": str(model.folder), "sha256": model.sha256()},
+            "model": {"folder": str(model.folder), "sha256": model.sha256},
             "device": ", ".join(devices),
             "backend": predictor.backend,
             **self.results.settings(),

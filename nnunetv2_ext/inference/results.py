@@ -13,6 +13,7 @@ from nnunetv2_ext.images.files import IMAGE_ENDINGS, PICTURES, image_ending
 from nnunetv2_ext.images.label_maps import is_complete, labels_json
 from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.inference.deciding.outputs import OutputMap
+from nnunetv2_ext.inference.journal import Journal
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json, require_writable, write_json
 from nnunetv2_ext.utilities.folders import refuse_overlap
@@ -65,6 +66,8 @@ class Results:
                 f"Expected a folder, or a file that ends with one of {', '.join((*IMAGE_ENDINGS, '.seg.nrrd'))}, as "
                 f"the output, but got {target}."
             )
+
+        self._journal = Journal(self.folder, (options.part_id, options.num_parts), predictor.model)
 
     @property
     def target(self) -> Path:
@@ -127,7 +130,13 @@ class Results:
                 f"{len(files)} of the results exist already in {self.folder} (such as {files[0].name}); pass "
                 "--continue_prediction to keep those that are complete, or --overwrite to replace them."
             )
-        return [case for case in cases if existing[case] and self._is_done(case)]
+        notes = self._journal.read()
+        return [case for case in cases if existing[case] and self._is_done(case, notes.get(case.identifier))]
+
+    def note(self, case: Case) -> None:
+        """Notes that a case is finished, for the next run; a single file is looked at instead."""
+        if self.file is None:
+            self._journal.add(case.identifier, [file for _, file in self.maps_of(case)])
 
     def forget(self, case: Case, *, maps: bool) -> None:
         """Removes what an earlier run wrote about a case and this one does not: with --overwrite, it is out of date.
@@ -173,9 +182,9 @@ class Results:
             files = {output.name: str(plan.path_of("<case>", output, self.ending)) for output in plan.maps}
             labels = {"background": 0, "<the class of the file>": 1}
             contents["labels.json"] = {"labels": labels, "files": files}
-        contents[RECORD_FILE] = {"checkpoints": model.sha256(), "format": self.ending, **self.settings()}
+        contents[RECORD_FILE] = {"checkpoints": model.sha256, "format": self.ending, **self.settings()}
         if first_stage is not None:
-            contents[RECORD_FILE]["checkpoints_of_first_stage"] = first_stage.model.sha256()
+            contents[RECORD_FILE]["checkpoints_of_first_stage"] = first_stage.model.sha256
         # As they are read again: JSON knows neither tuples nor integers as names.
         return {self.folder / name: json.loads(json.dumps(content)) for name, content in contents.items()}
 
@@ -200,6 +209,9 @@ class Results:
             *((options.save_probabilities, file) for file in self.probabilities_of(case)),
         ]
 
-    def _is_done(self, case: Case) -> bool:
-        extras = all(file.is_file() for asked, file in self._extras(case) if asked)
-        return extras and all(is_complete(file) for _, file in self.maps_of(case))
+    def _is_done(self, case: Case, noted: Any) -> bool:
+        if not all(file.is_file() for asked, file in self._extras(case) if asked):
+            return False
+        files = [file for _, file in self.maps_of(case)]
+        verdict = self._journal.judge(noted, case.identifier, files)
+        return all(map(is_complete, files)) if verdict is None else verdict

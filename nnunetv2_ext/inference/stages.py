@@ -144,6 +144,7 @@ class CaseStages:
         if self._options.statistics:
             write_json({"case": case.identifier, "classes": figures}, results.statistics_of(case))
         results.forget(case, maps=False)
+        results.note(case)
 
     def _previous_stage(self, case: Case) -> Scan | None:
         folder, model = self._options.previous_stage, self._predictor.model

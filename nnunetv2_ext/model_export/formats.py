@@ -199,7 +199,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         },
         **_describe_preprocessing(model),
         "regions_class_order": model.dataset_json.get("regions_class_order"),
-        "checkpoint_sha256": model.sha256(),
+        "checkpoint_sha256": model.sha256,
         "license": model.dataset_json.get("licence") or model.dataset_json.get("license") or "unknown",
         "citations": [*CITATIONS, *filter(None, [model.dataset_json.get("reference")])],
     }

@@ -125,8 +125,15 @@ def disk_errors_named(target: Path, written: Path | None = None) -> Iterator[Non
 
 def input_files(folder: Path) -> list[Path]:
     """What in a folder is neither hidden nor a folder, sorted; links to nowhere and pipes too, which are bad inputs."""
-    files = (file for file in sorted(folder.iterdir()) if not file.name.startswith("."))
-    return [file for file in files if not file.is_dir()]
+    with os.scandir(folder) as entries:
+        # A link that leads to itself is a bad input, which `DirEntry.is_dir` would raise on.
+        names = [
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".")
+            and not (Path(entry).is_dir() if entry.is_symlink() else entry.is_dir(follow_symlinks=False))
+        ]
+    return [folder / name for name in sorted(names)]
 
 
 def require_writable(folder: Path | str) -> None:

@@ -83,3 +83,40 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
 def test_two_images_of_one_name_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"Expected one file per case, but both .* are called a; rename"):
         find_cases(_touch(tmp_path, "a.nii.gz", "a.nrrd"), 1, ".nii.gz")
+
+
+def _table(folder, text):
+    (folder / "cases.csv").write_text(text, encoding="utf-8")
+    return folder / "cases.csv"
+
+
+def test_a_table_names_cases_and_their_channels(tmp_path):
+    _touch(tmp_path / "far", "x.nii.gz", "y.nrrd", "z.nii.gz")
+    table = _table(tmp_path, f"note,path,id\n,{tmp_path}/far/x.nii.gz,q\n,far/y.nrrd,p\n,far/z.nii.gz,p\n,gone.nii,r\n")
+    cases = find_cases(table, 2, ".nii.gz")
+    assert [(case.identifier, [str(file.relative_to(tmp_path)) for file in case.files]) for case in cases] == [
+        ("p", ["far/y.nrrd", "far/z.nii.gz"]),
+        ("q", ["far/x.nii.gz"]),
+        ("r", ["gone.nii"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "the columns id and path in .*cases.csv, but found no rows"),
+        ("id,path\n", "but found no rows"),
+        ("case,file\na,b\n", "but found case, file"),
+        ("id,path\na,b.nii\n../a,b.nii\n", "in row 2 of .*cases.csv, but found ../a and b.nii"),
+        ("id,path\na\n", "in row 1 of .*cases.csv, but found a and None"),
+        ("id,path\na,\n", "in row 1 of .*cases.csv, but found a and ''"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(tmp_path, text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        find_cases(_table(tmp_path, text), 1, ".nii.gz")
+
+
+def test_a_hidden_file_that_is_named_is_a_case(tmp_path):
+    (case,) = find_cases(_touch(tmp_path, ".x.nii.gz") / ".x.nii.gz", 1, ".nii.gz")
+    assert case.identifier == ".x"

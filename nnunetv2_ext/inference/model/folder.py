@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class Model:
             return dict(zip(self.class_names, map(int, self.labels.regions_class_order), strict=True))
         return {name: value for value, name in enumerate(self.class_names) if value}
 
+    @cached_property
     def sha256(self) -> dict[str, str]:
         """SHA-256 of every checkpoint, by its path within the model folder."""
         return {str(file.relative_to(self.folder)): sha256_of(file) for file in self.checkpoints}

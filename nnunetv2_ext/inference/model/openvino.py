@@ -65,7 +65,7 @@ def run_by(
     cache = cache_folder(model.folder)
     networks: list[nn.Module] = [
         OpenVinoNetwork(network, shape, cache, key)
-        for network, key in zip(model.networks, model.sha256().values(), strict=True)
+        for network, key in zip(model.networks, model.sha256.values(), strict=True)
     ]
     return replace(model, networks=networks), "openvino"
 
