@@ -269,7 +269,7 @@ def test_an_interrupt_leaves_no_half_file_and_continuing_finishes(
     monkeypatch.setattr(Predictor, "segment", interrupted)
     assert _run(*flags) == 128 + number
     names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert names <= {"a.nii.gz", "b.nii.gz", "labels.json", "dataset.json", "plans.json", "prediction.json"}
+    assert names <= {"a.nii.gz", "b.nii.gz", "labels.json", "dataset.json", "plans.json", "prediction.json", "progress"}
     assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.setattr(Predictor, "segment", segment)
     assert _run(*flags, "--continue_prediction") == 0
