@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import importlib
 
 import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
+from nnunetv2_ext.architectures import families
 from nnunetv2_ext.architectures.label_tree_network import give_label_tree
+from nnunetv2_ext.architectures.multi_head import MultiHeadPlainConvUNet, MultiHeadResidualEncoderUNet
+from nnunetv2_ext.architectures.primus import Primus
 from nnunetv2_ext.architectures.resenc import StridedSkipResidualEncoderUNet
 from nnunetv2_ext.architectures.stunet import STUNet
 from nnunetv2_ext.architectures.unet import PlainConvUNet, ResidualEncoderUNet
@@ -17,6 +21,7 @@ from nnunetv2_ext.labels.label_tree import LabelTree
 from nnunetv2_ext.training.loss.deep_supervision import PartialLabelDeepSupervision, halving_weights
 from nnunetv2_ext.training.loss.label_tree_loss import LabelTreeLoss
 from nnunetv2_ext.training.loss.partial_label_loss import PartialLabelLoss
+from nnunetv2_ext.training.loss.source_heads_loss import HeadClasses, SourceHeadsLoss
 from nnunetv2_ext.training.options import TrainingOptions
 from nnunetv2_ext.training.run_training import TrainingRun, make_trainer
 
@@ -24,6 +29,7 @@ TREE = LabelTree.from_nested({"background": {}, "body": {"liver": {}, "spleen": 
 CLASSES = len(TREE)
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
 FEATURES = [4, 6, 8]
+SHAPE = (32, 64, 64)
 
 
 def stunet():
@@ -33,17 +39,37 @@ def stunet():
 
 def unet(network, **arguments):
     return network(
-        1, 3, FEATURES, nn.Conv3d, [[3] * 3] * 3, STRIDES, num_classes=CLASSES, n_conv_per_stage_decoder=[1, 1],
-        norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU, deep_supervision=True,
-        **arguments,
+        1, num_classes=CLASSES, n_stages=3, features_per_stage=FEATURES, conv_op=nn.Conv3d, kernel_sizes=[[3] * 3] * 3,
+        strides=STRIDES, n_conv_per_stage_decoder=[1, 1], norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True},
+        nonlin=nn.LeakyReLU, deep_supervision=True, **arguments,
     )  # fmt: skip
 
 
-def monai(name, **arguments):
-    pytest.importorskip("monai", reason="the extra 'monai' is not installed")
-    from nnunetv2_ext.architectures import monai_networks, swinunetr
+def several_heads(network, **arguments):
+    return OfSecondSource(unet(network, heads={"000": 2, "001": CLASSES}, **arguments))
 
-    return getattr(swinunetr if name == "SwinUNETR" else monai_networks, name)(1, CLASSES, **arguments)
+
+class OfSecondSource(nn.Module):
+    """A network of several heads, told that the image is of the second source."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.sources = torch.tensor([1])
+
+    def forward(self, image):
+        return self.network(image, self.sources)
+
+
+def primus():
+    sizes = {"embed_dim": 36, "eva_depth": 1, "eva_numheads": 6}
+    return Primus(1, CLASSES, **sizes, input_shape=SHAPE, deep_supervision=True)
+
+
+def monai(module, name, **arguments):
+    pytest.importorskip("monai", reason="the extra 'monai' is not installed")
+    network = getattr(importlib.import_module(f"nnunetv2_ext.architectures.{module}"), name)
+    return network(1, CLASSES, **arguments, deep_supervision=True)
 
 
 FAMILIES = {
@@ -52,15 +78,38 @@ FAMILIES = {
     "PlainConvUNet": functools.partial(unet, PlainConvUNet, n_conv_per_stage=1),
     "ResidualEncoderUNet": functools.partial(unet, ResidualEncoderUNet, n_blocks_per_stage=1),
     "StridedSkipResidualEncoderUNet": functools.partial(unet, StridedSkipResidualEncoderUNet, n_blocks_per_stage=1),
-    "SegResNet": functools.partial(monai, "SegResNet", init_filters=8, blocks_down=(1, 1), blocks_up=(1,)),
-    "UNet": functools.partial(monai, "UNet", channels=(4, 8), strides=([2, 2, 2],)),
-    "SwinUNETR": functools.partial(monai, "SwinUNETR", feature_size=12),
+    "MultiHeadPlainConvUNet": functools.partial(several_heads, MultiHeadPlainConvUNet, n_conv_per_stage=1),
+    "MultiHeadResidualEncoderUNet": functools.partial(
+        several_heads, MultiHeadResidualEncoderUNet, n_blocks_per_stage=1
+    ),
+    "Primus": primus,
+    "MedNeXt": functools.partial(
+        monai, "mednext", "MedNeXt", init_filters=4, blocks_down=(1, 1), blocks_bottleneck=1, blocks_up=(1, 1)
+    ),
+    "SegResNet": functools.partial(
+        monai, "monai_networks", "SegResNet", init_filters=8, blocks_down=(1, 1), blocks_up=(1,)
+    ),
+    "SegResNetDS": functools.partial(
+        monai, "segresnet_ds", "SegResNetDS", init_filters=8, blocks_down=(1, 1, 1), levels=2
+    ),
+    "VISTA3D": functools.partial(monai, "segresnet_ds", "VISTA3D", init_filters=8, blocks_down=(1, 1)),
+    "UNet": functools.partial(monai, "monai_networks", "UNet", channels=(4, 8), strides=([2, 2, 2],)),
+    "SwinUNETR": functools.partial(monai, "swinunetr", "SwinUNETR", feature_size=12),
 }
 
 
+def test_no_family_is_left_out():
+    assert {family.class_path.rpartition(".")[2] for family in families.FAMILIES} <= set(FAMILIES)
+
+
 def loss_of(family, levels):
+    weights = halving_weights(levels)
+    if "MultiHead" in family:
+        every = [[value] for value in range(1, CLASSES)]
+        loss = SourceHeadsLoss([HeadClasses([[1]], [[1]]), HeadClasses(every, every)], CLASSES)
+        return functools.partial(PartialLabelDeepSupervision(loss, weights), classes=torch.tensor([1]))
     loss = LabelTreeLoss(TREE) if "tree" in family else PartialLabelLoss(torch.eye(CLASSES, dtype=torch.bool))
-    return PartialLabelDeepSupervision(loss, halving_weights(levels))
+    return PartialLabelDeepSupervision(loss, weights)
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
@@ -68,8 +117,8 @@ def loss_of(family, levels):
 def test_a_step_moves_all_weights_and_overflows_nowhere(family, compiled, device):
     torch.manual_seed(0)
     network = FAMILIES[family]().to(device).train()
-    image = torch.randn(1, 1, 32, 64, 64, device=device)
-    label_map = torch.randint(0, CLASSES, (1, 1, 32, 64, 64), device=device)
+    image = torch.randn(1, 1, *SHAPE, device=device)
+    label_map = torch.randint(0, CLASSES, (1, 1, *SHAPE), device=device)
     label_map[label_map == TREE.value("body")] = TREE.value("liver")
     annotated = torch.tensor([[name in TREE.leaves() for name in TREE]])
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
@@ -107,25 +156,32 @@ def test_the_backbone_is_one_graph_that_is_compiled_once(family, device):
     graphs = []
     for _ in range(5):
         optimizer.zero_grad(set_to_none=True)
-        outputs = step(torch.randn(1, 1, 32, 64, 64, device=device))
+        outputs = step(torch.randn(1, 1, *SHAPE, device=device))
         levels = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         sum(level.square().mean() for level in levels).backward()
         optimizer.step()
         graphs.append(counters["stats"]["unique_graphs"])
-    assert not counters["graph_break"]
+    # The heads of an image's source stay outside of the graph.
+    assert all("MultiHead._outputs" in reason for reason in counters["graph_break"])
+    assert bool(counters["graph_break"]) == ("MultiHead" in family)
     assert graphs == [1] * 5
 
 
+# Trainer -> dataset, and the functions that stay outside of the graph: heads (and stems) that change with the classes
+# or sources of a batch.
 TRAINERS = {
-    "MultiTalentTrainer_unet": "tiny_collection",
-    "LabelTreeTrainer_unet": "tiny_tree_collection",
+    "FineTuneTrainer_unet": ("tiny_dataset", ()),
+    "MultiTalentTrainer_unet": ("tiny_collection", ("apply_heads",)),
+    "MultiTalentV2Trainer": ("tiny_collection", ("MultiHead._outputs",)),
+    "MultiTalentV2Trainer_multistems": ("tiny_collection", ("MultiHead._outputs", "_run_stems")),
+    "LabelTreeTrainer_unet": ("tiny_tree_collection", ()),
 }
 
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_a_step_of_the_trainer(name, device, request, monkeypatch):
     monkeypatch.setenv("nnUNet_compile", "false")
-    dataset = request.getfixturevalue(TRAINERS[name])
+    dataset = request.getfixturevalue(TRAINERS[name][0])
     options = TrainingOptions(batch_size=2, num_workers=0, seed=1)
     trainer = make_trainer(TrainingRun(dataset, "3d_fullres", 0, name, device=device.type, options=options))
     trainer.initialize()
@@ -142,7 +198,7 @@ def test_a_step_of_the_trainer(name, device, request, monkeypatch):
 @pytest.mark.parametrize("name", TRAINERS)
 def test_steps_of_the_trainer_compile_nothing_after_the_third(name, device, request, monkeypatch):
     monkeypatch.setenv("nnUNet_compile", "false")
-    dataset = request.getfixturevalue(TRAINERS[name])
+    dataset = request.getfixturevalue(TRAINERS[name][0])
     options = TrainingOptions(batch_size=2, num_workers=0, seed=1)
     trainer = make_trainer(TrainingRun(dataset, "3d_fullres", 0, name, device=device.type, options=options))
     trainer.initialize()
@@ -154,5 +210,5 @@ def test_steps_of_the_trainer_compile_nothing_after_the_third(name, device, requ
         trainer.train_step(next(loader))
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[2:] == graphs[2:3] * 4
-    # The heads of the classes of a batch, whose number changes, stay outside of the graph.
-    assert all("apply_heads" in reason for reason in counters["graph_break"])
+    outside = TRAINERS[name][1]
+    assert all(any(function in reason for function in outside) for reason in counters["graph_break"])
