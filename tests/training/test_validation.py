@@ -48,7 +48,7 @@ def _let_all_classes_win(network) -> None:
         head.bias.zero_()
 
 
-def _trainer(dataset, *, labels=None, spacing=(1.0, 1.0, 1.0), next_stage=None, trainer="FineTuneTrainer_unet"):
+def _trainer(dataset, *, labels=None, spacing=(1.0, 1.0, 1.0), next_stage=None, device="cpu"):
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / dataset
     if labels is not None:
         file = preprocessed / "dataset.json"
@@ -59,7 +59,8 @@ def _trainer(dataset, *, labels=None, spacing=(1.0, 1.0, 1.0), next_stage=None, 
     if next_stage is not None:
         configurations[next_stage] = {**configurations["3d_fullres"], "data_identifier": next_stage}
     (preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
-    made = make_trainer(TrainingRun(dataset, "3d_fullres", 0, trainer, device="cpu", options=TrainingOptions(seed=3)))
+    options = TrainingOptions(seed=3)
+    made = make_trainer(TrainingRun(dataset, "3d_fullres", 0, "FineTuneTrainer_unet", device=device, options=options))
     made.initialize()
     made.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     _let_all_classes_win(made.network)
@@ -82,8 +83,12 @@ def _compare(trainer, save_probabilities=False):
     names = sorted(file.name for file in stock.iterdir())
     assert sorted(file.name for file in ours.iterdir()) == names
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (stock, ours)]
-    assert summaries[0] == summaries[1]
-    assert summaries[0]["foreground_mean"]["Dice"] > 0
+    on_cpu = trainer.device.type == "cpu"
+    if on_cpu:
+        assert summaries[0] == summaries[1]
+    dice = [summary["foreground_mean"]["Dice"] for summary in summaries]
+    assert dice[1] == pytest.approx(dice[0], abs=0.01)
+    assert dice[0] > 0
     maps = [name for name in names if name.endswith(".nii.gz")]
     assert len(maps) == len(trainer.do_split()[1])
     for name in maps:
@@ -92,7 +97,8 @@ def _compare(trainer, save_probabilities=False):
         assert found.GetSpacing() == expected.GetSpacing()
         expected = sitk.GetArrayFromImage(expected)
         assert len(np.unique(expected)) > 1
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), expected)
+        # On a GPU ours interpolates there and stock on the CPU, which round the last digit their own ways.
+        assert (sitk.GetArrayFromImage(found) == expected).mean() >= (1 if on_cpu else 0.99)
     return stock, ours
 
 
@@ -100,15 +106,15 @@ REGIONS = {"labels": {"background": 0, "both": [1, 2], "spleen": [2, 2]}, "regio
 
 
 @pytest.mark.parametrize("labels", [None, REGIONS], ids=["softmax", "regions"])
-def test_files_are_those_of_nnunet(tiny_dataset, labels):
-    trainer = _trainer(tiny_dataset, labels=labels)
+def test_files_are_those_of_nnunet(tiny_dataset, labels, device):
+    trainer = _trainer(tiny_dataset, labels=labels, device=device.type)
     assert trainer.inference_allowed_mirroring_axes == (0, 1, 2)
     stock, ours = _compare(trainer, save_probabilities=True)
     for file in stock.glob("*.npz"):
         expected, found = (np.load(folder / file.name)["probabilities"] for folder in (stock, ours))
         # What lies exactly between two numbers of float16 is rounded by the last digit of a sum.
         np.testing.assert_allclose(found, expected, atol=1e-3)
-        assert (abs(found - expected) < 2e-6).mean() > 0.995
+        assert (abs(found - expected) < (2e-6 if device.type == "cpu" else 5e-4)).mean() > 0.995
         np.testing.assert_equal(*(load_pickle(str(folder / f"{file.stem}.pkl")) for folder in (ours, stock)))
 
 
