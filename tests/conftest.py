@@ -32,6 +32,7 @@ pytest_plugins = [
     "fixtures.preprocessed_datasets",
     "fixtures.published_checkpoints",
     "fixtures.raw_datasets",
+    "fixtures.servers",
     "fixtures.small_trainers",
     "fixtures.whole_commands",
 ]

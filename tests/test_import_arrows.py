@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "demo": {"checkpoints", "dataset_conversion", "experiment_planning", "inference", "training", "evaluation"}
     | _PARTS,
     "viewer": _PARTS,
+    "serving": {"inference"} | _PARTS,
     "discovery": {"training"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"autoload", "discovery"}

@@ -65,6 +65,7 @@ BENCHMARKS = {
     "predict_end_to_end": Benchmark(
         f"{SCANS} --cases 1 --size tiny --classes 5 --patch 32 --in_plane 3 --spacing 3", SCANS, on_device=True
     ),
+    "serving": Benchmark("--requests 4 --clients 2 --size 32", library="starlette"),
     "sliding_window": Benchmark("--planes 256 --peer_planes 256 --size 32"),
     "stunet_forward": Benchmark("--patch 32 --classes 5 --repeats 1", on_device=True),
     "validation": Benchmark("--classes 6 --patch 32 --in_plane 3 --spacing 3"),

@@ -157,6 +157,7 @@ OTHERS = {
     "info": "model folders and checkpoints",
     "plan": "plans and the fingerprint that stock nnU-Net extracted",
     "report": "a raw dataset",
+    "serve": "scans that are sent to it",
     "train": "what stock nnU-Net preprocessed",
     "view": "a scan with its label maps",
 }
