@@ -147,7 +147,7 @@ def predict(choice: ModelChoice, job: Job, folder: Path) -> Loads:
             if predicted is None:
                 predicted = stages.segment(case, stages.prepare(case))
             stages.write(case, predicted)
-            _gather([file for _, file in results.maps_of(case)], own, result / f"{LABEL_MAP}.{kind}")
+            _gather(sorted(own.rglob(f"*.{kind}")), own, result / f"{LABEL_MAP}.{kind}")
             if options.statistics:
                 results.statistics_of(case).rename(result / STATISTICS)
             if options.preview:
