@@ -40,6 +40,18 @@ pytest_plugins = [
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """Leads what child processes ask of the network to a port at which nobody listens; pytest-socket stops this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy"):
+            patch.setenv(name, "http://127.0.0.1:9")
+            patch.setenv(name.upper(), "http://127.0.0.1:9")
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def threads_of_torch():
     """Gives torch its threads back, the number of which training commands set for the whole process."""
