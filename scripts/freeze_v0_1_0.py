@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from fixtures import preprocessed_datasets, published_checkpoints
 TARGET = Path(__file__).resolve().parents[1] / "tests" / "data" / "v0_1_0"
 CASES = 5
 LABELS = {"Left": {"background": 0, "liver": 1, "tumour": 2}, "Right": {"background": 0, "spleen": 1, "kidney": 2}}
-TREE = {"background": {}, "body": {"organs": {"spleen": {}, "kidney": {}}, "body_other": {}}}
+TREE: dict[str, Any] = {"background": {}, "body": {"organs": {"spleen": {}, "kidney": {}}, "body_other": {}}}
 SHORT = ["-device", "cpu", "--iterations_per_epoch", "60", "--val_iterations_per_epoch", "1", "--batch_size", "2",
          "--seed", "1", "--num_workers", "0", "--initial_lr", "0.003"]  # fmt: skip
 
@@ -198,7 +199,8 @@ def import_published(results: Path, scratch: Path) -> None:
     torch.manual_seed(0)
     strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
     network = STUNet(1, 3, features_per_stage=[3, 4, 4], n_blocks_per_stage=[1, 1, 1], strides=strides)
-    for layer in network.decoder.seg_layers:
+    layers: Any = network.decoder.seg_layers
+    for layer in layers:
         torch.nn.init.normal_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
     state = published_checkpoints._published_names(network)

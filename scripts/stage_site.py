@@ -74,7 +74,7 @@ def reference() -> dict[str, str]:
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Name of every command -> its parser."""
-    found = {}
+    found: dict[str, argparse.ArgumentParser] = {}
     for path in sorted((PACKAGE / "cli").glob("[a-z]*.py")):
         module = importlib.import_module(f"nnunetv2_ext.cli.{path.stem}")
         original = module.run_command
@@ -169,7 +169,7 @@ def _variables() -> Iterator[str]:
                 and isinstance(text, ast.Constant)
             ):
                 about = " ".join(str(text.value).replace("``", "`").split())
-                yield f"| `{value.value}` | {about} |"
+                yield f"| `{value.value!s}` | {about} |"
 
 
 if __name__ == "__main__":

@@ -115,6 +115,8 @@ def load_script():
         spec = importlib.util.spec_from_file_location(
             name, Path(__file__).resolve().parents[1] / "scripts" / f"{name}.py"
         )
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module

@@ -17,6 +17,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "scripts" / "benchmarks"
 @pytest.fixture
 def run_all():
     spec = importlib.util.spec_from_file_location("run_all", FOLDER / "run_all.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # The dataclass in it looks its module up by name.
     with pytest.MonkeyPatch.context() as patch:

@@ -295,7 +295,8 @@ def test_the_files_as_they_should_be(run, reader):
 def test_what_is_no_json_of_this_kind(run, reader, content):
     # No exceptions are none; a mark of a byte order is no reason to refuse a file.
     may_work = reader.file == "exceptions.json" and content == b"{}"
-    assert_told(*run(reader, lambda file: file.write_bytes(content)), reader, may_work=may_work)
+    code, output = run(reader, lambda file: file.write_bytes(content))
+    assert_told(code, output, reader, may_work=may_work)
 
 
 @pytest.mark.parametrize("reader", [reader for reader in READERS if reader.file.endswith(".json")], ids=str)

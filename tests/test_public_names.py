@@ -44,7 +44,8 @@ def test_lazy_names_are_those_that_type_checkers_see(package):
     module = importlib.import_module(package)
     tree = ast.parse(inspect.getsource(module))
     guarded = next(node for node in tree.body if isinstance(node, ast.If))
-    seen = {alias.name: node.module for node in guarded.body for alias in node.names}
+    imports = [node for node in guarded.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: str(node.module) for node in imports for alias in node.names}
     assert sorted(seen) == sorted(module.__all__)
     for name, defined_in in seen.items():
         assert getattr(module, name) is getattr(importlib.import_module(defined_in), name)

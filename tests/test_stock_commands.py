@@ -210,12 +210,12 @@ def test_a_label_tree_over_a_real_ct(real_tree_dataset, nnunet_folders, run_inst
     )  # fmt: skip
     summary = json.loads((nnunet_folders / "leaves" / "summary.json").read_text())
     of_case = {Path(case["prediction_file"]).name[:6]: case["metrics"] for case in summary["metric_per_case"]}
-    below = tuple(sorted(values[name] for name, path in paths.items() if "bones" in path))
+    bones = tuple(sorted(values[name] for name, path in paths.items() if "bones" in path))
     for case in ("slab_0", "slab_3"):
         truth = sitk.GetArrayFromImage(sitk.ReadImage(str(real_tree_dataset / "labelsTr" / f"{case}.nii.gz")))
-        truth, predicted = np.isin(truth, below), np.isin(maps["leaves", case], below)
+        truth, predicted = np.isin(truth, bones), np.isin(maps["leaves", case], bones)
         expected = 2 * (truth & predicted).sum() / (truth.sum() + predicted.sum())
-        assert of_case[case][str(below)]["Dice"] == pytest.approx(expected), case
+        assert of_case[case][str(bones)]["Dice"] == pytest.approx(expected), case
     liver = str(values["liver"])
     assert liver in of_case["slab_0"]
     assert liver not in of_case["slab_3"], "the coarse source does not tell the liver apart"

@@ -185,8 +185,8 @@ def the_output_forms_tell_the_same(folder: Path, images: Path, dataset_json: dic
     sources = {name: entry["classes"] for name, entry in dataset_json["partial_labels"].items()}
     assert read_json(folder / "merged" / "labels.json")["labels"] == {"background": 0, **painted}
     for source, own in sources.items():
-        expected = {"background": 0, **{name: value for value, name in enumerate(own, 1)}}
-        assert read_json(folder / "per_source" / source / "labels.json")["labels"] == expected
+        meaning = {"background": 0, **{name: value for value, name in enumerate(own, 1)}}
+        assert read_json(folder / "per_source" / source / "labels.json")["labels"] == meaning
     for image in sorted(images.iterdir()):
         case = image.name.removesuffix("_0000.nii.gz")
         masks = {}

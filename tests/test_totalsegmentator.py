@@ -102,7 +102,7 @@ def run(command, environment, mode=None):
 
 
 def labels_of(file):
-    return np.asanyarray(nibabel.load(file).dataobj)
+    return np.asanyarray(nibabel.Nifti1Image.from_filename(file).dataobj)
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["one model", "five models"])

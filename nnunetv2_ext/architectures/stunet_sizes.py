@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Stride = Sequence[int]
 
@@ -24,7 +25,7 @@ class STUNetSize:
     n_blocks_per_stage: tuple[int, ...]
 
     @property
-    def arguments(self) -> dict[str, list[int]]:
+    def arguments(self) -> dict[str, Any]:
         """What `STUNet` takes, under the names of its arguments, as they stand in a plans file."""
         return {
             "features_per_stage": list(self.features_per_stage),

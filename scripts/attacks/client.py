@@ -177,8 +177,9 @@ class Server:
             raise RuntimeError(f"The server has died; see {self._log.name}.")
         name = f"nnUNetv2_ext_{command}"
         process = Process(log)
+        number = next(self._numbers)
         request = {
-            "id": next(self._numbers),
+            "id": number,
             "command": name,
             "entry": self.scripts[name],
             "argv": list(argv),
@@ -190,7 +191,7 @@ class Server:
             "obeys_permissions": obeys_permissions,
         }
         with self._lock:
-            self._processes[request["id"]] = process
+            self._processes[number] = process
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()

@@ -277,7 +277,7 @@ def network_state(outputs: int = 3, seed: int = 0) -> dict[str, Any]:
 
     def block(name: str, inputs: int, features: int) -> dict[str, Any]:
         parts = {"conv": (random(features, inputs, 3, 3, 3), random(features)), "norm": (random(features),) * 2}
-        state = {}
+        state: dict[str, Any] = {}
         for number, (part, (weight, bias)) in enumerate(parts.items()):
             for known_as in (part, f"all_modules.{number}"):
                 state |= {f"{name}.convs.0.{known_as}.weight": weight, f"{name}.convs.0.{known_as}.bias": bias}

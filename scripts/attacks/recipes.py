@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from attacks import fixtures
 from attacks.fixtures import CASES, CONFIGURATION
@@ -80,7 +81,7 @@ def per_command(turn: int, *roles: str) -> Iterator[tuple[Recipe, str]]:
         yield from of_command if EVERY_PLACE else [of_command[turn % len(of_command)]]
 
 
-_MODEL = {
+_MODEL: dict[str, Any] = {
     "plans": "in/model/plans.json",
     "dataset": "in/model/dataset.json",
     "checkpoint": "in/model/fold_0/checkpoint_final.pth",

@@ -90,9 +90,9 @@ class Sandbox:
         """Removes the sandbox, whatever the permissions in it."""
         for folder in self._mounted:
             subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
-        for folder, names, _ in os.walk(self.root):
+        for parent, names, _ in os.walk(self.root):
             for name in names:
-                path = Path(folder, name)
+                path = Path(parent, name)
                 if not path.is_symlink():
                     path.chmod(0o700)
         shutil.rmtree(self.root, ignore_errors=True)

@@ -153,8 +153,9 @@ def _redirect(request: dict[str, Any]) -> None:
     # From here on the server's pipes are closed: a worker that outlives the command must not keep them open.
     os.closerange(3, 256)
     sys.stdin = os.fdopen(0, "r", closefd=False)
-    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False, encoding="utf-8")
-    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace")
+    sys.stdout = os.fdopen(1, "w", closefd=False, encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace")
+    vars(sys).update(__stdout__=sys.stdout, __stderr__=sys.stderr)
 
 
 def _give_up_power_over_permissions() -> None:

@@ -6,7 +6,7 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ _PROCESS = Path("/proc/self")
 
 
 def seconds(
-    functions: dict[str, Callable[[], Any]], repeats: int, device: str = "cpu", clock: str = "wall"
+    functions: Mapping[str, Callable[[], Any]], repeats: int, device: str = "cpu", clock: str = "wall"
 ) -> dict[str, float]:
     """Median seconds of each function. They take turns, so that a busy machine slows all of them alike.
 

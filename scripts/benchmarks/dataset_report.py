@@ -19,6 +19,7 @@ import resource
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -93,7 +94,7 @@ def main() -> None:
             write_dataset(Path(temporary) / "Dataset001_Synthetic", arguments.cases, tuple(arguments.size))
         dataset = read_raw_dataset(arguments.dataset or f"{temporary}/Dataset001_Synthetic")
 
-        def write(some: RawDataset, processes: int):
+        def write(some: RawDataset, processes: int) -> Any:
             return report_dataset(some, pages, overwrite=True, processes=processes, progress=False)
 
         quarter = replace(dataset, cases=dataset.cases[: max(1, len(dataset.cases) // 4)])

@@ -12,6 +12,7 @@ float64 interpolation and against float32 interpolation of torch, which rounds t
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import torch
 from _measure import extra_peak_mb, report, run_once, seconds
@@ -109,7 +110,7 @@ def main() -> None:
         labels = ours().cpu()
         exact, float32 = (reference(logits, shape, dtype) for dtype in (torch.float64, torch.float32))
         for name in arguments.peers:
-            peer = run_once(lambda logits=logits, name=name: {"stock": stock, "stock_torch": stock_torch}[name](logits))
+            peer = run_once(partial({"stock": stock, "stock_torch": stock_torch}[name], logits))
             report(
                 f"export_{kind}_{name}",
                 device=arguments.device,

@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import _measure
 import numpy as np
@@ -32,7 +32,8 @@ import torch
 EVERYWHERE = {"liver": ("liver", "liver_tumour"), "spleen": ("spleen",)}
 PRETRAINED = {**EVERYWHERE, "aorta": ("aorta",), "spine": ("vertebrae",)}
 TARGET = {**EVERYWHERE, "kidneys": ("kidneys",), "lungs": ("lungs",)}
-STARTS = {"scratch": None, "heads discarded": "backbone", "heads mapped": "all"}
+_Part = Literal["all", "backbone", "encoder"]
+STARTS: dict[str, _Part | None] = {"scratch": None, "heads discarded": "backbone", "heads mapped": "all"}
 PLANS, CONFIGURATION = "benchmark", "3d_fullres"
 #: Covers every phantom at 5 mm.
 WHOLE = (64, 56, 72)
@@ -135,8 +136,8 @@ def _dataset(
     from nnunetv2_ext.experiment_planning.plan_dataset import plan_dataset
 
     raw = folder / "nnUNet_raw"
-    further = {} if patient is None else {"patient": patient}
-    everything = {"num_training": number + held_out, "num_test": 0, "first_seed": first_seed}
+    further: dict[str, Any] = {} if patient is None else {"patient": patient}
+    everything: dict[str, Any] = {"num_training": number + held_out, "num_test": 0, "first_seed": first_seed}
     cases = write_raw_dataset(protocol, raw, **everything, **further)
     names = sorted(file.name.removesuffix(".nii.gz") for file in (cases / "labelsTr").iterdir())
     if held_out:
@@ -212,7 +213,7 @@ def _save(trainer: Any, dataset: Path) -> Path:
     return file
 
 
-def _transfer(trainer: Any, checkpoint: Path, part: str) -> None:
+def _transfer(trainer: Any, checkpoint: Path, part: _Part) -> None:
     from nnunetv2_ext.checkpoints import read_checkpoint, transfer_weights
 
     labels = trainer.dataset_json["labels"]

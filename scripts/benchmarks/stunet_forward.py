@@ -16,6 +16,7 @@ forward, a loss over all levels, backward.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 from _measure import extra_peak_mb, report, seconds
@@ -28,7 +29,7 @@ from nnunetv2_ext.architectures.stunet import PUBLISHED_STRIDES, STUNET_SIZES, S
 def published_forward(network: STUNet, image: Tensor) -> list[Tensor]:
     """Upsample, then convolve; all heads. Full resolution first."""
     *skips, x = network.encoder(image)
-    decoder = network.decoder
+    decoder: Any = network.decoder
     outputs = []
     for upsample, stage, head, skip in zip(
         decoder.upsample_layers, decoder.stages, decoder.seg_layers, reversed(skips), strict=True
@@ -107,7 +108,8 @@ def _largest_difference(ours: Tensor | tuple[Tensor, ...], peer: Tensor | tuple[
 
     Of all, because the gradients of biases before a norm are zero but for rounding.
     """
-    pairs = [(ours, peer)] if isinstance(ours, Tensor) else list(zip(ours, peer, strict=True))
+    of_ours, of_peer = ((each,) if isinstance(each, Tensor) else each for each in (ours, peer))
+    pairs = list(zip(of_ours, of_peer, strict=True))
     magnitude = max(float(b.abs().max()) for _, b in pairs)
     return max(float((a - b).abs().max()) for a, b in pairs) / magnitude
 

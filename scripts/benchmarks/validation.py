@@ -169,9 +169,11 @@ def _validate(side: str, arguments: argparse.Namespace) -> None:
     trainer = ExtTrainer(plans, CONFIGURATION, "all", dataset_json, torch.device("cpu"))
     trainer.initialize()
     trainer.inference_allowed_mirroring_axes = None
-    for module in (stock, validation):
+    modules: tuple[Any, ...] = (stock, validation)
+    for module in modules:
         module.compute_metrics_on_folder = timed("evaluation", module.compute_metrics_on_folder)
-    StreamingSlidingWindow.slabs = timed_slabs(StreamingSlidingWindow.slabs)
+    window: Any = StreamingSlidingWindow
+    window.slabs = timed_slabs(window.slabs)
     method = nnUNetPredictor.predict_sliding_window_return_logits
     nnUNetPredictor.predict_sliding_window_return_logits = timed("network", method)
     validate = stock.nnUNetTrainer if side == "stock" else ExtTrainer

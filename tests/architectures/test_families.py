@@ -46,5 +46,6 @@ def test_stunet_needs_the_strides_of_its_stages():
     entry = {"network_class_name": "nnunetv2_ext.architectures.monai_networks.SegResNet", "arch_kwargs": {}}
     configuration = {"architecture": entry, "patch_size": [32, 32, 32]}
     network = network_of_trainer("STUNetTrainer_small")
+    assert network is not None
     with pytest.raises(UserError, match=r"strides .* but these are for .*SegResNet, which has none"):
         network.build(configuration, 1, 2, True)

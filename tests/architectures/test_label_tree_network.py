@@ -24,12 +24,15 @@ def test_predicts_leaves_in_evaluation_mode_only(network):
         [top[:, 0], torch.zeros_like(top[:, 0]), top[:, 1] * bottom[:, 0], top[:, 1] * bottom[:, 1]], 1
     )
     torch.testing.assert_close(predicted.softmax(1), expected, rtol=1e-5, atol=1e-6)
-    label_tree_of(network).gives_node_logits = True
+    tree = label_tree_of(network)
+    assert tree is not None
+    tree.gives_node_logits = True
     torch.testing.assert_close(network(image), logits)
 
 
 def test_windows_of_extreme_logits_never_average_to_an_inner_node(network):
     tree = label_tree_of(network)
+    assert tree is not None
     sure = torch.zeros(2, 4, 1)
     sure[0, 0], sure[1, 1] = 500.0, 500.0  # one window is sure of node 0, the other of the other side
     average = tree(sure).mean(0)

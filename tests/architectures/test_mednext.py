@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -26,7 +28,11 @@ def test_equals_monais_network_at_every_level(dimensions):
     from nnunetv2_ext.architectures.mednext import MedNeXt
 
     torch.manual_seed(0)
-    arguments = {"init_filters": 4, "encoder_expansion_ratio": (2, 3), "decoder_expansion_ratio": (3, 2)}
+    arguments: dict[str, Any] = {
+        "init_filters": 4,
+        "encoder_expansion_ratio": (2, 3),
+        "decoder_expansion_ratio": (3, 2),
+    }
     arguments |= {"blocks_down": (1, 2), "blocks_up": (2, 1), "kernel_size": 3, "spatial_dims": dimensions}
     theirs = nets.MedNeXt(
         in_channels=1, out_channels=5, deep_supervision=True, use_residual_connection=True, **arguments
@@ -57,6 +63,7 @@ def test_sizes_are_those_of_monais_variants(letter, kernel_size):
         "architecture": {"network_class_name": "PlainConvUNet", "arch_kwargs": {}, "_kw_requires_import": ()},
     }
     entry = network_of_trainer(f"MedNeXtTrainer_{size.name}{'' if kernel_size == 3 else '_kernel5'}")
+    assert entry is not None
     with torch.device("meta"):
         theirs = getattr(nets, f"MedNeXt{letter}")(
             spatial_dims=3, in_channels=1, out_channels=2, kernel_size=kernel_size, deep_supervision=True

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,8 +10,8 @@ from monai.networks import nets
 
 from nnunetv2_ext.architectures.monai_networks import SegResNet, UNet
 
-SEGRESNET = {"init_filters": 8, "blocks_down": (1, 2), "blocks_up": (1,), "dropout_prob": 0.2}
-UNET = {"channels": (4, 8, 16), "strides": ([2, 2, 2], [2, 2, 2])}
+SEGRESNET: dict[str, Any] = {"init_filters": 8, "blocks_down": (1, 2), "blocks_up": (1,), "dropout_prob": 0.2}
+UNET: dict[str, Any] = {"channels": (4, 8, 16), "strides": ([2, 2, 2], [2, 2, 2])}
 
 
 def test_segresnet_is_monais_with_the_head_in_the_decoder():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -142,7 +143,8 @@ def test_activation_checkpointing_changes_neither_outputs_nor_gradients(tiny):
     recomputing.load_state_dict(tiny.state_dict())
     image = torch.randn(2, 1, 4, 8, 8)
     calls = []
-    recomputing.encoder.stages[0][0].conv1.register_forward_hook(lambda *_: calls.append(1))
+    encoder: Any = recomputing.encoder
+    encoder.stages[0][0].conv1.register_forward_hook(lambda *_: calls.append(1))
     gradients = []
     for network in (tiny, recomputing):
         network(image).square().mean().backward()
@@ -158,15 +160,21 @@ def test_initialisation_is_kaiming_for_leaky_relu_with_zero_biases():
     network.apply(network.initialize)
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
+            assert module.bias is not None
             assert not module.bias.any()
-    weight = network.encoder.stages[1][0].conv2.weight
+    encoder: Any = network.encoder
+    weight = encoder.stages[1][0].conv2.weight
     expected = math.sqrt(2 / (1 + 0.01**2) / (64 * 27))
     assert weight.std().item() == pytest.approx(expected, rel=0.02)
 
 
 def test_a_plans_file_may_name_the_class_without_a_trainer():
     """The way nnU-Net's get_network_from_plans builds a network: everything by keyword, then `initialize`."""
-    arguments = {"features_per_stage": [4, 8], "n_blocks_per_stage": [1, 1], "strides": [[1, 1, 1], [2, 2, 2]]}
+    arguments: dict[str, Any] = {
+        "features_per_stage": [4, 8],
+        "n_blocks_per_stage": [1, 1],
+        "strides": [[1, 1, 1], [2, 2, 2]],
+    }
     network = STUNet(input_channels=1, num_classes=2, deep_supervision=True, **arguments)
     network.apply(network.initialize)
     assert [tuple(output.shape) for output in network(torch.randn(1, 1, 4, 4, 4))] == [(1, 2, 4, 4, 4)]

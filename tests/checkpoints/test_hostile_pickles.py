@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import collections
 import contextlib
+import importlib
 import io
 import os
 import pickle
@@ -12,6 +13,7 @@ import signal
 import struct
 import traceback
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from nnunetv2_ext.checkpoints.safe_loading import load_pickle_file, load_torch_f
 from nnunetv2_ext.utilities.errors import UserError
 
 resource = pytest.importorskip("resource")  # of POSIX, like fork
-CORE = np._core.multiarray
+CORE = importlib.import_module("numpy._core.multiarray" if np.__version__ >= "2" else "numpy.core.multiarray")
 
 
 class Calls:
@@ -42,7 +44,7 @@ EMPTY = (np.ndarray, (0,), b"b")
 
 
 def doubled(times):
-    content = [0]
+    content: list[Any] = [0]
     for _ in range(times):
         content = [content, content]
     return content

@@ -167,6 +167,7 @@ def test_unknown_plans_and_unfit_labels_are_refused(v1_file, tmp_path, reference
     checkpoint = read_checkpoint(v1_file, labels=LABELS)
     with pytest.raises(UserError, match="Dataset101"):
         write_model_folder(checkpoint, tmp_path / "results", "../escape")
+    assert checkpoint.plans is not None
     checkpoint.plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["CTNormalization"]
     checkpoint.plans["foreground_intensity_properties_per_channel"] = {}
     with pytest.raises(UserError, match="intensity statistics"):

@@ -45,10 +45,9 @@ def test_classes_carry_the_name_of_their_head_unless_it_is_asked_for(published_m
     names = ("003/liver", "003/tumour", "010/colon", "010/liver", "010/vessel")
     one = as_one_network(checkpoint, channels=1)
     assert one.class_names == names
-    assert as_one_network(checkpoint, channels=1, stem="003", full=["003/liver"]).class_names[:2] == (
-        "003/liver",
-        "tumour",
-    )
+    names_of_one = as_one_network(checkpoint, channels=1, stem="003", full=["003/liver"]).class_names
+    assert names_of_one is not None
+    assert names_of_one[:2] == ("003/liver", "tumour")
     mapping = {"liver": "010/liver"}
     report = transfer_weights(
         _fresh(one, 1, 2), one, target_classes={"background": 0, "liver": 1}, class_mapping=mapping
@@ -64,6 +63,7 @@ def test_the_stem_is_chosen_by_channels_or_by_name(published_multitalent, tmp_pa
         one = as_one_network(checkpoint, channels=channels, stem=stem)
         state, expected = one.network_state, model.state[f"encoder.stem.{head}.convs.0.conv.weight"]
         assert torch.equal(state["encoder.stem.convs.0.conv.weight"], expected)
+        assert one.plans is not None
         means = one.plans["foreground_intensity_properties_per_channel"]["0"]["mean"]
         assert means == float(int(head)), "the plans are those of the head whose stem is taken"
         network = _fresh(one, channels, 2)
@@ -87,6 +87,7 @@ def test_a_stem_of_a_network_with_one_is_refused(published_multitalent, tmp_path
 @pytest.mark.parametrize("stems", [False, True])
 def test_heads_of_a_training_start_from_heads_of_the_same_name(published_model, tmp_path, stems):
     checkpoint = read_checkpoint(published_model.write(tmp_path / "model"))
+    assert checkpoint.dataset_json is not None
     heads = source_heads(PartialLabels.from_dataset_json(checkpoint.dataset_json))
     torch.manual_seed(1)
     own = _with_stems(checkpoint, dict.fromkeys(published_model.heads, 1) if stems else None)

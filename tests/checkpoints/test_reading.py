@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ def plans_v2(architecture, **configuration):
     }
 
 
-STUNET_ENTRY = {
+STUNET_ENTRY: dict[str, Any] = {
     "network_class_name": "nnunetv2_ext.architectures.stunet.STUNet",
     "arch_kwargs": {
         "features_per_stage": [4, 6, 8],
@@ -35,7 +37,7 @@ STUNET_ENTRY = {
     },
     "_kw_requires_import": [],
 }
-UNET_ENTRY = {
+UNET_ENTRY: dict[str, Any] = {
     "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
     "arch_kwargs": {
         "n_stages": 3,
@@ -122,12 +124,14 @@ def test_the_pickle_beside_the_file_gives_strides_and_plans(write_v1, plans_v1, 
     image = torch.randn(1, 1, 4, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(checkpoint.build_network()(image), network(image))
+    assert checkpoint.plans is not None
     configuration = checkpoint.plans["configurations"]["3d_fullres"]
     assert configuration["patch_size"] == [8, 16, 16]
     assert configuration["spacing"] == [1.5, 1.5, 1.5]
     assert configuration["normalization_schemes"] == ["ZScoreNormalization"]
     assert configuration["architecture"] == checkpoint.architecture.to_plans()
     assert checkpoint.plans["original_median_shape_after_transp"] == [114, 228, 240]
+    assert checkpoint.normalization is not None
     assert checkpoint.normalization["use_mask_for_norm"] == [False]
     statistics = checkpoint.normalization["foreground_intensity_properties_per_channel"]["0"]
     assert statistics["std"] == pytest.approx(175.48094)
@@ -141,8 +145,10 @@ def test_the_stage_of_a_cascade_comes_from_the_trainers_arguments(write_v1, plan
     plans["plans_per_stage"][0]["current_spacing"] = np.array([4.0, 4.0, 4.0])
     state = published_names(tiny_stunet())
     lowres = read_checkpoint(write_v1(state, name="a/x.model", plans=plans, stage=0))
+    assert lowres.plans is not None
     assert lowres.plans["configurations"]["3d_lowres"]["spacing"] == [4.0, 4.0, 4.0]
     fullres = read_checkpoint(write_v1(state, name="b/x.model", plans=plans))
+    assert fullres.plans is not None
     assert fullres.plans["configurations"]["3d_fullres"]["spacing"] == [1.5, 1.5, 1.5]
 
 
@@ -167,7 +173,7 @@ def test_published_sizes_are_recognised(size, published_names):
     entry = STUNET_SIZES[size]
     with torch.device("meta"):
         network = STUNet(1, 105, **entry.arguments, strides=[[1, 1, 1]] + [[2, 2, 2]] * 5)
-    raw = RawCheckpoint("x.model", published_names(network))
+    raw = RawCheckpoint(Path("x.model"), published_names(network))
     assert FORMAT.recognises(raw)
     translation = FORMAT.translate(raw)
     assert translation.architecture.stunet_size == size
@@ -181,9 +187,11 @@ def test_labels_of_the_published_stunet_are_lexicographic(write_v1, published_na
     network = tiny_stunet(105, features_per_stage=[2] * 6, n_blocks_per_stage=1, strides=[[1, 1, 1]] + [[2, 2, 2]] * 5)
     checkpoint = read_checkpoint(write_v1(published_names(network), name="small_ep4k.model"))
     names = checkpoint.class_names
+    assert names is not None
     assert len(names) == 105
     assert names[0] == "background"
     assert list(names[1:]) == sorted(names[1:])
+    assert checkpoint.normalization is not None
     assert checkpoint.normalization["normalization_schemes"] == ["ZScoreNormalization"]
     assert any("nnU-Net v1" in note for note in checkpoint.notes)
 
@@ -194,13 +202,16 @@ def test_multitalent_outputs_are_47_named_regions_of_13_sources(reference_networ
     for name in [name for name in state if name.startswith("seg_outputs")]:
         state[name] = state[name].repeat(10, 1, 1, 1, 1)[:47]
     checkpoint = read_checkpoint(write_v1(state))
+    assert checkpoint.class_names is not None
     assert len(checkpoint.class_names) == 47
     assert "background" not in checkpoint.class_names
+    assert checkpoint.dataset_json is not None
     sources = checkpoint.dataset_json["partial_labels"]
     assert [len(source["classes"]) for source in sources.values()] == [2, 1, 2, 2, 1, 1, 13, 4, 8, 6, 4, 1, 2]
     assert all(name.startswith(f"{source}/") for source in sources for name in sources[source]["classes"])
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+    assert checkpoint.labels is not None
     manager = LabelManager(checkpoint.labels, checkpoint.dataset_json["regions_class_order"])
     assert manager.num_segmentation_heads == 47
     assert manager.has_regions
@@ -213,6 +224,7 @@ def test_stock_checkpoints_are_read_with_plans_and_labels(tmp_path, prefix):
     assert checkpoint.format == "nnunet_v2"
     assert not any(".all_modules." in name or name.startswith("decoder.encoder") for name in checkpoint.network_state)
     assert checkpoint.class_names == ("background", "liver", "spleen")
+    assert checkpoint.normalization is not None
     assert checkpoint.normalization["normalization_schemes"] == ["CTNormalization"]
     assert checkpoint.trainer_name == "nnUNetTrainer"
     assert checkpoint.inference_allowed_mirroring_axes == (0, 1)
@@ -238,6 +250,7 @@ def test_an_stunet_trained_on_plans_of_another_network_is_still_an_stunet(tmp_pa
     path = write_v2(tmp_path / "c.pth", network, plans_v2(plans_entry), trainer="STUNetTrainer_small")
     checkpoint = read_checkpoint(path)
     assert checkpoint.architecture.to_plans() == STUNET_ENTRY
+    assert checkpoint.plans is not None
     assert checkpoint.plans["configurations"]["3d_fullres"]["architecture"] == STUNET_ENTRY
     image = torch.randn(1, 1, 4, 8, 8)
     with torch.no_grad():
@@ -261,6 +274,7 @@ def test_plans_of_the_model_folder_count_more_than_those_in_the_file(tmp_path):
     write_v2(tmp_path / "fold_0" / "checkpoint_final.pth", stock_unet(), plans_v2(other))
     write_json(plans_v2(UNET_ENTRY, patch_size=[4, 4, 4]), tmp_path / "plans.json")
     checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint.plans is not None
     assert checkpoint.plans["configurations"]["3d_fullres"]["patch_size"] == [4, 4, 4]
 
 
@@ -269,6 +283,7 @@ def test_configurations_that_inherit_are_resolved(tmp_path):
     plans["configurations"]["3d_fullres_bs4"] = {"inherits_from": "3d_fullres", "batch_size": 4}
     path = write_v2(tmp_path / "c.pth", stock_unet(), plans)
     checkpoint = read_checkpoint(path, configuration="3d_fullres_bs4")
+    assert checkpoint.normalization is not None
     assert checkpoint.normalization["normalization_schemes"] == ["CTNormalization"]
     with pytest.raises(UserError, match="3d_lowres"):
         read_checkpoint(path, configuration="3d_lowres")
@@ -296,6 +311,7 @@ def test_2d_networks_are_read(write_v1, plans_v1, published_names, tiny_stunet):
     plans = plans_v1([[2, 2], [1, 2]], [16, 32], [3.0, 1.5, 1.5])
     checkpoint = read_checkpoint(write_v1(published_names(network), plans=plans))
     assert checkpoint.configuration == "2d"
+    assert checkpoint.plans is not None
     assert checkpoint.plans["configurations"]["2d"]["spacing"] == [1.5, 1.5]
     image = torch.randn(1, 1, 8, 16)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -282,7 +283,8 @@ def test_heads_without_known_classes_are_reinitialised_and_the_report_says_why(l
 
 def test_wrappers_are_seen_through():
     source, target = stunet(), stunet(seed=1)
-    transfer_weights(torch.compile(target, backend="eager"), checkpoint_of(source), target_classes=SOURCE_LABELS)
+    compiled: Any = torch.compile(target, backend="eager")
+    transfer_weights(compiled, checkpoint_of(source), target_classes=SOURCE_LABELS)
     assert torch.equal(target.encoder.stages[0][0].conv1.weight, source.encoder.stages[0][0].conv1.weight)
 
 

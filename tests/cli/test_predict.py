@@ -301,9 +301,9 @@ def test_flags_that_would_do_nothing_are_refused(
     model = {"softmax": softmax_model, "regions": region_model}.get(kind) or make_model_folder(
         tmp_path / "model", changes={"previous_stage": "3d_lowres"}
     )
-    flags = [flag.format(tmp=tmp_path) for flag in flags]
+    words = [flag.format(tmp=tmp_path) for flag in flags]
     before = sorted(tmp_path.iterdir())
-    assert _run("-i", ct_file, "-o", tmp_path / "out", "-m", model, "-f", 0, *flags) == 2
+    assert _run("-i", ct_file, "-o", tmp_path / "out", "-m", model, "-f", 0, *words) == 2
     assert re.search(text, capsys.readouterr().err)
     assert sorted(tmp_path.iterdir()) == before
 

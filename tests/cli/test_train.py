@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,13 @@ from nnunetv2_ext.training.options import TrainingOptions
 def test_every_option_has_a_flag():
     parser = make_parser("test", "test")
     add_option_arguments(parser)
-    given = {"num_epochs": 3, "initial_lr": 0.5, "weight_decay": 0.25, "batch_size": 4, "iterations_per_epoch": 5,
-             "val_iterations_per_epoch": 6, "oversample_foreground": 0.75, "warmup_heads": 0, "warmup_network": 8,
-             "save_every": 9, "seed": 10, "num_workers": 0, "optimizer": "adamw", "layer_decay": 0.75,
-             "grad_accumulation": 2, "precision": "bfloat16", "ema": 0.99, "freeze": "encoder",
-             "freeze_epochs": 3, "max_hours": 1.5, "case_weights": "weights.json"}  # fmt: skip
+    given: dict[str, Any] = {
+        "num_epochs": 3, "initial_lr": 0.5, "weight_decay": 0.25, "batch_size": 4, "iterations_per_epoch": 5,
+        "val_iterations_per_epoch": 6, "oversample_foreground": 0.75, "warmup_heads": 0, "warmup_network": 8,
+        "save_every": 9, "seed": 10, "num_workers": 0, "optimizer": "adamw", "layer_decay": 0.75,
+        "grad_accumulation": 2, "precision": "bfloat16", "ema": 0.99, "freeze": "encoder", "freeze_epochs": 3,
+        "max_hours": 1.5, "case_weights": "weights.json"
+    }  # fmt: skip
     words = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     arguments = parser.parse_args(
         [

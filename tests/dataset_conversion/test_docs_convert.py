@@ -1,6 +1,7 @@
 """The page on conversion is in step with the table of datasets, and the example of how to add one works."""
 
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_ext.dataset_conversion.raw_dataset import convert_dataset
 from nnunetv2_ext.dataset_conversion.registry import datasets, page
@@ -15,7 +16,7 @@ def test_the_documentation_has_a_section_per_layout():
 def test_the_example_of_the_documentation_converts(miniature, nnunet_folders, code_in, verify_integrity):
     code = code_in("extend.md", "python")[0]
     assert len(code.splitlines()) <= 40
-    names = {"__name__": "example"}
+    names: dict[str, Any] = {"__name__": "example"}
     exec(code, names)
     miniature.case("train/P001/image.nii.gz", "train/P001/label.nii.gz", "segthor")
     miniature.case("test/P101/image.nii.gz", None, "segthor")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -489,7 +490,7 @@ def test_stock_nnunet_verifies_plans_preprocesses_and_splits(three_sources, nnun
     # The planner hands nnUNet_n_proc_DA to torch as a number of threads, which cannot be 0.
     environment = os.environ | {"nnUNet_n_proc_DA": "1"}
     finished = subprocess.run(
-        [command, *arguments], capture_output=True, encoding="utf-8", timeout=300, env=environment
+        [str(command), *arguments], capture_output=True, encoding="utf-8", timeout=300, env=environment
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "verify_dataset_integrity Done" in finished.stdout
@@ -597,7 +598,7 @@ def test_each_source_is_left_out_once_with_what_belongs_to_its_cases(
     )
     caplog.set_level("INFO", "nnunetv2_ext")
     # By their last figure, Liver_liver_5 and Copies_new_5 are of one patient.
-    options = {"leave_one_dataset_out": True, "group": r"_5$|^(?!.*_5$).*", "progress": False}
+    options: dict[str, Any] = {"leave_one_dataset_out": True, "group": r"_5$|^(?!.*_5$).*", "progress": False}
     result = merge_datasets(["3", "7", "12"], 30, "All", **options)
     sources = ("Liver", "Organs", "Copies")
     cases = [record.identifier for record in result.converted]

@@ -6,6 +6,7 @@ import json
 import re
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -260,7 +261,7 @@ def test_direct_inference_from_any_totalsegmentator_order(tmp_path, write_map, c
     default = evaluate_folder(tmp_path / "labelsTr", tmp_path / "v1", mapping="kits21", progress=False)
     assert _scores(default) == {("case", "kidneys"): 1.0}
     assert list(default.summary["mean"]) == ["(1, 2, 3)"]
-    options = {"mapping": "kits21", "progress": False}
+    options: dict[str, Any] = {"mapping": "kits21", "progress": False}
     named = evaluate_folder(tmp_path / "labelsTr", tmp_path / "stunet", prediction_order=order_name, **options)
     assert _scores(named) == {("case", "kidneys"): 1.0}
     caplog.clear()

@@ -55,7 +55,7 @@ def from_masks(reference, prediction, spacing, ignored=None):
             distances["HD95"] = max(np.percentile(one, 95), np.percentile(two, 95))
             distances["MeanSurfaceDistance"] = np.concatenate([one, two]).mean()
             for name, mm in (("1mm", 1), ("2mm", 2), ("3mm", 3), ("", 2)):
-                distances[f"SurfaceDice{name}"] = np.mean(np.concatenate([one, two]) <= mm)
+                distances[f"SurfaceDice{name}"] = float(np.mean(np.concatenate([one, two]) <= mm))
         expected |= distances
     return expected
 
@@ -93,7 +93,7 @@ def test_the_border_of_ignored_voxels_is_no_surface(axis):
     reference, prediction = np.zeros((2, 24, 24, 24), dtype=np.uint8)
     for start, end in ((4, 8), (14, 20)):
         reference[4:20, 4:20, start:end], prediction[4:20, 4:20, start + 1 : end + 1] = 1, 1
-    maps = [np.moveaxis(label_map, 2, axis) for label_map in (reference, prediction)]
+    maps = np.moveaxis(reference, 2, axis), np.moveaxis(prediction, 2, axis)
     (known,) = evaluate_label_map(*maps, (1, 1, 1), CLASSES[:1], 9).values()
     reference[4:20, 4:20, 14:20] = 9
     (metrics,) = evaluate_label_map(*maps, (1, 1, 1), CLASSES[:1], 9).values()
@@ -140,7 +140,7 @@ def test_overlaps_equal_nnunets(tmp_path):
     for region in regions:
         values = region if isinstance(region, tuple) else (region,)
         classes.append(ScoredClass(str(region), str(region), values, values))
-    results = evaluate_label_map(*maps, (1, 1, 1), classes, ignore_label=5)
+    results = evaluate_label_map(maps[0], maps[1], (1, 1, 1), classes, ignore_label=5)
     for region in regions:
         for metric, value in expected[region].items():
             assert results[str(region)][metric] == pytest.approx(value, nan_ok=True), metric

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -74,15 +76,15 @@ def test_equal_to_monai(seed):
 
     spacing = (2.93, 0.71, 1.13)
     reference, prediction = _blobs(seed)
-    one_hot = [torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (prediction, reference)]
+    one, two = (torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (prediction, reference))
     distances = _distances(reference, prediction, spacing)
-    options = {"include_background": True, "spacing": spacing}
-    expected = compute_hausdorff_distance(*one_hot, percentile=95, **options).item()
+    options: dict[str, Any] = {"include_background": True, "spacing": spacing}
+    expected = compute_hausdorff_distance(one, two, percentile=95, **options).item()
     assert distances.hausdorff(95) == pytest.approx(expected, abs=1e-5)
-    expected = compute_average_surface_distance(*one_hot, symmetric=True, **options).item()
+    expected = compute_average_surface_distance(one, two, symmetric=True, **options).item()
     assert distances.mean() == pytest.approx(expected, abs=1e-5)
     for tolerance in (1, 2, 3):
-        expected = compute_surface_dice(*one_hot, class_thresholds=[tolerance], **options).item()
+        expected = compute_surface_dice(one, two, class_thresholds=[tolerance], **options).item()
         assert distances.surface_dice(tolerance) == pytest.approx(expected, abs=1e-6)
 
 

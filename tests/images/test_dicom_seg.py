@@ -123,7 +123,11 @@ def _drop(name: str) -> Callable[[Any], None]:
 
 
 def _set(**elements: object) -> Callable[[Any], None]:
-    return lambda content: [setattr(content, name, value) for name, value in elements.items()]
+    def change(content):
+        for name, value in elements.items():
+            setattr(content, name, value)
+
+    return change
 
 
 def _group(name: str, **elements: object) -> Callable[[Any], None]:

@@ -104,7 +104,8 @@ def test_a_wrong_checksum_behind_the_voxels_is_refused(tmp_path):
     content = bytearray(file.read_bytes())
     content[-8] ^= 0xFF  # the trailer of gzip: checksum, then length, four bytes each
     file.write_bytes(content)
-    np.testing.assert_array_equal(nibabel.load(file).dataobj, voxels)  # nibabel alone stops before it
+    # nibabel alone stops before it
+    np.testing.assert_array_equal(nibabel.Nifti1Image.from_filename(file).dataobj, voxels)
     with pytest.raises(UserError, match="CRC check failed"):
         read_volume(file)
 

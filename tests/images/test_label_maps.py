@@ -61,7 +61,7 @@ def test_a_2d_grid_stays_2d(tmp_path, make_ct, labels, ending):
 def test_the_smallest_type_that_holds_all_classes_is_taken(tmp_path, make_ct, labels, highest, kind):
     assert label_type(highest) == kind
     write_label_map(labels % 2, {highest: "x"}, Grid.of(make_ct(size=(8, 6, 5))), tmp_path / "map.nii.gz")
-    assert nibabel.load(tmp_path / "map.nii.gz").get_data_dtype() == kind
+    assert nibabel.Nifti1Image.from_filename(tmp_path / "map.nii.gz").get_data_dtype() == kind
 
 
 def test_names_json_is_read_as_a_label_order_and_holds_colours(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def labels_of(folder):
 # Of stock's methods the one without processes, each of which would import torch; they write the same.
 SEQUENTIAL = "predict_from_files_sequential"
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "softmax": {},
     "regions": {"dataset": REGIONS},
     "two folds, mirroring": {"folds": (0, 1), "mirror_axes": (0, 1, 2)},

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from nnunetv2_ext.inference.model.folder import read_model
 from nnunetv2_ext.inference.modes import MODES
 from nnunetv2_ext.inference.parts import PredictorSettings
 from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
+from nnunetv2_ext.inference.segmentation import Segmenter
 from nnunetv2_ext.inference.windows.ring import Ring
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -136,6 +138,11 @@ def test_accurate_is_what_stock_predicts_where_nothing_is_resampled(
     np.testing.assert_array_equal(_predict(folder, file), expected)
 
 
+def windows_of(predictor: Predictor) -> Any:
+    assert isinstance(predictor.segmenter, Segmenter)
+    return predictor.segmenter.windows
+
+
 def test_the_type_of_sums_follows_the_mode(softmax_model):
     predictors = {mode: Predictor.from_model_folder(softmax_model, device="cpu", mode=mode) for mode in MODES}
     assert {mode: predictor.mode.sums for mode, predictor in predictors.items()} == {
@@ -143,16 +150,16 @@ def test_the_type_of_sums_follows_the_mode(softmax_model):
         "fast": "float32",
         "fastest": "float32",
     }
-    assert predictors["accurate"].segmenter.windows.dtype == torch.float16
-    assert predictors["fast"].segmenter.windows.dtype == torch.float32
+    assert windows_of(predictors["accurate"]).dtype == torch.float16
+    assert windows_of(predictors["fast"]).dtype == torch.float32
     chosen = Predictor.from_model_folder(softmax_model, device="cpu", mode="fast", sums="float16")
-    assert chosen.segmenter.windows.dtype == torch.float16
+    assert windows_of(chosen).dtype == torch.float16
 
 
 def test_folds_have_sums_of_their_own_only_in_float16(tmp_path, make_model_folder):
     folder = make_model_folder(tmp_path / "model", folds=(0, 1))
     count = {
-        sums: len(Predictor.from_model_folder(folder, device="cpu", sums=sums).segmenter.windows.networks)
+        sums: len(windows_of(Predictor.from_model_folder(folder, device="cpu", sums=sums)).networks)
         for sums in ("float16", "float32")
     }
     assert count == {"float16": 2, "float32": 1}
@@ -186,6 +193,7 @@ def test_an_image_with_an_empty_border_is_cropped_and_put_back(tmp_path, softmax
 
 def test_an_image_of_nothing_but_zeros_is_predicted(softmax_model):
     labels = Predictor.from_model_folder(softmax_model, device="cpu").predict(np.zeros((9, 10, 11)), (2, 1.5, 1.5))
+    assert isinstance(labels, np.ndarray)
     assert labels.shape == (9, 10, 11)
 
 
@@ -201,7 +209,8 @@ def test_an_image_of_nothing_but_zeros_is_predicted(softmax_model):
 def test_direction_is_copied_and_does_not_change_the_voxels(softmax_model, make_ct, direction, mode):
     predictor = Predictor.from_model_folder(softmax_model, device="cpu", mode=mode)
     image, straight = make_ct(direction=direction), make_ct()
-    found, expected = predictor.predict(image), predictor.predict(straight)
+    found: Any = predictor.predict(image)
+    expected = predictor.predict(straight)
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(found), SimpleITK.GetArrayFromImage(expected))
     assert found.GetDirection() == image.GetDirection()
     assert found.GetOrigin() == image.GetOrigin()
@@ -231,7 +240,7 @@ def test_a_model_that_reorients_gives_the_same_anatomy_for_any_axis_order(tmp_pa
 
 @pytest.mark.parametrize("record", [{}, {"image_orientation": "SAL"}], ids=["", "whatever its images lay like"])
 def test_a_reorienting_model_is_what_stock_predicts(tmp_path, make_model_folder, make_ct, record):
-    from nibabel import load
+    from nibabel import Nifti1Image
 
     plans = {"image_reader_writer": "NibabelIOWithReorient"}
     folder = make_model_folder(tmp_path / "model", plans=plans, dataset=record)
@@ -242,7 +251,7 @@ def test_a_reorienting_model_is_what_stock_predicts(tmp_path, make_model_folder,
     reader = NibabelIOWithReorient()
     _, properties = reader.read_images([str(tmp_path / "a_0000.nii.gz")])
     reader.write_seg(in_ras, str(tmp_path / "stock.nii.gz"), properties)
-    expected = np.asarray(load(tmp_path / "stock.nii.gz").dataobj).T
+    expected = np.asarray(Nifti1Image.from_filename(tmp_path / "stock.nii.gz").dataobj).T
     assert _agreement(_predict(folder, tmp_path / "a_0000.nii.gz"), expected) >= 0.9999
 
 
@@ -286,7 +295,7 @@ def test_chosen_classes_of_a_region_model_are_computed_alone_and_equal(region_mo
     every = Predictor.from_model_folder(region_model, device="cpu", outputs="per_class").predict(ct_file)
     chosen = ["A/tumour", "B/spleen"]
     some = Predictor.from_model_folder(region_model, device="cpu", outputs="per_class", classes=chosen)
-    assert some.segmenter.windows.networks[0].networks[0].decoder.seg_layers[-1].weight.shape[0] == 2
+    assert windows_of(some).networks[0].networks[0].decoder.seg_layers[-1].weight.shape[0] == 2
     found = some.predict(ct_file)
     assert list(found) == chosen
     for name in chosen:
@@ -316,7 +325,7 @@ def test_chosen_classes_of_a_softmax_model_are_those_of_the_full_map(softmax_mod
 
 def test_wrong_options_are_refused(softmax_model, tmp_path):
     model = read_model(softmax_model)
-    for options, text in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"mode": "turbo"}, "accurate, fast, fastest"),
         ({"step_size": 1.5}, "step size"),
         ({"sums": "float64"}, "float16, float32 as the type of sums"),
@@ -329,7 +338,8 @@ def test_wrong_options_are_refused(softmax_model, tmp_path):
         ({"keep_largest": ["heart"]}, r"\(aorta, liver, spleen\) for --keep_largest, but got heart"),
         ({"classes": ["heart"]}, "but got heart"),
         ({"outputs": "per_source"}, "partial_labels"),
-    ):
+    )
+    for options, text in wrong:
         with pytest.raises(UserError, match=text):
             Predictor(model, PredictorSettings(**{"device": "cpu", **options}))
 
@@ -353,7 +363,7 @@ def test_another_predictor_leaves_the_network_where_it_is(softmax_model, ct_file
     elsewhere = Predictor(model, PredictorSettings(device="meta"))
     with pytest.raises((NotImplementedError, RuntimeError)):  # where there are no numbers, nothing can be decided
         elsewhere.predict(ct_file)
-    (network,) = elsewhere.segmenter.windows.networks
+    (network,) = windows_of(elsewhere).networks
     assert {tensor.device.type for tensor in network.parameters()} == {"meta"}
     assert {tensor.device.type for network in model.networks for tensor in network.parameters()} == {"cpu"}
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(predictor.predict(ct_file)), expected)
@@ -366,7 +376,7 @@ def test_sums_in_float32_begin_with_the_first_pass(tmp_path, make_model_folder):
     for network in predictor.model.networks:
         network.register_forward_hook(lambda module, inputs, output: output.half())
     window = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
-    found = predictor.segmenter.windows.logits(window)
+    found = windows_of(predictor).logits(window)
     passes = []
     with torch.no_grad():
         for network in predictor.model.networks:
@@ -550,10 +560,10 @@ def test_fast_skips_windows_of_air_and_nothing_else(softmax_model, region_model,
     folder = region_model if regions else softmax_model
     array, spacing = _air_with_a_body(), (2.0, 1.5, 1.5)
     windows = []
-    found = {}
+    found: dict[bool, Any] = {}
     for mode in (MODES["fast"], dataclasses.replace(MODES["fast"], skip_air=False)):
         predictor = Predictor.from_model_folder(folder, device="cpu", mode=mode)
-        network = predictor.segmenter.windows.networks[0]
+        network = windows_of(predictor).networks[0]
         count = []
         network.register_forward_hook(lambda *_, count=count: count.append(1))
         found[mode.skip_air] = predictor.predict(array, spacing)
@@ -590,7 +600,7 @@ def test_fastest_decides_at_the_networks_spacing(softmax_model, make_ct):
     predictor = Predictor.from_model_folder(softmax_model, device="cpu", mode="fastest")
     assert predictor.mode.step_size == 0.8
     prepared = predictor.prepare(scan_of_image(image))
-    logits = predictor.segmenter.windows.logits(prepared.data, prepared.content)
+    logits = windows_of(predictor).logits(prepared.data, prepared.content)
     expected = logits.argmax(0).numpy()[1::2, 1::2, 1::2]
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(predictor.predict(image)), expected)
 
@@ -599,7 +609,7 @@ def test_fastest_decides_at_the_networks_spacing(softmax_model, make_ct):
 def test_what_no_window_covers_is_background_also_where_memory_ran_out(region_model, monkeypatch, sums):
     predictor = Predictor.from_model_folder(region_model, device="cpu", mode="fast", sums=sums)
     array, spacing = _air_with_a_body(), (2.0, 1.5, 1.5)
-    expected = predictor.predict(array, spacing)
+    expected: Any = predictor.predict(array, spacing)
     assert not expected[24:].any()
     made, make = [], Ring.__init__
 
@@ -611,7 +621,7 @@ def test_what_no_window_covers_is_background_also_where_memory_ran_out(region_mo
 
     monkeypatch.setattr(Ring, "__init__", on_the_device)
     # A device that this machine does not have, of which only the type is looked at.
-    predictor.segmenter.windows.accumulate_on = torch.device("meta")
+    windows_of(predictor).accumulate_on = torch.device("meta")
     np.testing.assert_array_equal(predictor.predict(array, spacing), expected)
     assert made == ["meta", "cpu"]
 
@@ -619,7 +629,7 @@ def test_what_no_window_covers_is_background_also_where_memory_ran_out(region_mo
 def test_memory_that_runs_out_on_the_device_is_taken_from_the_cpu(softmax_model, ct_file, monkeypatch):
     predictor = Predictor.from_model_folder(softmax_model, device="cpu")
     expected = SimpleITK.GetArrayFromImage(predictor.predict(ct_file))
-    windows = predictor.segmenter.windows
+    windows = windows_of(predictor)
     slabs, asked = type(windows).slabs, []
 
     def out_of_memory(self, *arguments):

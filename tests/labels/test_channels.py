@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def test_softmax_channels_are_nnunets(names, data):
 
 @given(names=NAMES, data=st.data())
 def test_region_channels_are_nnunets(names, data):
-    labels = {"background": 0}
+    labels: dict[str, Any] = {"background": 0}
     for name in names:
         values = data.draw(st.lists(st.integers(1, len(names)), min_size=2, max_size=4))
         labels[name] = values

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -91,7 +92,8 @@ def test_refuses_labels_that_disagree_with_the_tree():
         LabelTree.from_nested(NESTED, {name: value for name, value in labels.items() if name != "hip"})
     with pytest.raises(LabelTreeError, match="0 to 7"):
         LabelTree.from_nested(NESTED, labels | {"hip": 12})
-    for value in ([3, 4], "2", True, None):
+    wrong: tuple[Any, ...] = ([3, 4], "2", True, None)
+    for value in wrong:
         with pytest.raises(LabelTreeError, match="one integer for every node"):
             LabelTree.from_nested(NESTED, labels | {"bones": value})
 

@@ -23,8 +23,8 @@ def test_svg_is_well_formed_and_names_every_node_inside_its_frame():
     root = ElementTree.fromstring(tree_as_svg(tree))
     texts = root.findall("{http://www.w3.org/2000/svg}text")
     assert {text.text for text in texts} == {"root", *(f"{name} ({tree.value(name)})" for name in tree)}
-    assert all(0 < float(text.get("y")) < float(root.get("height")) for text in texts)
-    assert all(0 < float(text.get("x")) < float(root.get("width")) for text in texts)
+    assert all(0 < float(text.attrib["y"]) < float(root.attrib["height"]) for text in texts)
+    assert all(0 < float(text.attrib["x"]) < float(root.attrib["width"]) for text in texts)
 
 
 def test_svg_escapes_names():

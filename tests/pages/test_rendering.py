@@ -19,7 +19,7 @@ FOLDER = Path(nnunetv2_ext.pages.__file__).parent / "templates"
 @given(st.text())
 def test_titles_are_escaped(title):
     page = rendering._environment().get_template("page.html").render(title=title)
-    shown = re.search(r"<h1>(.*?)</h1>", page, re.DOTALL)[1]
+    (shown,) = re.findall(r"<h1>(.*?)</h1>", page, re.DOTALL)
     assert not set("<>\"'") & set(shown)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ RESIDUAL = {**STAGES, "n_blocks_per_stage": [1, 1, 1]}
 S_WIDE = {"features_per_stage": [16, 32, 64, 128, 256, 256], "n_blocks_per_stage": [1] * 6}
 MEDNEXT = {"init_filters": 4, "blocks_down": [1, 1], "blocks_bottleneck": 1, "blocks_up": [1, 1], "spatial_dims": 3}
 #: Class path, arguments and edge of the patch.
-NETWORKS = {
+NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "stunet_small": (f"{OURS}stunet.STUNet", {**S_WIDE, "strides": [[1] * 3, [2] * 3, [2] * 3, *[[1] * 3] * 3]}, 24),
     "unet": (f"{STOCK}PlainConvUNet", {**STAGES, "n_conv_per_stage": [1, 1, 1]}, 24),
     "residual_encoder": (f"{STOCK}ResidualEncoderUNet", RESIDUAL, 24),

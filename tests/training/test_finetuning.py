@@ -75,6 +75,7 @@ def test_plans_of_the_pretraining_are_kept(pretrained, tiny_dataset):
     checkpoint = read_checkpoint(pretrained)
     file = ensure_plans(checkpoint, tiny_dataset, "3d_fullres", plans_name_for(checkpoint))
     made = json.loads(file.read_text())["configurations"]["3d_fullres"]
+    assert checkpoint.plans is not None
     original = checkpoint.plans["configurations"]["3d_fullres"]
     for key in ("patch_size", "spacing", "normalization_schemes"):
         assert made[key] == original[key]
@@ -85,6 +86,7 @@ def test_plans_of_the_pretraining_are_kept(pretrained, tiny_dataset):
 
 def test_plans_can_be_adapted_to_the_dataset(pretrained, tiny_dataset, caplog):
     checkpoint = read_checkpoint(pretrained)
+    assert checkpoint.plans is not None
     configuration = checkpoint.plans["configurations"]["3d_fullres"]
     # Trained on coarser and larger images, of which some other channel than CT was.
     configuration |= {"spacing": [3.0, 3.0, 3.0], "patch_size": [64, 64, 64]}

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import csv
+from typing import Any
 
 from nnunetv2_ext.training.training_log import write_training_log
 
-LOG = {
+LOG: dict[str, list[Any]] = {
     "mean_fg_dice": [0.5, 0.6],
     "ema_fg_dice": [0.5, 0.51],
     "dice_per_class_or_region": [[0.4, 0.6], [0.5, 0.7]],

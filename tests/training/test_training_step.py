@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -33,8 +34,14 @@ SHAPE = (32, 64, 64)
 
 
 def stunet():
-    sizes = {"features_per_stage": FEATURES, "n_blocks_per_stage": [1, 1, 1], "strides": STRIDES}
-    return STUNet(1, CLASSES, **sizes, deep_supervision=True)
+    return STUNet(
+        1,
+        CLASSES,
+        features_per_stage=FEATURES,
+        n_blocks_per_stage=[1, 1, 1],
+        strides=STRIDES,
+        deep_supervision=True,
+    )
 
 
 def unet(network, **arguments):
@@ -62,8 +69,7 @@ class OfSecondSource(nn.Module):
 
 
 def primus():
-    sizes = {"embed_dim": 36, "eva_depth": 1, "eva_numheads": 6}
-    return Primus(1, CLASSES, **sizes, input_shape=SHAPE, deep_supervision=True)
+    return Primus(1, CLASSES, embed_dim=36, eva_depth=1, eva_numheads=6, input_shape=SHAPE, deep_supervision=True)
 
 
 def monai(module, name, **arguments):
@@ -72,7 +78,7 @@ def monai(module, name, **arguments):
     return network(1, CLASSES, **arguments, deep_supervision=True)
 
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "STUNet": stunet,
     "STUNet with a label tree": lambda: give_label_tree(stunet(), TREE.parent_values()),
     "PlainConvUNet": functools.partial(unet, PlainConvUNet, n_conv_per_stage=1),

@@ -46,8 +46,8 @@ def test_the_death_of_a_loader_is_told_in_one_sentence(tiny_dataset, monkeypatch
 
     def kill_a_loader(trainer):
         if trainer.current_epoch == 1:
-            loaders = [child.pid for child in multiprocessing.active_children() if child.pid not in of_other_tests]
-            os.kill(loaders[0], signal.SIGKILL)
+            loaders = [child for child in multiprocessing.active_children() if child.pid not in of_other_tests]
+            loaders[0].kill()
         start(trainer)
 
     monkeypatch.setattr("multiprocessing.cpu_count", lambda: 1)

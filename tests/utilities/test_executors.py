@@ -74,7 +74,9 @@ def test_results_and_defects_come_back(executor):
 
 def test_a_defect_in_a_worker_says_where():
     with WorkerProcesses(1) as pool:
-        assert "in fail" in str(pool.submit(fail, 3).exception().__cause__)
+        error = pool.submit(fail, 3).exception()
+        assert error is not None
+        assert "in fail" in str(error.__cause__)
 
 
 _POSIX = pytest.mark.skipif(os.name != "posix", reason="ends itself by a signal")

@@ -32,4 +32,6 @@ def test_the_extras_that_the_code_names_exist():
         for line in file.read_text(encoding="utf-8").splitlines()
         if 'require_extra("' in line
     }
-    assert {"monai", "onnx", "openvino", "dicom"} <= named <= set(metadata("nnunetv2-ext").get_all("Provides-Extra"))
+    assert (
+        {"monai", "onnx", "openvino", "dicom"} <= named <= set(metadata("nnunetv2-ext").get_all("Provides-Extra") or ())
+    )

@@ -34,6 +34,7 @@ def hold():
         command = [sys.executable, "-c", _HOLD, str(target), str(inside), *map(str, part)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
         processes.append(process)
+        assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         return process
 

@@ -57,6 +57,7 @@ def test_defects_propagate():
 def test_an_item_that_costs_its_process_or_memory_stops_nobody_else(function, said):
     outcomes = list(parallel_map(function, range(4), processes=2, progress=False))
     assert [outcome.result for outcome in outcomes] == [0, None, 2, 3]
+    assert outcomes[1].error is not None
     assert said in outcomes[1].error
 
 

@@ -39,8 +39,8 @@ def test_hostile_names_stay_text(tmp_path, real_ct):
     assert view.main([*files, "--order", str(order), "--html", str(tmp_path / "view.html"), "--quiet"]) == 0
     text = (tmp_path / "view.html").read_text(encoding="utf-8")
     assert "<img" not in text
-    scene = json.loads(re.search(r'<script type="application/json" id="scene">(.*?)</script>', text, re.DOTALL)[1])
-    assert name in [each["name"] for each in scene["classes"]]
+    (scene,) = re.findall(r'<script type="application/json" id="scene">(.*?)</script>', text, re.DOTALL)
+    assert name in [each["name"] for each in json.loads(scene)["classes"]]
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_a_browser_shows_what_the_files_hold(page, browser_page, real_ct):
     browser_page.on("request", lambda request: errors.append(request.url) if "view.html" not in request.url else None)
     browser_page.goto(page.as_uri())
     browser_page.wait_for_selector("body[data-ready=yes]", timeout=20_000)
-    labels = np.asarray(nib.load(real_ct / "totalsegmentator_v2_labels.nii.gz").dataobj)
-    image = np.asarray(nib.load(real_ct / "ct.nii.gz").dataobj)
+    labels = np.asarray(nib.Nifti1Image.from_filename(real_ct / "totalsegmentator_v2_labels.nii.gz").dataobj)
+    image = np.asarray(nib.Nifti1Image.from_filename(real_ct / "ct.nii.gz").dataobj)
     order = LabelOrder.read("totalsegmentator_v2")
     rng = np.random.default_rng(0)
     labelled = 0
@@ -74,6 +74,7 @@ def test_a_browser_shows_what_the_files_hold(page, browser_page, real_ct):
         found = re.fullmatch(
             r"voxel \((\d+), (\d+), (\d+)\) · .* mm · intensity (-?\d+) · (.*)", browser_page.inner_text("#readout")
         )
+        assert found is not None
         voxel = tuple(map(int, found.groups()[:3]))
         value = int(labels[voxel])
         labelled += bool(value)

@@ -34,7 +34,7 @@ def test_every_orientation_of_the_file_gives_one_picture(tmp_path, orientation):
     expected = read_scene(image, [labels])
     turned = []
     for file in (image, labels):
-        source = nib.load(file)
+        source = nib.Nifti1Image.from_filename(file)
         ornt = nib.orientations.ornt_transform(
             nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(orientation)
         )
@@ -46,7 +46,7 @@ def test_every_orientation_of_the_file_gives_one_picture(tmp_path, orientation):
     for name in ("to_patient", "spacing", "classes"):
         assert found.description[name] == expected.description[name]
     # What the page says of a voxel is what lies there in the file.
-    voxels = np.asarray(nib.load(turned[0]).dataobj)
+    voxels = np.asarray(nib.Nifti1Image.from_filename(turned[0]).dataobj)
     for at in [(0, 0, 0), (10, 8, 6), (3, 2, 5)]:
         x, y, z = np.rint(np.array(found.description["to_file"]) @ (at[2], at[1], at[0], 1)).astype(int)
         assert voxels[x, y, z] == found.image[at]
@@ -132,7 +132,9 @@ def _two_dimensions(folder, image, labels):
 
 
 def _negative(folder, image, labels):
-    return image, [_write(folder / "odd.nii.gz", np.full((7, 9, 11), -1, np.int16), nib.load(image).affine)]
+    return image, [
+        _write(folder / "odd.nii.gz", np.full((7, 9, 11), -1, np.int16), nib.Nifti1Image.from_filename(image).affine)
+    ]
 
 
 def _three(folder, image, labels):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attacks import fixtures
 from attacks.kinds.plans import WALKS
 from attacks.recipes import RECIPES, Recipe, per_command
 from attacks.sandbox import Sandbox
 from attacks.table import ANY, REFUSED, Expect, SetUp, Try, kind, pick
+
+_Content = TypeVar("_Content")
 
 IMPORTED = ("nnUNet_results/Dataset050_Imported",)
 
@@ -35,13 +38,12 @@ def _with(recipe: Recipe, role: str, content: Callable[[], Any]) -> SetUp:
     return set_up
 
 
-def _weights(change: Callable[[dict[str, Any]], Any]) -> Callable[[], Any]:
-    def content() -> Any:
-        state = fixtures.network_state()
-        changed = change(state)
-        return fixtures.checkpoint(network_weights=state if changed is None else changed)
+def _with_weights(state: Any) -> Any:
+    return fixtures.checkpoint(network_weights=state)
 
-    return content
+
+def _with_tensors(changes: Mapping[str, Any]) -> Any:
+    return _with_weights({**fixtures.network_state(), **changes})
 
 
 def _sized(*shape: int) -> Any:
@@ -56,25 +58,25 @@ def _of_type(name: str) -> Any:
     return torch.zeros((3, 4, 1, 1, 1), dtype=getattr(torch, name))
 
 
+def _each(make: Callable[[Any], _Content], values: Iterable[Any]) -> list[Callable[[], _Content]]:
+    return [partial(make, value) for value in values]
+
+
 _HEAD = "decoder.seg_layers.0.weight"
 WEIGHTS: Mapping[str, Sequence[Callable[[], Any]]] = {
-    "no_mapping": [_weights(lambda _, value=value: value) for value in (5, "abc", [], [1], {"a": 5}, {"a": "b"},
-        {5: 5})],
-    "none": [_weights(lambda _: {}), lambda: {}, lambda: [], lambda: 5, lambda: {"a": {"b": {}}}],
-    "missing_tensor": [_weights(lambda state: {name: tensor for name, tensor in state.items() if name != _HEAD})],
-    "wrong_shape": [
-        _weights(lambda state, shape=shape: state.update({_HEAD: _sized(*shape)}))
-        for shape in ((3, 5, 1, 1, 1), (0, 4, 1, 1, 1), (3,), (), (7, 4, 1, 1, 1))
+    "no_mapping": _each(_with_weights, (5, "abc", [], [1], {"a": 5}, {"a": "b"}, {5: 5})),
+    "none": [lambda: _with_weights({}), lambda: {}, lambda: [], lambda: 5, lambda: {"a": {"b": {}}}],
+    "missing_tensor": [
+        lambda: _with_weights({name: each for name, each in fixtures.network_state().items() if name != _HEAD})
     ],
-    "further_tensor": [_weights(lambda state, name=name: state.update({name: _sized(2)})) for name in ("x" * 5000,
-        "../../x", "a\nb")],
-    "wrong_type": [_weights(lambda state, value=value: state.update({_HEAD: value})) for value in ("text", 5, None,
-        [1.0])],
-    "odd_dtype": [
-        _weights(lambda state, name=name: state.update({_HEAD: _of_type(name)})) for name in ("complex64", "bool",
-            "int8")
-    ],
-    "not_finite": [_weights(lambda state: state.update({_HEAD: _sized(3, 4, 1, 1, 1) / 0}))],
+    "wrong_shape": _each(
+        lambda shape: _with_tensors({_HEAD: _sized(*shape)}),
+        ((3, 5, 1, 1, 1), (0, 4, 1, 1, 1), (3,), (), (7, 4, 1, 1, 1)),
+    ),
+    "further_tensor": _each(lambda name: _with_tensors({name: _sized(2)}), ("x" * 5000, "../../x", "a\nb")),
+    "wrong_type": _each(lambda value: _with_tensors({_HEAD: value}), ("text", 5, None, [1.0])),
+    "odd_dtype": _each(lambda name: _with_tensors({_HEAD: _of_type(name)}), ("complex64", "bool", "int8")),
+    "not_finite": [lambda: _with_tensors({_HEAD: _sized(3, 4, 1, 1, 1) / 0})],
 }  # fmt: skip
 #: Values of the other entries; each of them may be of no interest to a command, which then need not look at it.
 ENTRIES: Mapping[str, Sequence[Any]] = {
@@ -106,7 +108,7 @@ for _turn, (_name, _values) in enumerate(ENTRIES.items()):
     _register(
         _turn,
         f"entry_{_name}",
-        [lambda key=_name, value=value: fixtures.checkpoint(**{key: value}) for value in _values],
+        [partial(fixtures.checkpoint, **{_name: value}) for value in _values],
         ANY,
     )
 
@@ -154,23 +156,28 @@ def _evil_architecture() -> dict[str, Any]:
 
 
 SAFETENSORS: Mapping[str, Sequence[Callable[[], bytes]]] = {
-    "header_length": [lambda n=n: _file(_header({"a": _TENSOR}), length=n) for n in (0, 1, 7, 10**6, 2**63, 2**64 - 1)],
-    "header_no_json": [lambda h=h: _file(h) for h in (b"", b"[]", b"5", b'{"a": 5}', b"\xff" * 9, b"{" * 100_000,
-        b"[" * 90_000)],
-    "offsets": [
-        lambda o=o: _file(_header({"a": {**_TENSOR, "data_offsets": o}}))
-        for o in ([0, 999], [-8, 0], [8, 0], [0, 2**63], ["a", "b"], 5, [])
-    ],
-    "shapes": [lambda s=s: _file(_header({"a": {**_TENSOR, "shape": s}})) for s in ([3], [-2], [2**40], [2**63,
-        2**63], "x")],
-    "dtype": [lambda d=d: _file(_header({"a": {**_TENSOR, "dtype": d}})) for d in ("OBJECT", 5, None, "F4", "")],
-    "metadata": [
-        lambda m=m: _file(json.dumps({"__metadata__": m, "a": _TENSOR}).encode())
-        for m in (5, [], {"nnunetv2_ext": "{"}, {"nnunetv2_ext": "5"}, {"nnunetv2_ext": "[" * 50_000},
-            {"nnunetv2_ext": 5})
-    ],
+    "header_length": _each(
+        lambda length: _file(_header({"a": _TENSOR}), length=length), (0, 1, 7, 10**6, 2**63, 2**64 - 1)
+    ),
+    "header_no_json": _each(
+        _file, (b"", b"[]", b"5", b'{"a": 5}', b"\xff" * 9, b"{" * 100_000, b"[" * 90_000)
+    ),
+    "offsets": _each(
+        lambda offsets: _file(_header({"a": {**_TENSOR, "data_offsets": offsets}})),
+        ([0, 999], [-8, 0], [8, 0], [0, 2**63], ["a", "b"], 5, []),
+    ),
+    "shapes": _each(
+        lambda shape: _file(_header({"a": {**_TENSOR, "shape": shape}})), ([3], [-2], [2**40], [2**63, 2**63], "x")
+    ),
+    "dtype": _each(
+        lambda dtype: _file(_header({"a": {**_TENSOR, "dtype": dtype}})), ("OBJECT", 5, None, "F4", "")
+    ),
+    "metadata": _each(
+        lambda metadata: _file(json.dumps({"__metadata__": metadata, "a": _TENSOR}).encode()),
+        (5, [], {"nnunetv2_ext": "{"}, {"nnunetv2_ext": "5"}, {"nnunetv2_ext": "[" * 50_000}, {"nnunetv2_ext": 5}),
+    ),
     "metadata_fields": [
-        lambda c=c: _whole(**c)
+        partial(_whole, **c)
         for c in (
             {"architecture": 5}, {"input_channels": "x"}, {"num_classes": 10**9}, {"plans": 5},
             {"plans": {"configurations": 5}},

@@ -32,8 +32,8 @@ def new_object(kind_of_file: str, modality: str, patient: str) -> Any:
 
     content = pydicom.Dataset()
     content.file_meta = pydicom.dataset.FileMetaDataset()
-    content.file_meta.TransferSyntaxUID = _PLAIN
-    content.SOPClassUID = content.file_meta.MediaStorageSOPClassUID = kind_of_file
+    content.file_meta.TransferSyntaxUID = pydicom.uid.UID(_PLAIN)
+    content.SOPClassUID = content.file_meta.MediaStorageSOPClassUID = pydicom.uid.UID(kind_of_file)
     content.SOPInstanceUID = content.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
     content.Modality, content.PatientID = modality, patient
     return content

@@ -62,7 +62,11 @@ def _segmentation(slices: Sequence[Any], change: Callable[[Any], None]) -> Any:
 
 
 def _set(**elements: Any) -> Callable[[Any], None]:
-    return lambda content: [setattr(content, name, value) for name, value in elements.items()]
+    def change(content: Any) -> None:
+        for name, value in elements.items():
+            setattr(content, name, value)
+
+    return change
 
 
 def _without(name: str) -> Callable[[Any], None]:

@@ -204,6 +204,11 @@ def _closed_demo(box: Sandbox) -> Sequence[str]:
     return ["--output", str(box.root / "closed" / "demo")]
 
 
+def _demo_in_dangling_link(box: Sandbox) -> Sequence[str]:
+    _be_dangling_link(box.out)
+    return ["--output", str(box.out)]
+
+
 @kind("target_is_a_dangling_link")
 def dangling_targets() -> Iterator[Try]:
     """A link to nowhere where the folder for results is to be."""
@@ -211,9 +216,7 @@ def dangling_targets() -> Iterator[Try]:
         if name != "plan":
             recipe = RECIPES[name]
             yield Try(recipe.command, name, (_spoil_target(recipe, _be_dangling_link),), Expect(ANY, ()))
-    yield Try(
-        "demo", "demo", (lambda box: (_be_dangling_link(box.out), ["--output", str(box.out)])[1],), Expect(REFUSED, ())
-    )
+    yield Try("demo", "demo", (_demo_in_dangling_link,), Expect(REFUSED, ()))
 
 
 @kind("demo_target")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -147,10 +148,7 @@ def headers() -> Iterator[Try]:
     examples = draw(BYTES, 2 * EXAMPLES)
     for turn, (recipe, role) in enumerate(with_role("image", "label", "reference")):
         chosen = [examples[(turn * EXAMPLES + index) % len(examples)] for index in range(EXAMPLES)]
-        set_ups = tuple(
-            _with_bytes(recipe, role, lambda content, changes=changes: _overwrite(content, changes))
-            for changes in chosen
-        )
+        set_ups = tuple(_with_bytes(recipe, role, partial(_overwrite, changes=changes)) for changes in chosen)
         yield Try(recipe.command, f"{recipe.name}/{role}", set_ups, Expect(ANY, recipe.targets))
 
 

@@ -209,7 +209,10 @@ class _Raw:
         self.opcodes = opcodes
 
 
-class _Pickler(pickle._Pickler):
+_PythonPickler: Any = pickle._Pickler  # the one whose methods can be replaced
+
+
+class _Pickler(_PythonPickler):
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
         if isinstance(obj, _Raw):
             self.write(obj.opcodes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -72,8 +73,11 @@ def test_equals_monais_forward_at_every_level(changes, tmp_path):
 def test_the_whole_body_network_brings_its_labels_and_settings(tmp_path):
     config = {**CONFIG, "out_channels": 118, "dsdepth": 1}
     checkpoint = read_checkpoint(write_safetensors(segresnet_ds(out_channels=118, dsdepth=1), tmp_path, config))
+    assert checkpoint.class_names is not None
     assert checkpoint.class_names[:3] == ("background", "spleen", "kidney_right")
+    assert checkpoint.plans is not None
     assert checkpoint.plans["configurations"]["3d_fullres"]["patch_size"] == [96, 160, 160]
+    assert checkpoint.preprocessing_profile is not None
     assert checkpoint.preprocessing_profile["orientation"] == "LPS"
     assert checkpoint.preprocessing_profile["spacing"] is None
 
@@ -93,8 +97,9 @@ def test_the_encoder_alone_starts_a_fine_tuning(tmp_path):
     checkpoint = read_checkpoint(write_lightning(network, tmp_path / "last.ckpt", "backbone.", ("encoder.",)))
     assert checkpoint.absent == ("decoder.", "up_layers.")
     image = torch.randn(1, 1, 8, 8, 8)
+    built: Any = checkpoint.build_network()
     with torch.no_grad():
-        for ours, theirs in zip(checkpoint.build_network().encoder(image), network.encoder(image), strict=True):
+        for ours, theirs in zip(built.encoder(image), network.encoder(image), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
     target = checkpoint.architecture.build(2, 3, deep_supervision=False)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}

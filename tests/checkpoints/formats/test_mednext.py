@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from nnunetv2_ext.utilities.errors import UserError
 
 
 def mednext(**changes):
-    arguments = {
+    arguments: dict[str, Any] = {
         "init_filters": 4,
         "encoder_expansion_ratio": (2, 3),
         "bottleneck_expansion_ratio": 4,

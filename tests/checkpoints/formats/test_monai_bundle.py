@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,18 @@ from nnunetv2_ext.utilities.errors import UserError
 
 
 def segresnet(**changes):
-    arguments = {"in_channels": 1, "out_channels": 5, "init_filters": 8, "blocks_down": (1, 2, 3), "blocks_up": (2, 1)}
+    arguments: dict[str, Any] = {
+        "in_channels": 1,
+        "out_channels": 5,
+        "init_filters": 8,
+        "blocks_down": (1, 2, 3),
+        "blocks_up": (2, 1),
+    }
     return nets.SegResNet(spatial_dims=3, dropout_prob=0.2, **(arguments | changes))
 
 
 def unet(**changes):
-    arguments = {"channels": (4, 8, 16, 32), "strides": (2, 2, 2), "num_res_units": 2, "norm": "batch"}
+    arguments: dict[str, Any] = {"channels": (4, 8, 16, 32), "strides": (2, 2, 2), "num_res_units": 2, "norm": "batch"}
     return nets.UNet(spatial_dims=3, in_channels=1, out_channels=2, **(arguments | changes))
 
 
@@ -51,8 +58,10 @@ def test_equals_monais_forward_on_turned_axes(build, wrapped, tmp_path):
 def test_published_networks_bring_their_labels_and_settings(tmp_path):
     torch.save(nets.SegResNet(3, 32, 1, 105, 0.2, blocks_down=(1, 2, 2, 4)).state_dict(), tmp_path / "model_lowres.pt")
     checkpoint = read_checkpoint(tmp_path / "model_lowres.pt")
+    assert checkpoint.class_names is not None
     assert checkpoint.class_names[:2] == ("background", "spleen")
     assert checkpoint.plans_template == "wholebody_ct_segresnet_3mm"
+    assert checkpoint.preprocessing_profile is not None
     assert checkpoint.preprocessing_profile["spacing"] == [3.0, 3.0, 3.0]
     torch.save(unet(channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2)).state_dict(), tmp_path / "model.pt")
     checkpoint = read_checkpoint(tmp_path / "model.pt")

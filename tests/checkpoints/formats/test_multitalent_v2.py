@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,16 +33,19 @@ def test_every_head_is_the_published_one_and_bit_equal_to_nnunets_own_class(publ
             expected = published_model.stock(head)(image)
         assert all(torch.equal(ours, stock) for ours, stock in zip(outputs, expected, strict=True))
         assert type(network).__name__ == "ResidualEncoderUNet"
+        assert checkpoint.class_names is not None
         assert checkpoint.class_names[0] == "background"
         assert len(checkpoint.class_names) == checkpoint.num_classes
 
 
 def test_all_heads_are_one_network(published_model, tmp_path):
     checkpoint = read_checkpoint(published_model.write(tmp_path / "model"))
-    network = checkpoint.build_network(deep_supervision=True)
+    network: Any = checkpoint.build_network(deep_supervision=True)
     assert list(network.heads) == list(published_model.heads)
     names = {"003/liver", "003/tumour"}
+    assert checkpoint.class_names is not None
     assert names <= set(checkpoint.class_names)
+    assert checkpoint.dataset_json is not None
     assert list(checkpoint.dataset_json["partial_labels"]) == list(published_model.heads)
     for place, (head, content) in enumerate(published_model.heads.items()):
         with torch.no_grad():

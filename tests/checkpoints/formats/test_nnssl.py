@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -86,7 +88,7 @@ def test_residual_encoders_equal_the_original_forward(name, tmp_path):
     checkpoint = read_checkpoint(write(network, tmp_path / "checkpoint_final.pth", name, arguments))
     assert checkpoint.format == "nnssl"
     assert checkpoint.absent == ("decoder.seg_layers.",)
-    ours = checkpoint.build_network()
+    ours: Any = checkpoint.build_network()
     image = torch.randn(1, 1, 8, 16, 12)
     with torch.no_grad():
         for found, expected in zip(ours.encoder(image), network.encoder(image), strict=True):
@@ -94,8 +96,10 @@ def test_residual_encoders_equal_the_original_forward(name, tmp_path):
         # With the head of the pretraining, the decoder too computes what it did there.
         ours.decoder.seg_layers.load_state_dict(network.decoder.seg_layers.state_dict())
         torch.testing.assert_close(ours(image), network(image), rtol=0, atol=1e-4)
+    assert checkpoint.plans is not None
     planned = checkpoint.plans["configurations"]["3d_fullres"]
     assert (planned["spacing"], planned["patch_size"]) == ([1, 1, 1], [24, 24, 32])
+    assert checkpoint.normalization is not None
     assert checkpoint.normalization["normalization_schemes"] == ["ZScoreNormalization"]
 
 
@@ -128,8 +132,9 @@ def test_plain_u_nets_of_plans(tmp_path):
     path = write(network, tmp_path / "c.pth", "PlainConvUNet", arguments, stem="encoder.stages.0")
     checkpoint = read_checkpoint(path)
     image = torch.randn(1, 1, 8, 8, 8)
+    ours: Any = checkpoint.build_network()
     with torch.no_grad():
-        for found, expected in zip(checkpoint.build_network().encoder(image), network.encoder(image), strict=True):
+        for found, expected in zip(ours.encoder(image), network.encoder(image), strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
@@ -141,7 +146,7 @@ def test_primus_equals_the_original_forward(tmp_path):
     network = tiny_primus()
     checkpoint = read_checkpoint(write(network, tmp_path / "c.pth", "PrimusS", **primus_keys()))
     assert checkpoint.absent == ("up_projection.", "mask_token")
-    ours = checkpoint.build_network()
+    ours: Any = checkpoint.build_network()
     ours.up_projection.load_state_dict(network.up_projection.state_dict())
     image = torch.randn(1, 1, 16, 24, 16)
     with torch.no_grad():
@@ -155,7 +160,7 @@ def test_embeddings_of_places_follow_the_patch_size(tmp_path):
     arguments = {**entry["arch_kwargs"], "input_shape": [24, 24, 32]}
     from dataclasses import replace
 
-    target = replace(checkpoint.architecture, arguments=arguments).build(1, 3, deep_supervision=False)
+    target: Any = replace(checkpoint.architecture, arguments=arguments).build(1, 3, deep_supervision=False)
     report = transfer_weights(target, checkpoint, target_classes=CLASSES)
     (adapted,) = [entry for entry in report.tensors if entry.outcome == "adapted"]
     assert (adapted.name, adapted.detail) == ("eva.pos_embed", "embeddings of 2 x 3 x 2 places resized to 3 x 3 x 4")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ def turned(image):
 
 def segresnet(outputs=25):
     torch.manual_seed(0)
-    arguments = {"init_filters": 8, "blocks_down": (1, 2, 2), "blocks_up": (1, 1), "dropout_prob": 0.0}
+    arguments: dict[str, Any] = {"init_filters": 8, "blocks_down": (1, 2, 2), "blocks_up": (1, 1), "dropout_prob": 0.0}
     return nets.SegResNet(spatial_dims=3, in_channels=1, out_channels=outputs, **arguments).eval()
 
 
@@ -45,6 +47,7 @@ def test_segresnet_equals_monais_forward_and_has_a_sigmoid_per_class(tmp_path):
         found = checkpoint.build_network()(image)
         torch.testing.assert_close(found, turned(network(turned(image))), rtol=0, atol=1e-4)
     assert checkpoint.class_names == tuple(LabelOrder.read("abdomenatlas_1_1").labels)
+    assert checkpoint.labels is not None
     assert checkpoint.labels["aorta"] == [1, 1]
     assert "CC BY-NC-ND 4.0 (no commercial use" in checkpoint.terms()[0]
 
@@ -53,6 +56,7 @@ def test_plans_clip_and_scale_as_published(tmp_path):
     from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
 
     checkpoint = read_checkpoint(write(segresnet(), "", tmp_path / "suprem.pth"))
+    assert checkpoint.plans is not None
     assert checkpoint.plans["configurations"]["3d_fullres"]["spacing"] == [1.5, 1.5, 1.5]
     statistics = checkpoint.plans["foreground_intensity_properties_per_channel"]["0"]
     image = torch.linspace(-1000, 1000, 41).numpy()
@@ -69,7 +73,7 @@ def test_swinunetr_equals_monais_forward(with_head, tmp_path):
     path = write(network, "backbone.", tmp_path / "suprem.pth", without, **others)
     checkpoint = read_checkpoint(path)
     assert (checkpoint.num_classes, checkpoint.absent) == ((25, ()) if with_head else (0, ("decoder.",)))
-    ours = checkpoint.build_network()
+    ours: Any = checkpoint.build_network()
     image = torch.randn(1, 1, 32, 32, 64)
     with torch.no_grad():
         (features,) = ours.forward_features(image)
@@ -85,7 +89,7 @@ def test_a_backbone_is_there_to_be_fine_tuned(tmp_path):
     with pytest.raises(UserError, match=r"whole network .* has no decoder.*nnUNetv2_ext_finetune"):
         write_model_folder(checkpoint, tmp_path, "Dataset901_SuPreM")
     torch.manual_seed(1)
-    network = checkpoint.architecture.build(1, 3, deep_supervision=False)
+    network: Any = checkpoint.architecture.build(1, 3, deep_supervision=False)
     heads = network.decoder.seg_layers[0].weight.clone()
     report = transfer_weights(network, checkpoint, target_classes=["background", "a", "b"])
     assert report.names("reinitialised") == ["decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"]

@@ -54,8 +54,10 @@ def test_classes_are_painted_from_unions_to_what_lies_within(tmp_path):
     torch.save(vista3d().state_dict(), tmp_path / "model.pt")
     checkpoint = read_checkpoint(tmp_path / "model.pt")
     names = checkpoint.class_names
+    assert names is not None
     assert names.index("kidney") < names.index("kidney_left") < names.index("kidney_cyst_left")
     assert names.index("lung") < names.index("lung_upper_lobe_left") < names.index("lung_tumor")
+    assert checkpoint.dataset_json is not None
     assert checkpoint.dataset_json["regions_class_order"] == NUMBERS
     assert not {16, 18, 129, 130, 131} & set(NUMBERS)
     assert "no commercial use" in checkpoint.terms()[0]

@@ -53,7 +53,10 @@ def test_channels_are_suffixes_and_images_beside_come_first(bids, convert, raw_f
     assert len(result.converted) == 2
     import nibabel
 
-    images = [nibabel.load(raw_folder / "imagesTr" / f"sub-01_{n:04d}.nii.gz").get_fdata().T for n in (0, 1)]
+    images = [
+        nibabel.Nifti1Image.from_filename(raw_folder / "imagesTr" / f"sub-01_{n:04d}.nii.gz").get_fdata().T
+        for n in (0, 1)
+    ]
     np.testing.assert_array_equal(images, [raw, beside])
 
 

@@ -1,6 +1,7 @@
 """Any folder of images and label maps."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,7 +126,7 @@ def pictures(miniature):
                 file = miniature.root / folder / f"{case}{suffix}"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 # A resolution in print, which says nothing of what was pictured.
-                options = {"subsampling": 0} if suffix == ".jpg" else {}
+                options: dict[str, Any] = {"subsampling": 0} if suffix == ".jpg" else {}
                 Image.fromarray(array).save(file, dpi=(300, 300) if folder == "images" else (72, 72), **options)
             content[case] = picture, label
         return content, miniature.text("cells.json", {"name": "cells", "labels": {"cell": 255}})
@@ -151,8 +152,8 @@ def pictures(miniature):
 def test_pictures_are_read_by_nnunet_as_they_were(
     ending, colours, written, dtype, pictures, convert, raw_folder, verify_integrity
 ):
+    import skimage.io as io
     from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
-    from skimage import io
 
     content, order = pictures(ending, colours, dtype)
     source = order.parent

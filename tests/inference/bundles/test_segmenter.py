@@ -10,6 +10,7 @@ pytest.importorskip("monai", reason="the extra 'monai' is not installed")
 
 from nnunetv2_ext.inference import Predictor
 from nnunetv2_ext.inference.bundles.profile import read_profile
+from nnunetv2_ext.inference.bundles.segmenter import BundleSegmenter
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -30,6 +31,7 @@ def test_bundles_add_up_in_float32(tmp_path, bundle_network, import_bundle):
     folder = import_bundle("unet", bundle_network("unet"), tmp_path, (16, 16, 16))
     predictor = Predictor.from_model_folder(folder, device="cpu")
     assert predictor.mode.sums == "float32"
+    assert isinstance(predictor.segmenter, BundleSegmenter)
     assert predictor.segmenter.windows.dtype == torch.float32
 
 
@@ -75,7 +77,7 @@ def published_labels(network, path, orientation, spacing, hu, inferer, decide):
     )
 
     resample = [Spacingd("image", pixdim=spacing, mode="bilinear")] if spacing else []
-    scale = ScaleIntensityRanged("image", *hu, 0, 1, clip=True)
+    scale = ScaleIntensityRanged("image", hu[0], hu[1], 0, 1, clip=True)
     before = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes=orientation),
                       *resample, scale])  # fmt: skip
     data = before({"image": str(path)})
@@ -103,6 +105,7 @@ def test_equals_the_published_pipelines_of_other_weights(name, tmp_path, ct_on_d
     from nnunetv2_ext.checkpoints import read_checkpoint
     from nnunetv2_ext.checkpoints.model_folder import write_model_folder
 
+    network: torch.nn.Module
     torch.manual_seed(0)
     if name == "suprem":
         network = nets.SegResNet(in_channels=1, out_channels=25, init_filters=8, blocks_down=(1, 1), blocks_up=(1,))
@@ -117,6 +120,7 @@ def test_equals_the_published_pipelines_of_other_weights(name, tmp_path, ct_on_d
     network.eval()
     checkpoint = read_checkpoint(tmp_path / "model.pth")
     windows_of_theirs = window[::-1] if name == "suprem" else window
+    assert checkpoint.preprocessing_profile is not None
     checkpoint.preprocessing_profile["window_size"] = list(window)
     folder = write_model_folder(checkpoint, tmp_path / "results", "Dataset905_Published")
     found = sitk.GetArrayFromImage(Predictor.from_model_folder(folder, device="cpu").predict(ct_on_disk))

@@ -48,7 +48,7 @@ def by_hand(logits, classes, labels, lower, upper, weight, bar, raises, otherwis
     for index in np.ndindex(result.shape):
         limit = bar
         for position, number in enumerate(classes):
-            value = resampled[(position, *index)]
+            value = resampled[position][index]
             if value > limit:
                 result[index] = labels[number]
                 limit = value if raises else limit

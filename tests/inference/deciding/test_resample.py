@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,10 +269,13 @@ def test_equals_nnunet(shape, new_shape, current, new):
     assert (regions.numpy() != expected).mean() < 1e-4
 
 
+_MKLDNN: Any = torch.backends.mkldnn
+
+
 class _Newer:
     """Torch's newer interface for what the two functions of the older one do."""
 
-    products = torch.backends.mkldnn.matmul
+    products: Any = _MKLDNN.matmul
 
     @classmethod
     def set(cls, precision):
@@ -297,7 +301,7 @@ def test_the_networks_precision_and_threads_are_left_alone(monkeypatch, interfac
     monkeypatch.setattr(
         tiles.Beam,
         "highest_and_lowest",
-        lambda beam: used.add(torch.backends.mkldnn.matmul.fp32_precision) or original(beam),
+        lambda beam: used.add(_Newer.products.fp32_precision) or original(beam),
     )
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -319,6 +323,7 @@ def test_only_possible_classes_are_interpolated(monkeypatch, way):
     interpolated = []
     if way == "compiled loop":
         decide_tile = resample._compiled_loop()
+        assert decide_tile is not None
         monkeypatch.setattr(
             resample,
             "_compiled_loop",

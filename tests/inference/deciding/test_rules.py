@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from nnunetv2_ext.inference.deciding.outputs import OutputMap
 from nnunetv2_ext.inference.deciding.rules import (
+    DecisionRule,
     Enlarged,
     LargestLogit,
     Masks,
@@ -97,7 +99,7 @@ def test_nearest_enlargement_takes_the_voxel_that_contains_the_centre():
         np.testing.assert_array_equal(found, [[expected]] * 2)
 
 
-RULES = {
+RULES: dict[str, Callable[..., DecisionRule]] = {
     "softmax": partial(LargestLogit, 3),
     "painted regions": partial(PaintedRegions, (1, 2, 3)),
     "separate regions": SeparateRegions,

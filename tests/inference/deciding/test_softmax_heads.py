@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from nnunetv2_ext.inference.deciding.resample import resample_argmax
-from nnunetv2_ext.inference.deciding.softmax_heads import LargestOfEachHead, background_of_heads, plan_head_outputs
+from nnunetv2_ext.inference.deciding.softmax_heads import (
+    LargestOfEachHead,
+    WinnersOfHeads,
+    background_of_heads,
+    plan_head_outputs,
+)
 from nnunetv2_ext.inference.windows.ring import LogitSlab
 from nnunetv2_ext.labels.partial_labels import PartialLabels, Source
 from nnunetv2_ext.labels.source_heads import source_heads
@@ -26,6 +31,7 @@ def test_each_head_decides_as_if_it_were_alone(whole):
         decisions = rule.of_channels(channel.numpy() for channel in logits)
     else:
         decisions = rule.of(LogitSlab(0, z, z + 2, logits[:, z : z + 2]) for z in (0, 2, 4))
+    assert isinstance(decisions, WinnersOfHeads)
     for head, own in zip(decisions.heads, logits.split(HEADS), strict=True):
         np.testing.assert_array_equal(head.winner, resample_argmax(own, new_shape))
 

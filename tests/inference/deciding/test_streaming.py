@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from nnunetv2_ext.inference import resample_argmax
 from nnunetv2_ext.inference.deciding.axes import resampled_axes
 from nnunetv2_ext.inference.deciding.resample import LargestWins, LastAboveZero, label_map, probabilities
-from nnunetv2_ext.inference.deciding.rules import LargestLogit
+from nnunetv2_ext.inference.deciding.rules import LargestLogit, Winners
 from nnunetv2_ext.inference.deciding.streaming import Pieces
 from nnunetv2_ext.inference.windows.ring import LogitSlab
 from nnunetv2_ext.inference.windows.sliding_window import StreamingSlidingWindow
@@ -75,7 +76,9 @@ def test_window_to_label_map(new_shape, device):
     network = torch.nn.Conv3d(1, 7, 5, padding=2).eval().to(device)
     image = torch.nn.functional.interpolate(torch.randn(1, 1, 9, 6, 7), (37, 24, 29), mode="trilinear")[0]
     window = StreamingSlidingWindow(network, 7, (12, 16, 14), device=device)
-    labels = torch.from_numpy(LargestLogit(7, (37, 24, 29), new_shape).of(window.slabs(image)).winner)
+    decisions = LargestLogit(7, (37, 24, 29), new_shape).of(window.slabs(image))
+    assert isinstance(decisions, Winners)
+    labels = torch.from_numpy(decisions.winner)
     assert torch.equal(labels, resample_argmax(window.logits(image), new_shape).cpu())
     assert len(labels.unique()) > 3
 
@@ -93,7 +96,7 @@ def test_the_documented_calls():
     blocks = re.findall(r"```python\n(.*?)```", (pages / "export_method.md").read_text(encoding="utf-8"), re.S)
     torch.manual_seed(0)
     image = torch.randn(1, 20, 30, 25)
-    names = {
+    names: dict[str, Any] = {
         "network": torch.nn.Conv3d(1, 105, 3, padding=1),
         "image": image,
         "original_shape": (30, 40, 35),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_models_of_this_packages_and_of_stock_trainers_are_built_by_their_traine
 
 
 def test_selected_heads_give_the_same_channels(model):
-    network = read_model(model, [0]).networks[0]
+    network: Any = read_model(model, [0]).networks[0]
     reduced = select_heads(network, [3, 1])
     assert network.decoder.seg_layers[-1].weight.shape[0] == 4, "the network that was given stays whole"
     window = torch.randn(2, 1, 8, 16, 16)
@@ -135,7 +136,7 @@ def test_selected_heads_give_the_same_channels(model):
 def test_windows_are_averaged_over_folds_and_flips(model, axes):
     networks = read_model(model).networks
     window = torch.randn(2, 1, 8, 16, 16)
-    flips = [()]
+    flips: list[tuple[int, ...]] = [()]
     for axis in axes or ():
         flips += [(*flip, axis + 2) for flip in flips]
     every = [torch.flip(network(torch.flip(window, flip)), flip) for network in networks for flip in flips]

@@ -13,6 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2_ext.cli import import_weights
 from nnunetv2_ext.cli.predict import main
 from nnunetv2_ext.inference import Predictor
+from nnunetv2_ext.inference.multi_head.predicting import SegmenterOfPasses
 from nnunetv2_ext.utilities.errors import UserError
 
 
@@ -60,7 +61,9 @@ def test_every_source_gets_the_map_that_nnunet_predicts(published_multitalent, i
     if normalizations == "different":
         plans = {head: model.head_plans(head, "CTNormalization", mean) for head, mean in (("003", 0.0), ("010", 90.0))}
     folder = _import(model, tmp_path / "published", tmp_path / "results", plans=plans)
-    passes = Predictor.from_model_folder(folder, device="cpu").segmenter._passes
+    segmenter = Predictor.from_model_folder(folder, device="cpu").segmenter
+    assert isinstance(segmenter, SegmenterOfPasses)
+    passes = segmenter._passes
     assert [len(each.channels) for each in passes] == ([2] if normalizations == "equal" else [1, 1])
 
     assert _run("-i", images, "-o", tmp_path / "o", "-m", folder) == 0

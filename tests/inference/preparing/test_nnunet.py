@@ -21,7 +21,7 @@ SPACING = (2.0, 1.5, 1.5)
 def test_air_and_padding_are_left_out(scheme, uses_mask, air, tmp_path, make_model_folder):
     changes = {"normalization_schemes": [scheme], "use_mask_for_norm": [uses_mask]}
     model = read_model(make_model_folder(tmp_path / "model", spacing=SPACING, changes=changes))
-    distance = np.linalg.norm(np.stack(np.indices((16, 20, 20)), -1) - (8, 10, 10), axis=-1)
+    distance = np.linalg.norm(np.moveaxis(np.indices((16, 20, 20)), 0, -1) - (8, 10, 10), axis=-1)
     body = distance < 7
     image = np.where(body, 100 + distance, air).astype(np.float32)
 
@@ -32,4 +32,5 @@ def test_air_and_padding_are_left_out(scheme, uses_mask, air, tmp_path, make_mod
     if air == 0:
         z, y, x = np.nonzero(body)
         expected = body[z.min() : z.max() + 1, y.min() : y.max() + 1, x.min() : x.max() + 1]
+    assert prepared.content is not None
     np.testing.assert_array_equal(prepared.content.numpy(), expected)

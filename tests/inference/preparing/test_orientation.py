@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from itertools import permutations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_all_48_orientations_give_the_same_label_map(models, ct):
     moved = 0
     for orientation in EVERY_ORIENTATION:
         image = sitk.DICOMOrient(ct, orientation)
-        found = recorded.predict(image)
+        found: Any = recorded.predict(image)
         assert found.GetSize() == image.GetSize()
         assert found.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-6)
         assert found.GetOrigin() == pytest.approx(image.GetOrigin())

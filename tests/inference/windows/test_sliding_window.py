@@ -6,6 +6,7 @@ import copy
 import itertools
 import weakref
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -287,7 +288,7 @@ def test_half_precision_of_windows_of_half_precision():
 
 def test_sums_that_half_precision_cannot_hold():
     image = 3000 * random_image((20, 17, 19))
-    options = {"num_classes": 2, "patch_size": (12, 16, 14)}
+    options: dict[str, Any] = {"num_classes": 2, "patch_size": (12, 16, 14)}
     with pytest.raises(UserError, match="--sums float32"):
         StreamingSlidingWindow(lambda x: x, **options, dtype=torch.float16).logits(image)
     torch.testing.assert_close(StreamingSlidingWindow(lambda x: x, **options).logits(image), image)

@@ -20,6 +20,7 @@ def test_levels_are_weighted_and_a_weight_of_zero_leaves_a_zero_gradient():
     single = [loss(x, y, annotated) for x, y in zip(logits, label_maps, strict=True)]
     torch.testing.assert_close(value, 0.75 * single[0] + 0.25 * single[1])
     value.backward()
+    assert logits[1].grad is not None
     assert logits[1].grad.any()
     assert logits[2].grad is not None
     assert not logits[2].grad.any()

@@ -34,6 +34,7 @@ def test_ignored_voxels_count_nowhere():
     expected = formula(logits[:1, ..., :3], labels[:1, 0, ..., :3])
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
     value.backward()
+    assert logits.grad is not None
     assert not logits.grad[..., 3:].any()
     assert not logits.grad[1].any()
     everything = DiceCrossEntropy(ignore_label=4)(logits, torch.full_like(labels, 4))

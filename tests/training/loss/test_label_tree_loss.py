@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -52,7 +54,9 @@ def expected_loss(logits, label_map, samples, smooth):
             here = labels == value
             if possible:
                 counts |= here
-                cross_entropy = cross_entropy - sum(p[leaf][index] for leaf in possible)[here].log().sum()
+                cross_entropy = (
+                    cross_entropy - torch.stack([p[leaf][index] for leaf in possible]).sum(0)[here].log().sum()
+                )
         voxels += int(counts.sum())
         for name in determined_nodes(TREE, annotated) - {"background"}:
             inside = [TREE.value(node) for node in annotated if name in TREE.path(node)]
@@ -197,5 +201,6 @@ def test_wrong_shapes_are_refused():
         loss(torch.zeros(1, len(TREE), 2, 2), torch.zeros(1, 1, 3, 2, dtype=torch.int64), mask({"liver"}))
     with pytest.raises(ValueError, match="annotated"):
         loss(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.int64), mask({"liver"}))
+    unknown: Any = "other"
     with pytest.raises(ValueError, match="formula"):
-        LabelTreeLoss(TREE, formula="other")
+        LabelTreeLoss(TREE, formula=unknown)

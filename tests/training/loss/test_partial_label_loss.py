@@ -24,7 +24,7 @@ def formula(logits, label_map, annotated, regions, smooth, ignore_label=None):
         images = [b for b in range(logits.shape[0]) if annotated[b, c]]
         if not images:
             continue
-        cross_entropy, intersection, sums = 0.0, 0.0, 0.0
+        cross_entropy, intersection, sums = torch.zeros((3,), dtype=torch.float64)
         for b in images:
             members = [v for v in range(regions.shape[1]) if regions[c, v] and v != ignore_label]
             y = torch.isin(label_map[b, 0], torch.tensor(members, dtype=label_map.dtype)).double()
@@ -34,7 +34,7 @@ def formula(logits, label_map, annotated, regions, smooth, ignore_label=None):
             intersection = intersection + (p * y * valid[b]).sum()
             sums = sums + ((p + y) * valid[b]).sum()
         denominator = sums + smooth
-        dice = (2 * intersection + smooth) / denominator if denominator > 0 else 0.0
+        dice = (2 * intersection + smooth) / denominator if denominator > 0 else torch.zeros_like(denominator)
         total = total + cross_entropy - dice
     return total
 
@@ -123,6 +123,7 @@ def test_nothing_annotated_costs_and_moves_nothing():
     value = PartialLabelLoss(np.eye(3, 4, 1, dtype=bool))(logits, label_map, torch.zeros(2, 3, dtype=torch.bool))
     value.backward()
     assert value.item() == 0
+    assert logits.grad is not None
     assert not logits.grad.any()
 
 
@@ -134,6 +135,7 @@ def test_an_image_that_is_ignored_everywhere_adds_nothing():
     value = loss(logits, label_map, annotated)
     value.backward()
     torch.testing.assert_close(value, loss(logits[:1], label_map[:1], annotated[:1]))
+    assert logits.grad is not None
     assert not logits.grad[1].any()
     assert logits.grad[0].all()
 
@@ -144,6 +146,7 @@ def test_extreme_logits_stay_finite_and_exact():
     PartialLabelLoss(torch.tensor([[False, True]]))(logits, label_map, torch.ones(1, 1, dtype=torch.bool)).backward()
     # Saturated probabilities: only the cross-entropy of the two wrong voxels still pulls, with its full 1 / 4.
     expected = torch.tensor([-0.25, 0, 0, 0.25])
+    assert logits.grad is not None
     torch.testing.assert_close(logits.grad.flatten(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -171,6 +174,7 @@ def test_an_absent_class_is_pushed_down_by_the_default_smooth():
         PartialLabelLoss(torch.tensor([[False, True]]), smooth=smooth)(
             logits, label_map, torch.ones(1, 1, dtype=torch.bool)
         ).backward()
+        assert logits.grad is not None
         gradients[smooth] = logits.grad.sum().item()
     # Cross-entropy alone gives sum p / I = 0.5; the Dice adds smooth * sum p (1 - p) / (sum p + smooth)^2.
     assert gradients.pop(0.0) == pytest.approx(0.5, rel=1e-5)

@@ -19,24 +19,24 @@ def published(logits, label_map, annotated, ignore):
             nodes.append(name)
     values = label_map.flatten().tolist()
     columns = logits.flatten(1).double()
-    total, count = 0.0, 0
-    overlap, predicted, true = dict.fromkeys(nodes, 0.0), dict.fromkeys(nodes, 0.0), dict.fromkeys(nodes, 0.0)
+    total, count = torch.zeros((), dtype=columns.dtype), 0
+    overlap, predicted, true = ({name: torch.zeros_like(total) for name in nodes} for _ in range(3))
     for voxel, value in enumerate(values):
         if value == ignore:
             continue
         count += 1
         belongs = TREE.path(TREE.names[value]) if TREE.names[value] in annotated else ()
         for name in nodes:
-            p = 1.0
+            p = torch.ones((), dtype=columns.dtype)
             for node in TREE.path(name):
                 family = [TREE.value(other) for other in (node, *TREE.siblings(node))]
                 p = p * columns[family, voxel].softmax(0)[0]
             if name in belongs:
                 total = total - torch.log(p.clamp(1e-7, 1 - 1e-7))
-                overlap[name] += p
-                true[name] += 1
-            predicted[name] += p
-    dice = sum(1 - 2 * overlap[name] / (true[name] + predicted[name] + 1e-5) for name in nodes) / len(nodes)
+                overlap[name] = overlap[name] + p
+                true[name] = true[name] + 1
+            predicted[name] = predicted[name] + p
+    dice = torch.stack([1 - 2 * overlap[name] / (true[name] + predicted[name] + 1e-5) for name in nodes]).mean()
     return total / count + dice
 
 
@@ -79,6 +79,7 @@ def test_an_image_of_ignored_voxels_counts_nowhere():
     nothing = loss(logits, label_map, mask)
     nothing.backward()
     assert float(nothing) == 0
+    assert logits.grad is not None
     assert not logits.grad.any()
     label_map[0] = TREE.value("rib")
     torch.testing.assert_close(loss(logits, label_map, mask), loss(logits[:1], label_map[:1], mask[:1]))

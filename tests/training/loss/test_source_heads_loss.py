@@ -112,6 +112,7 @@ def test_a_class_that_is_not_annotated_joins_the_background():
     value = SourceHeadsLoss(HEADS, 7)(logits, label_map, annotated, torch.tensor([1]))
     value.backward()
     assert value.item() == pytest.approx(0, abs=1e-6)
+    assert logits.grad is not None
     assert logits.grad.abs().max() < 1e-6
 
 

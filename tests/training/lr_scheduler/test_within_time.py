@@ -12,7 +12,7 @@ class Training:
 
     def __init__(self):
         parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-        self.optimizer = torch.optim.SGD([{"params": [each]} for each in parameters], lr=0.01)
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD([{"params": [each]} for each in parameters], lr=0.01)
         self.passed = 0.0
         self.schedule = WithinTime(PolyLRScheduler(self.optimizer, 0.01, 100), self, lambda: self.passed)
 

@@ -28,8 +28,10 @@ def test_networks_that_can_leave_heads_out_do():
     )
     annotated = torch.tensor([[True, False, True]])
     assert outputs.prepare(selects) is None
-    assert outputs.channels(selects, annotated).tolist() == [0, 2]
-    assert "Conv2d evaluates the heads of all classes" in outputs.prepare(nn.Conv2d(1, 3, 1))
+    channels = outputs.channels(selects, annotated)
+    assert channels is not None
+    assert channels.tolist() == [0, 2]
+    assert "Conv2d evaluates the heads of all classes" in str(outputs.prepare(nn.Conv2d(1, 3, 1)))
     assert outputs.channels(nn.Conv2d(1, 3, 1), annotated) is None
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from nnunetv2_ext.training.trainers import finetune, multitalent
 from nnunetv2_ext.training.trainers.partial_labels import PartialLabelTrainer
 from nnunetv2_ext.utilities.errors import UserError
 
-TRAINERS = [getattr(multitalent, name) for name in multitalent.__all__]
+TRAINERS = {name: getattr(multitalent, name) for name in multitalent.__all__}
 
 
 def configuration(template, **changes):
@@ -35,7 +36,7 @@ def build(trainer, template, classes=3, **changes):
         )
 
 
-@pytest.mark.parametrize("trainer", TRAINERS, ids=multitalent.__all__)
+@pytest.mark.parametrize("trainer", TRAINERS.values(), ids=multitalent.__all__)
 def test_every_trainer_is_for_collections_and_has_the_epochs_of_its_name(trainer):
     assert issubclass(trainer, PartialLabelTrainer)
     assert trainer.num_epochs == (2000 if trainer.__name__.endswith("_2000ep") else 1000)
@@ -44,9 +45,9 @@ def test_every_trainer_is_for_collections_and_has_the_epochs_of_its_name(trainer
 @pytest.mark.parametrize(
     ("trainer", "template", "network"),
     [
-        (multitalent.MultiTalentTrainer_unet, "multitalent_unet", PlainConvUNet),
-        (multitalent.MultiTalentTrainer_resenc, "multitalent_resenc", StridedSkipResidualEncoderUNet),
-        (multitalent.MultiTalentTrainer_stunet_small, "multitalent_stunet", STUNet),
+        (TRAINERS["MultiTalentTrainer_unet"], "multitalent_unet", PlainConvUNet),
+        (TRAINERS["MultiTalentTrainer_resenc"], "multitalent_resenc", StridedSkipResidualEncoderUNet),
+        (TRAINERS["MultiTalentTrainer_stunet_small"], "multitalent_stunet", STUNet),
         (finetune.FineTuneTrainer_unet, "multitalent_unet", PlainConvUNet),
         (finetune.FineTuneTrainer_resenc, "multitalent_resenc", StridedSkipResidualEncoderUNet),
     ],
@@ -65,13 +66,13 @@ def test_each_family_builds_its_network_with_selectable_heads(trainer, template,
 def test_nnunets_resenc_presets_get_the_network_of_the_published_checkpoints():
     architecture = dict(load_template("multitalent_resenc")["configurations"]["3d_fullres"]["architecture"])
     architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-    built = build(multitalent.MultiTalentTrainer_resenc, "multitalent_resenc", architecture=architecture)
+    built = build(TRAINERS["MultiTalentTrainer_resenc"], "multitalent_resenc", architecture=architecture)
     assert type(built) is StridedSkipResidualEncoderUNet
 
 
 def test_plans_of_another_network_are_refused():
     with pytest.raises(UserError, match="expects plans for a PlainConvUNet, but these are for"):
-        build(multitalent.MultiTalentTrainer_unet, "multitalent_resenc")
+        build(TRAINERS["MultiTalentTrainer_unet"], "multitalent_resenc")
 
 
 class TestSwinUNETR:
@@ -81,7 +82,7 @@ class TestSwinUNETR:
         assert not trainer.enable_deep_supervision
         # Not on the meta device: MONAI computes with the network's numbers while it is built.
         plans = configuration("multitalent_unet", patch_size=[96, 96, 96])
-        built = trainer.architecture.build(plans, 1, 4, trainer.enable_deep_supervision)
+        built: Any = trainer.architecture.build(plans, 1, 4, trainer.enable_deep_supervision)
         (head,) = built.decoder.seg_layers
         assert head.weight.shape[:2] == (4, 48)
         assert built.swinViT.layers1[0].use_checkpoint

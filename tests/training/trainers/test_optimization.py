@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import nnunetv2.run.run_training as stock_command
 import pytest
@@ -255,15 +256,19 @@ def test_recomputed_activations_give_the_same_gradients():
     torch.manual_seed(0)
     network = STUNet(1, 2, features_per_stage=[4, 6], n_blocks_per_stage=1, strides=[[1] * 3, [2] * 3])
     image, calls = torch.randn(1, 1, 8, 8, 8), []
-    network.encoder.stages[0][0].conv1.register_forward_hook(lambda *_: calls.append(1))
+    encoder: Any = network.encoder
+    encoder.stages[0][0].conv1.register_forward_hook(lambda *_: calls.append(1))
     gradients = []
     for wanted in (False, True):
         switch_activation_checkpointing(network, wanted)
-        network.zero_grad()
+        network.zero_grad(set_to_none=True)
         network(image).square().mean().backward()
-        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+        gradients.append([parameter.grad for parameter in network.parameters()])
     assert len(calls) == 3
-    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    for one, two in zip(*gradients, strict=True):
+        assert one is not None
+        assert two is not None
+        assert torch.equal(one, two)
 
 
 # Through the commands ----------------------------------------------------------------------------------------------
@@ -335,7 +340,12 @@ def test_a_training_that_goes_on_ends_as_an_undisturbed_one(tiny_dataset, key, f
 
 
 def test_the_stock_command_heeds_the_options_and_goes_on_with_them(tiny_dataset, final_validations, monkeypatch):
-    given = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "batch_size": 2}
+    given: dict[str, Any] = {
+        "num_epochs": 1,
+        "num_iterations_per_epoch": 2,
+        "num_val_iterations_per_epoch": 1,
+        "batch_size": 2,
+    }
     given |= {"warmup_heads": 0, "warmup_network": 0, "ema": 0.5, "freeze": "backbone", "optimizer_name": "adamw"}
     words = ["nnUNetv2_train", "7", "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu"]
     for variable, further in ((json.dumps(given), []), ("", ["--val"])):

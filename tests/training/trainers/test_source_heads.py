@@ -107,8 +107,8 @@ def test_validation_counts_what_the_heads_decide(tiny_collection):
         logits = [trainer.network.single(head)(batch["data"][i : i + 1])[0] for i, head in enumerate(("000", "001"))]
     predicted = [logits[0].argmax(1)[0], logits[1].argmax(1)[0] + 2]
     predicted[1][predicted[1] == 2] = 0
-    for index, (image, values) in enumerate([(0, (1, 2)), (0, (2,)), (1, (3,)), (1, (4,))]):
-        values = torch.tensor(values)
+    for index, (image, which) in enumerate([(0, (1, 2)), (0, (2,)), (1, (3,)), (1, (4,))]):
+        values = torch.tensor(which)
         found = torch.isin(predicted[image], values)
         true = torch.isin(batch["target"][0][image, 0].long(), values)
         counted = bool(batch["annotated"][image, index])
