@@ -15,34 +15,31 @@ OPTIONS = TrainingOptions(
 
 
 def make(dataset):
-    trainer = make_trainer(
-        TrainingRun(dataset, "3d_fullres", 0, "STUNetTrainer_small_ft_warmup", device="cpu", options=OPTIONS)
-    )
+    trainer = make_trainer(TrainingRun(dataset, "3d_fullres", 0, "FineTuneTrainer_unet", device="cpu", options=OPTIONS))
     trainer.initialize()
     return trainer
 
 
-def train(trainer, epochs, snapshots=None):
+@pytest.fixture
+def train(random_batch):
     """Trains epochs of one step on fixed random data, as nnU-Net's loop does."""
-    for epoch in epochs:
-        trainer.current_epoch = epoch
-        trainer.on_train_epoch_start()
-        generator = torch.Generator().manual_seed(epoch)
-        image = torch.randn(2, 1, 24, 24, 24, generator=generator)
-        target = [
-            torch.randint(0, 3, (2, 1, *shape), generator=generator).to(torch.int16)
-            for shape in ((24,) * 3, (12,) * 3, (6,) * 3, (6,) * 3, (6,) * 3)
-        ]
-        trainer.train_step({"data": image, "target": target})
-        if snapshots is not None:
-            snapshots.append({name: value.clone() for name, value in trainer.network.state_dict().items()})
+
+    def train(trainer, epochs, snapshots=None):
+        for epoch in epochs:
+            trainer.current_epoch = epoch
+            trainer.on_train_epoch_start()
+            trainer.train_step(random_batch(trainer, epoch))
+            if snapshots is not None:
+                snapshots.append({name: value.clone() for name, value in trainer.network.state_dict().items()})
+
+    return train
 
 
 def changed(before, after):
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_heads_first_then_everything(tiny_dataset):
+def test_heads_first_then_everything(tiny_dataset, train):
     trainer = make(tiny_dataset)
     assert trainer.num_epochs == 7
     snapshots = [{name: value.clone() for name, value in trainer.network.state_dict().items()}]
@@ -55,13 +52,13 @@ def test_heads_first_then_everything(tiny_dataset):
     for epoch in (0, 1):
         assert changed(snapshots[epoch], snapshots[epoch + 1]) <= heads
         assert changed(snapshots[epoch], snapshots[epoch + 1])
-    assert "encoder.stages.0.0.conv1.weight" in changed(snapshots[2], snapshots[3])
+    assert "encoder.stages.0.0.convs.0.conv.weight" in changed(snapshots[2], snapshots[3])
     assert rates == pytest.approx([2.5e-4, 5e-4, 5e-3, 1e-2, 1e-2])
     assert [type(optimizer).__name__ for optimizer in optimizers] == ["AdamW"] * 2 + ["SGD"] * 3
     assert optimizers[2] is optimizers[4]
 
 
-def test_frozen_backbone_gets_no_gradients(tiny_dataset):
+def test_frozen_backbone_gets_no_gradients(tiny_dataset, train):
     trainer = make(tiny_dataset)
     train(trainer, [0])
     heads = {id(parameter) for parameter in head_parameters(trainer.network)}
@@ -70,7 +67,7 @@ def test_frozen_backbone_gets_no_gradients(tiny_dataset):
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 4])
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny_dataset, tmp_path, stop_after):
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_dataset, train, tmp_path, stop_after):
     uninterrupted = make(tiny_dataset)
     start = {name: value.clone() for name, value in uninterrupted.network.state_dict().items()}
     train(uninterrupted, range(6))
