@@ -447,6 +447,7 @@ def _chain(levels: int) -> str:
     return '{"background":{},"x":' + '{"a":' * levels + "{}" + "}" * levels + "}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "content"),
     [

@@ -43,6 +43,7 @@ def assert_same_images(found, expected):
             assert first.GetOrigin() == pytest.approx(second.GetOrigin())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.parent.name)
 def test_model_folders_predict_as_they_did(model, tmp_path):
     from nnunetv2_ext.cli.predict import main

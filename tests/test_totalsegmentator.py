@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("totalsegmentator", reason="the package TotalSegmentator is not installed")
-pytestmark = [pytest.mark.totalsegmentator, pytest.mark.slow]
+pytestmark = [pytest.mark.totalsegmentator, pytest.mark.system, pytest.mark.slow]
 
 ON = "nnunetv2_ext: nnU-Net's predictor works in mode accurate"
 #: How plans said what they are of before nnU-Net 2.4.

@@ -81,6 +81,8 @@ def test_gradients_of_unselected_classes_are_zero_and_the_others_unchanged(name)
     assert head[[2, 6]].any()
 
 
+@pytest.mark.slow
+@pytest.mark.compile
 def test_selecting_channels_costs_no_new_graph_per_selection():
     """Batches annotate different numbers of classes; the compiled backbone must not notice."""
     torch._dynamo.reset()

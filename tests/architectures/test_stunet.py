@@ -180,6 +180,8 @@ def test_a_plans_file_may_name_the_class_without_a_trainer():
     assert [tuple(output.shape) for output in network(torch.randn(1, 1, 4, 4, 4))] == [(1, 2, 4, 4, 4)]
 
 
+@pytest.mark.slow
+@pytest.mark.compile
 def test_torch_compile_follows_the_whole_forward_as_one_graph(tiny):
     image = torch.randn(1, 1, 4, 8, 8)
     compiled = torch.compile(tiny, backend="eager", fullgraph=True)

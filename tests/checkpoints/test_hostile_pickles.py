@@ -191,7 +191,9 @@ def refuses(load, data, tmp_path):
     assert memory < (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10) + 400
 
 
-@pytest.mark.parametrize("name", PICKLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if "million" in name else name for name in PICKLES]
+)
 @pytest.mark.parametrize("loader", LOADERS)
 def test_hostile_pickles_are_refused(tmp_path, loader, name):
     load, wrap = LOADERS[loader]

@@ -247,6 +247,7 @@ def test_results_do_not_go_among_the_images(softmax_model, ct_file, capsys):
     assert sorted(ct_file.parent.iterdir()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_no_half_file_and_continuing_finishes(
     softmax_model, make_ct, tmp_path, monkeypatch, number
@@ -369,6 +370,7 @@ def _commands_of(page):
     return [line for line in lines if "--heads" not in line]
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_runs(make_model_folder, region_model, make_ct, nnunet_folders, tmp_path):
     results = nnunet_folders / "nnUNet_results" / "Dataset061_Page"
     make_model_folder(results / "nnUNetTrainer__nnUNetPlans__3d_fullres")

@@ -148,6 +148,7 @@ def _check_the_end(process: subprocess.Popen[bytes], command: str, number: signa
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_end_of_a_command_is_the_end_of_its_workers(command, number, tmp_path, nnunet_folders):
@@ -155,6 +156,7 @@ def test_the_end_of_a_command_is_the_end_of_its_workers(command, number, tmp_pat
     _check_the_end(process, command, number, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_end_of_a_prediction_is_the_end_of_the_processes_that_share_its_cases(softmax_model, tmp_path):
     for case in CASES:
         _write(tmp_path / "images" / f"{case}.nii.gz", 99)
@@ -162,6 +164,7 @@ def test_the_end_of_a_prediction_is_the_end_of_the_processes_that_share_its_case
     _check_the_end(_start("predict", arguments, tmp_path, _LONG), "predict", signal.SIGTERM, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_crash_in_a_library_fails_the_case_and_not_the_run(command, tmp_path, nnunet_folders):
     process = _start(command, [*COMMANDS[command](tmp_path), "-np", "1"], tmp_path, _DEADLY)
@@ -180,6 +183,7 @@ def test_a_crash_in_a_library_fails_the_case_and_not_the_run(command, tmp_path, 
     assert all((tmp_path / file).is_file() for file in done[command]), output
 
 
+@pytest.mark.slow
 def test_dicom_on_which_gdcm_crashes_fails_the_case_and_not_the_prediction(softmax_model, miniature, tmp_path):
     for case in CASES:
         miniature.dicom(f"images/{case}", miniature.image())
@@ -193,6 +197,7 @@ def test_dicom_on_which_gdcm_crashes_fails_the_case_and_not_the_prediction(softm
     assert written == ["mini_20200102_before.nii.gz", "mini_20200102_zlast.nii.gz"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["C.UTF-8", "C"])
 def test_a_name_that_libraries_cannot_open_fails_the_case_and_not_the_run(language, tmp_path, monkeypatch):
     """SimpleITK aborts on a name that is no UTF-8, which all beyond ASCII are without a language."""

@@ -194,6 +194,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["merged", "per_class"])
 @pytest.mark.parametrize("ending", FORMATS)
 def test_label_maps_of_all_formats_are_read(tmp_path, write_dataset_json, ending, layout):

@@ -145,6 +145,7 @@ def _predict(series: Path, model: Path, target: Path, *options: str) -> tuple[in
     return main([str(a) for a in ("-i", series / "images", "-o", target / "out", *how, *options)]), target / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [_convert, _predict])
 def test_damaged_series_are_refused_and_the_others_done(nnunet_folders, softmax_model, series, capfd, call):
     code, results = call(series, softmax_model, nnunet_folders)

@@ -184,6 +184,7 @@ def make_run(nnunet_folders, softmax_model):
     signal.signal(signal.SIGALRM, previous)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("call", CALLS)
 def test_bad_files_are_refused_by_name_and_the_others_are_done(make_run, capfd, call, ending):
@@ -198,6 +199,7 @@ def test_bad_files_are_refused_by_name_and_the_others_are_done(make_run, capfd, 
     assert code == (2 if is_merge else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("call", CALLS)
 def test_unusual_files_are_as_good_as_any(make_run, capfd, call, ending):

@@ -63,6 +63,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("method", ["predict_from_files", "predict_from_files_sequential"])
 def test_accurate_writes_stocks_files(case, method, tmp_path, make_model_folder, images):

@@ -23,6 +23,7 @@ def _sleep_as_rank(rank, gpus, train, run, _):
     time.sleep(60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_ranks_end_with_their_command(tmp_path, monkeypatch, number, expected):
     def end(*_):

@@ -118,7 +118,9 @@ def loss_of(family, levels):
     return PartialLabelDeepSupervision(loss, weights)
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.compile])], ids=["eager", "compiled"]
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_moves_all_weights_and_overflows_nowhere(family, compiled, device):
     torch.manual_seed(0)
@@ -150,6 +152,7 @@ def test_a_step_moves_all_weights_and_overflows_nowhere(family, compiled, device
     assert not [name for name in still if name.endswith("weight") and "seg_layers" not in name]
 
 
+@pytest.mark.compile
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_backbone_is_one_graph_that_is_compiled_once(family, device):
@@ -184,6 +187,7 @@ TRAINERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS)
 def test_a_step_of_the_trainer(name, device, request, monkeypatch):
     monkeypatch.setenv("nnUNet_compile", "false")
@@ -200,6 +204,7 @@ def test_a_step_of_the_trainer(name, device, request, monkeypatch):
     assert not all(map(torch.equal, before, trainer.network.parameters()))
 
 
+@pytest.mark.compile
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS)
 def test_steps_of_the_trainer_compile_nothing_after_the_third(name, device, request, monkeypatch):

@@ -38,6 +38,7 @@ def small_network(monkeypatch):
     monkeypatch.setenv("nnUNet_compile", "f")
 
 
+@pytest.mark.slow
 def test_the_death_of_a_loader_is_told_in_one_sentence(tiny_dataset, monkeypatch, capsys):
     from nnunetv2_ext.training.trainers.base import ExtTrainer
 
@@ -80,6 +81,7 @@ def _is_there(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_loader_is_left_and_the_training_goes_on_from_its_checkpoint(tiny_dataset, number, monkeypatch, tmp_path):
     code = "import sys; from nnunetv2_ext.cli.train import main; sys.exit(main())"

@@ -74,6 +74,7 @@ def test_another_executor_can_be_used():
         made[0].submit(square, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="interrupts a process group as a terminal does")
 def test_an_interrupt_tidies_up_and_prints_no_tracebacks_of_workers(tmp_path):
     script = tmp_path / "script.py"

@@ -79,6 +79,7 @@ def test_argmax_is_that_of_trilinear(classes, shape, new_shape, kind, seed):
     check_argmax(labels, trilinear(logits, new_shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["noise", "smooth", "integers"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_argmax_of_other_types_and_larger_volumes(kind, dtype):
@@ -109,6 +110,7 @@ def test_half_precision_is_rounded_as_nnunet_rounds_it(classes, shape, new_shape
     assert ((resampled.amax(0).float() - chosen)[unlike] <= 2**-10 * resampled.abs().amax()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["noise", "smooth", "integers"])
 def test_half_precision_of_larger_volumes_gives_nnunets_labels(kind):
     logits = logits_of(70, (33, 40, 29), kind, dtype=torch.float16)
@@ -347,6 +349,7 @@ def test_only_possible_classes_are_interpolated(monkeypatch, way):
     assert 0 < sum(interpolated) < 0.15 * 100 * number_of_tiles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["noise", "smooth"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_argmax_threshold_and_probabilities_on_any_device(kind, dtype, device):

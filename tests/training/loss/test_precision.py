@@ -53,6 +53,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 @pytest.mark.parametrize("make_loss", LOSSES.values(), ids=LOSSES)
 def test_a_million_voxels_under_autocast(make_loss, dtype, device):

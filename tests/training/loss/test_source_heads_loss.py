@@ -178,6 +178,7 @@ _RANKS = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_spread(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(_RANKS)

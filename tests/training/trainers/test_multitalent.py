@@ -114,6 +114,8 @@ class TestSwinUNETR:
             SwinUNETRForPlans().build({"patch_size": [32, 32, 32]}, 1, 2, False)
 
 
+@pytest.mark.slow
+@pytest.mark.compile
 def test_the_number_of_annotated_classes_does_not_recompile():
     """One compiled graph for the backbone, whatever the batch annotates."""
     network = STUNet(

@@ -117,6 +117,8 @@ def test_validation_counts_what_the_heads_decide(tiny_collection):
         assert result["fn_hard"][index] == counted * int((~found & true).sum())
 
 
+@pytest.mark.slow
+@pytest.mark.compile
 def test_the_sources_of_a_batch_do_not_recompile(tiny_collection):
     """One compiled graph of the backbone, whatever heads a batch needs."""
     trainer = trainer_of(tiny_collection)

@@ -76,6 +76,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_what_goes_on_within_an_epoch_ends_with_the_weights_of_an_undisturbed_training(
     tiny_dataset, monkeypatch, moment
@@ -115,6 +116,7 @@ def test_what_goes_on_within_an_epoch_ends_with_the_weights_of_an_undisturbed_tr
             np.testing.assert_array_equal(resumed["logging"][key], values, key)
 
 
+@pytest.mark.slow
 def test_the_stock_command_stops_in_order(tiny_dataset, monkeypatch, capsys):
     monkeypatch.setenv("nnUNetv2_ext_settings", json.dumps({"num_epochs": 2, "num_iterations_per_epoch": 2}))
     words = ["nnUNetv2_train", "7", "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu"]
@@ -127,6 +129,7 @@ def test_the_stock_command_stops_in_order(tiny_dataset, monkeypatch, capsys):
     assert _read(tiny_dataset, "latest")["current_epoch"] == 0
 
 
+@pytest.mark.slow
 def test_loaders_serve_the_running_step_and_end(tiny_dataset, monkeypatch):
     """Batch systems send signals to all processes of a job."""
     before, loaders = set(multiprocessing.active_children()), []
@@ -199,6 +202,7 @@ def test_cases_are_drawn_by_their_weights(tiny_dataset, tmp_path, monkeypatch):
     assert drawn == {only}
 
 
+@pytest.mark.slow
 def test_ranks_agree_on_the_step_at_which_they_stop(monkeypatch):
     """What one of them was asked, and the longest time, count for all."""
     of_another = torch.tensor([1.0, 20.0], dtype=torch.float64)
