@@ -78,6 +78,7 @@ def serving(model, folder):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
+        assert process.stdout is not None
         line = process.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert address, f"{line}\n{process.communicate(timeout=30)[1]}"
@@ -111,8 +112,8 @@ def test_after_sigkill_every_accepted_job_ends_once_and_sigterm_ends_in_order(so
         for job in jobs:
             (tmp_path / "answer.nii.gz").write_bytes(client.get(f"/jobs/{job}/result").content)
             assert np.array_equal(read_volume(tmp_path / "answer.nii.gz").array, expected)
-        done = int(re.search(r"jobs_done_total (\d+)", client.get("/metrics").text)[1])
-        assert 1 <= done <= 4
+        (done,) = re.findall(r"jobs_done_total (\d+)", client.get("/metrics").text)
+        assert 1 <= int(done) <= 4
         assert "model_loads_total 1" in client.get("/metrics").text
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 128 + signal.SIGTERM

@@ -114,8 +114,9 @@ def loss_of(family, levels):
         every = [[value] for value in range(1, CLASSES)]
         loss = SourceHeadsLoss([HeadClasses([[1]], [[1]]), HeadClasses(every, every)], CLASSES)
         return functools.partial(PartialLabelDeepSupervision(loss, weights), classes=torch.tensor([1]))
-    loss = LabelTreeLoss(TREE) if "tree" in family else PartialLabelLoss(torch.eye(CLASSES, dtype=torch.bool))
-    return PartialLabelDeepSupervision(loss, weights)
+    if "tree" in family:
+        return PartialLabelDeepSupervision(LabelTreeLoss(TREE), weights)
+    return PartialLabelDeepSupervision(PartialLabelLoss(torch.eye(CLASSES, dtype=torch.bool)), weights)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import socket
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -242,21 +243,22 @@ def test_other_forms_are_refused_alike(client, service, path, name):
         assert (answer.status_code, set(answer.json())) == (status, {"error", "notice"}), answer.text
     for data in ({"params": "no JSON"}, {"params": "[" * 10_000}, {"params": "[]"}, {"params": "\ud800"}):
         if method == "POST":
-            data = {key: value.encode("utf-8", "surrogatepass") for key, value in data.items()}
-            assert client.post(path, files={"file": ("x", GOOD)}, data=data).status_code in (400, 422)
+            odd: Any = {key: value.encode("utf-8", "surrogatepass") for key, value in data.items()}
+            assert client.post(path, files={"file": ("x", GOOD)}, data=odd).status_code in (400, 422)
     assert client.request(method, path, files={"other": ("x", GOOD)}).status_code == 400
     assert files_of(service) == before
 
 
 def test_more_than_is_admitted_is_refused_whether_it_is_announced_or_not(client, service):
     before = files_of(service)
-    host = urlsplit(str(client.base_url)).netloc
-    with socket.create_connection(host.split(":"), timeout=10) as connection:
+    url = urlsplit(str(client.base_url))
+    host, address = url.netloc, (url.hostname, url.port or 80)
+    with socket.create_connection(address, timeout=10) as connection:
         head = f"POST /jobs HTTP/1.1\r\nHost: {host}\r\nContent-Type: {FORM['content-type']}\r\nContent-Length: "
         connection.sendall(f"{head}{10 << 30}\r\n\r\n".encode())
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
     for length in ("-1", "many"):
-        with socket.create_connection(host.split(":"), timeout=10) as connection:
+        with socket.create_connection(address, timeout=10) as connection:
             connection.sendall(f"{head}{length}\r\n\r\n".encode())
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 4")
 
