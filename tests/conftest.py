@@ -32,6 +32,7 @@ pytest_plugins = [
     "fixtures.preprocessed_datasets",
     "fixtures.processes",
     "fixtures.published_checkpoints",
+    "fixtures.ranks",
     "fixtures.raw_datasets",
     "fixtures.servers",
     "fixtures.small_trainers",
