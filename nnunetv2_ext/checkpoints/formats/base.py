@@ -75,6 +75,34 @@ class CheckpointFormat:
     translate: Callable[[RawCheckpoint], Translation]
 
 
+def monai_profile(**changes: Any) -> dict[str, Any]:
+    """How MONAI's published pipelines prepare images, in nnU-Net's order of axes (z, y, x).
+
+    Args:
+        **changes: ``overlap`` of the windows; ``hounsfield``, the window of HU that is clipped and scaled to 0..1, or
+            ``intensity``; and what differs from most of them.
+    """
+    if window := changes.pop("hounsfield", None):
+        changes["intensity"] = [{"name": "clip_and_scale", "from": list(window), "to": [0.0, 1.0]}]
+    return {
+        "orientation": "RAS",
+        "spacing": [1.5, 1.5, 1.5],
+        "window_size": [96, 96, 96],
+        "blend": "gaussian",
+        "padding": "constant",
+        "inversion": "nearest_labels",
+        **changes,
+    }
+
+
+def says_orientation(network: str) -> str:
+    """The sentence for users of a network that sees images in the order right, anterior, superior."""
+    return (
+        f"{network} sees images in the order right-anterior-superior, which nnU-Net's plans cannot say: "
+        "nnUNetv2_ext_predict turns them, stock nnUNetv2_predict does not."
+    )
+
+
 def without_aliases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Leaves out the second names that nnU-Net v2's networks give to their tensors."""
     return {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nnunetv2_ext.architectures.architecture import Architecture
 from nnunetv2_ext.checkpoints.checkpoint import Publication
-from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation
+from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, monai_profile
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import read_json
@@ -28,16 +28,6 @@ _PUBLICATION = Publication(
     licence="Apache-2.0 (commercial use allowed)",
     citation="Pai et al., Vision Foundation Models for Computed Tomography, 2025, https://arxiv.org/abs/2501.09001",
 )
-_PROFILE: dict[str, Any] = {
-    "orientation": "LPS",
-    "spacing": None,
-    "intensity": [{"name": "clip_and_scale", "from": [-1024.0, 2048.0], "to": [0.0, 1.0]}],
-    "window_size": [96, 160, 160],
-    "overlap": 0.625,
-    "blend": "gaussian",
-    "padding": "constant",
-    "inversion": "nearest_labels",
-}
 _CONFIG = entries(
     {
         **dict.fromkeys(("init_filters", "in_channels", "out_channels", "dsdepth", "spatial_dims"), integer(1)),
@@ -57,7 +47,9 @@ def _translate(raw: RawCheckpoint) -> Translation:
         translation.plans_template = "ctfm_segresnet"
     _check_config(raw, translation)
     translation.publication = _PUBLICATION
-    translation.preprocessing_profile = dict(_PROFILE)
+    translation.preprocessing_profile = monai_profile(
+        orientation="LPS", spacing=None, hounsfield=(-1024.0, 2048.0), window_size=[96, 160, 160], overlap=0.625
+    )
     if translation.num_classes == _WHOLE_BODY_OUTPUTS:
         translation.label_order = "totalsegmentator_v2"
     translation.notes.append(

@@ -9,40 +9,16 @@ Sources: https://github.com/Project-MONAI/model-zoo, models/wholeBody_ct_segment
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from nnunetv2_ext.architectures.architecture import Architecture
-from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation
+from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, monai_profile
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 from nnunetv2_ext.utilities.errors import UserError
 
 _SEGRESNET_HEAD = "conv_final.2.conv"
 _UNET_FIRST = "model.0.conv.unit0.conv.weight"
 _WHOLE_BODY_OUTPUTS = 105
-
-# What the published bundles do to images, in nnU-Net's order of axes (z, y, x); see inference/bundle_profile.py.
-_WHOLE_BODY_PROFILE: dict[str, Any] = {
-    "orientation": "RAS",
-    "spacing": [1.5, 1.5, 1.5],
-    "intensity": [{"name": "normalize_nonzero"}, {"name": "scale", "minimum": -1.0, "maximum": 1.0}],
-    "window_size": [96, 96, 96],
-    "overlap": 0.25,
-    "blend": "gaussian",
-    "padding": "replicate",
-    "inversion": "nearest_labels",
-}
-_SPLEEN_PROFILE: dict[str, Any] = {
-    "orientation": "RAS",
-    "spacing": [2.0, 1.5, 1.5],
-    "intensity": [{"name": "clip_and_scale", "from": [-57.0, 164.0], "to": [0.0, 1.0]}],
-    "window_size": [96, 96, 96],
-    "overlap": 0.5,
-    "blend": "constant",
-    "padding": "constant",
-    "inversion": "linear_probabilities",
-}
 
 
 def permute_axes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -108,10 +84,12 @@ def _segresnet(raw: RawCheckpoint) -> Translation:
     translation = segresnet_translation(raw)
     is_low_resolution = "lowres" in raw.path.name
     translation.plans_template = f"wholebody_ct_segresnet_{'3mm' if is_low_resolution else '1p5mm'}"
-    translation.preprocessing_profile = {
-        **_WHOLE_BODY_PROFILE,
-        "spacing": [3.0 if is_low_resolution else 1.5] * 3,
-    }
+    translation.preprocessing_profile = monai_profile(
+        spacing=[3.0 if is_low_resolution else 1.5] * 3,
+        intensity=[{"name": "normalize_nonzero"}, {"name": "scale", "minimum": -1.0, "maximum": 1.0}],
+        overlap=0.25,
+        padding="replicate",
+    )
     if translation.num_classes == _WHOLE_BODY_OUTPUTS:
         translation.label_order = "monai_wholebody"
     translation.notes.append(
@@ -144,7 +122,13 @@ def _unet(raw: RawCheckpoint) -> Translation:
     classes = raw.shape("model.2.0.conv.weight")[1]
     translation = Translation(permute_axes(raw.state), architecture, input_channels=first[1], num_classes=classes)
     translation.plans_template = "spleen_ct_unet"
-    translation.preprocessing_profile = dict(_SPLEEN_PROFILE)
+    translation.preprocessing_profile = monai_profile(
+        spacing=[2.0, 1.5, 1.5],
+        hounsfield=(-57.0, 164.0),
+        overlap=0.5,
+        blend="constant",
+        inversion="linear_probabilities",
+    )
     if classes == 2:
         translation.label_order = "monai_spleen"
     translation.notes.append("The weights do not tell the strides of a UNet; they are taken to be 2, as published.")

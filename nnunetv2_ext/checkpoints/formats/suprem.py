@@ -10,11 +10,10 @@ Source: https://github.com/MrGiovanni/SuPreM (CC BY-NC-ND 4.0), target_applicati
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from nnunetv2_ext.architectures.architecture import Architecture
 from nnunetv2_ext.checkpoints.checkpoint import Publication
-from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation
+from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, monai_profile, says_orientation
 from nnunetv2_ext.checkpoints.formats.monai_bundle import segresnet_translation
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
 
@@ -30,16 +29,6 @@ _PUBLICATION = Publication(
     licence="CC BY-NC-ND 4.0 (no commercial use, no derivatives passed on)",
     citation="Li et al., How Well Do Supervised Models Transfer to 3D Image Segmentation?, ICLR 2024",
 )
-_PROFILE: dict[str, Any] = {
-    "orientation": "RAS",
-    "spacing": [1.5, 1.5, 1.5],
-    "intensity": [{"name": "clip_and_scale", "from": [-175.0, 250.0], "to": [0.0, 1.0]}],
-    "window_size": [96, 96, 96],
-    "overlap": 0.75,
-    "blend": "gaussian",
-    "padding": "constant",
-    "inversion": "nearest_labels",
-}
 
 
 def _recognises(raw: RawCheckpoint) -> bool:
@@ -49,11 +38,8 @@ def _recognises(raw: RawCheckpoint) -> bool:
 def _translate(raw: RawCheckpoint) -> Translation:
     translation = _segresnet(raw) if _SEGRESNET in raw.state else _swinunetr(raw)
     translation.publication = _PUBLICATION
-    translation.preprocessing_profile = dict(_PROFILE)
-    translation.notes.append(
-        "SuPreM sees images in the order right-anterior-superior, which nnU-Net's plans cannot say: "
-        "nnUNetv2_ext_predict turns them, stock nnUNetv2_predict does not."
-    )
+    translation.preprocessing_profile = monai_profile(hounsfield=(-175.0, 250.0), overlap=0.75)
+    translation.notes.append(says_orientation("SuPreM"))
     if translation.num_classes == _OUTPUTS:
         translation.label_order, translation.sigmoid = "abdomenatlas_1_1", True
     elif translation.num_classes:

@@ -11,14 +11,13 @@ https://github.com/Project-MONAI/MONAI, monai/networks/nets/vista3d.py.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from nnunetv2_ext.checkpoints.checkpoint import Publication
-from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation
+from nnunetv2_ext.checkpoints.formats.base import CheckpointFormat, Translation, monai_profile, says_orientation
 from nnunetv2_ext.checkpoints.formats.ctfm import segresnet_ds_translation
 from nnunetv2_ext.checkpoints.formats.monai_bundle import permute_axes
 from nnunetv2_ext.checkpoints.raw import RawCheckpoint
@@ -38,16 +37,6 @@ _PUBLICATION = Publication(
     citation="He et al., VISTA3D: A Unified Segmentation Foundation Model For 3D Medical Imaging, CVPR 2025, "
     "https://arxiv.org/abs/2406.05285",
 )
-_PROFILE: dict[str, Any] = {
-    "orientation": "RAS",
-    "spacing": [1.5, 1.5, 1.5],
-    "intensity": [{"name": "clip_and_scale", "from": [-963.8247715525971, 1053.678477684517], "to": [0.0, 1.0]}],
-    "window_size": [128, 128, 128],
-    "overlap": 0.3,
-    "blend": "gaussian",
-    "padding": "constant",
-    "inversion": "nearest_labels",
-}
 
 
 def _recognises(raw: RawCheckpoint) -> bool:
@@ -89,13 +78,14 @@ def _translate(raw: RawCheckpoint) -> Translation:
         label_order=_ORDER,
         sigmoid=True,
         plans_template="vista3d",
-        preprocessing_profile=dict(_PROFILE),
+        preprocessing_profile=monai_profile(
+            hounsfield=(-963.8247715525971, 1053.678477684517), window_size=[128, 128, 128], overlap=0.3
+        ),
         publication=_PUBLICATION,
         notes=[
             "The interactive branch of VISTA3D (points) is left out; its automatic branch is folded into a plain "
             f"network of {len(numbers)} classes.",
-            "VISTA3D sees images in the order right-anterior-superior, which nnU-Net's plans cannot say: "
-            "nnUNetv2_ext_predict turns them, stock nnUNetv2_predict does not.",
+            says_orientation("VISTA3D"),
         ],
     )
 
