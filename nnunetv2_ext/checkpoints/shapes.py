@@ -47,7 +47,7 @@ _ARGUMENTS = entries(
         **dict.fromkeys(("init_filters", "feature_size"), _EDGE),
         "num_res_units": integer(0, 1024),
         "levels": integer(1, 32),
-        **dict.fromkeys(("embed_dim", "eva_depth", "eva_numheads"), integer(1, 65536)),
+        **dict.fromkeys(("embed_dim", "eva_depth", "eva_numheads", "encoder_eva_numheads"), integer(1, 65536)),
         **dict.fromkeys(("input_shape", "patch_embed_size"), list_of(_EDGE, 3, 3)),
         "conv_bias": flag,
         "spatial_dims": integer(2, 3),

@@ -1,4 +1,4 @@
-"""Checkpoints of nnssl, among them those of OpenMind: self-supervised ResEnc-L and Primus, plain U-Nets of plans.
+"""Checkpoints of nnssl, such as those of OpenMind and nnFoundation: self-supervised ResEnc-L and Primus, plain U-Nets.
 
 An adaptation plan in the file says which network the weights are for and what their names begin with. What was trained
 to fill gaps in images has no segmentation heads; decoder weights are kept where they are those of the network.
@@ -8,7 +8,7 @@ Source: https://github.com/MIC-DKFZ/nnssl, src/nnssl/adaptation_planning and arc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ _SECTION = "nnssl_adaptation_plan"
 _STOCK = "dynamic_network_architectures.architectures.unet."
 _HEADS = "decoder.seg_layers."
 
-#: Attention heads of Primus, which its weights do not tell.
-_ATTENTION_HEADS = {"PrimusS": 6, "PrimusB": 12, "PrimusM": 12, "PrimusL": 16}
+#: Attention heads of Primus, which its weights do not tell; of other sizes the adaptation plan does.
+_ATTENTION_HEADS = {"PrimusS": 6, "PrimusB": 12, "PrimusM": 12, "PrimusL": 16, "PrimusX": None}
 
 
 def _recognises(raw: RawCheckpoint) -> bool:
@@ -42,7 +42,11 @@ def _translate(raw: RawCheckpoint) -> Translation:
     state = _with_our_names(raw, plan, name)
     named = RawCheckpoint(raw.path, state)
     if name in _ATTENTION_HEADS:
-        architecture = _primus(named, configuration, name)
+        own = plan["architecture_plans"].get("arch_kwargs") or {}
+        heads = _ATTENTION_HEADS[name] or own.get("encoder_eva_numheads")
+        if heads is None:
+            raise UserError(f"Expected encoder_eva_numheads of the {name} in the adaptation plan of {raw.path}.")
+        architecture = _primus(named, own.get("input_shape") or configuration.get("patch_size"), heads)
     elif name in ("ResEncL", "NoSkipResEncL"):
         architecture = _resenc(named)
     elif name in ("ResidualEncoderUNet", "PlainConvUNet") and plan["architecture_plans"].get("arch_kwargs"):
@@ -140,9 +144,8 @@ def _parts(
     return {name: state[name] for name in [*kept, *unknown]}, (_HEADS,) if fits else ("decoder.",)
 
 
-def _primus(raw: RawCheckpoint, configuration: Mapping[str, Any], name: str) -> Architecture:
+def _primus(raw: RawCheckpoint, patch_size: Sequence[int] | None, heads: int) -> Architecture:
     embed_dim, _, *token = raw.shape("down_projection.proj.weight")
-    patch_size = configuration.get("patch_size")
     places = raw.shape("eva.pos_embed")[1]
     grid = [edge // size for edge, size in zip(patch_size or (), token, strict=False)]
     if len(grid) != 3 or places != grid[0] * grid[1] * grid[2]:
@@ -153,7 +156,7 @@ def _primus(raw: RawCheckpoint, configuration: Mapping[str, Any], name: str) -> 
     arguments = {
         "embed_dim": embed_dim,
         "eva_depth": len(raw.indices("eva.blocks.")),
-        "eva_numheads": _ATTENTION_HEADS[name],
+        "eva_numheads": heads,
         "input_shape": list(patch_size or ()),
         "patch_embed_size": token,
         "init_values": 0.1 if "eva.blocks.0.gamma_1" in raw.state else None,
@@ -184,7 +187,8 @@ def _publication(raw: RawCheckpoint) -> Publication:
     return Publication(
         name="a checkpoint of nnssl",
         source="https://github.com/MIC-DKFZ/nnssl",
-        licence="CC BY 4.0 for those of OpenMind (commercial use allowed), otherwise that of the page it comes from",
+        licence="CC BY 4.0 for those of OpenMind and the SSL3D challenge, CC BY-SA 4.0 for nnFoundation (commercial "
+        "use allowed), otherwise that of the page it comes from",
         citation="; ".join(" ".join(text.split())[:1000] for text in cited[:20])
         or "Wald et al., An OpenMind for 3D medical vision self-supervised learning, ICCV 2025, "
         "https://arxiv.org/abs/2412.17041",

@@ -35,9 +35,9 @@ def resenc(outputs=1):
     return unet.ResidualEncoderUNet(1, num_classes=outputs, n_blocks_per_stage=[1, 2, 1], **STAGES).eval()
 
 
-def tiny_primus(shape=(16, 24, 16), outputs=1):
+def tiny_primus(shape=(16, 24, 16), outputs=1, **changes):
     torch.manual_seed(0)
-    network = primus.Primus(1, num_classes=outputs, input_shape=shape, **PRIMUS)
+    network = primus.Primus(1, num_classes=outputs, input_shape=shape, **{**PRIMUS, **changes})
     return network.eval()
 
 
@@ -142,9 +142,18 @@ def primus_keys():
     return {"encoder": "eva", "stem": "down_projection"}
 
 
-def test_primus_equals_the_original_forward(tmp_path):
-    network = tiny_primus()
-    checkpoint = read_checkpoint(write(network, tmp_path / "c.pth", "PrimusS", **primus_keys()))
+@pytest.mark.parametrize(
+    ("name", "heads", "arguments"),
+    [
+        ("PrimusS", 6, None),
+        # As nnFoundation's, which says its sizes itself, and whose patch is not that of the plan.
+        ("PrimusX", 3, {"encoder_eva_numheads": 3, "decoder_eva_numheads": 2, "input_shape": [16, 24, 16]}),
+    ],
+)
+def test_primus_equals_the_original_forward(name, heads, arguments, tmp_path):
+    network = tiny_primus(eva_numheads=heads)
+    keys = primus_keys() if arguments is None else {**primus_keys(), "patch_size": [160, 160, 160]}
+    checkpoint = read_checkpoint(write(network, tmp_path / "c.pth", name, arguments, **keys))
     assert checkpoint.absent == ("up_projection.", "mask_token")
     ours: Any = checkpoint.build_network()
     ours.up_projection.load_state_dict(network.up_projection.state_dict())
@@ -177,6 +186,8 @@ def test_files_of_another_form_end_in_a_sentence(tmp_path):
     path = tmp_path / "c.pth"
     with pytest.raises(UserError, match=r"Expected one of PrimusS, .* but its adaptation plan has 'SwinUNETR'"):
         read_checkpoint(write(resenc(), path, "SwinUNETR"))
+    with pytest.raises(UserError, match="Expected encoder_eva_numheads of the PrimusX"):
+        read_checkpoint(write(tiny_primus(), path, "PrimusX", **primus_keys()))
     with pytest.raises(UserError, match=r"Expected weights called eva\.\* "):
         read_checkpoint(write(resenc(), path, "PrimusS", **primus_keys()))
     with pytest.raises(UserError, match=r"embeddings of as many places as a patch of .* found 12"):
