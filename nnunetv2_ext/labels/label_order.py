@@ -21,6 +21,7 @@ from nnunetv2_ext.labels.dataset_json import LABEL_VALUE, dataset_json_shape
 from nnunetv2_ext.labels.label_order_checks import (
     LABEL_ORDER,
     LabelValue,
+    as_tuples,
     check_label_order,
     integers_of,
     listed,
@@ -53,6 +54,9 @@ class LabelOrder:
         sources: For orders that join several datasets: dataset to its classes.
         colors: Class name to red, green and blue (0 to 255).
         plausible_intensities: Class name to the lowest and highest mean (HU) that it can have in a CT.
+        codes: Class name to its codes in SNOMED CT (category, type, laterality, organ), as ``images.segments`` reads
+            them; to nothing where none is known.
+        codes_source: Where the codes are from.
 
     Example:
         >>> import numpy as np
@@ -74,6 +78,8 @@ class LabelOrder:
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     plausible_intensities: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    codes_source: str = ""
 
     def __post_init__(self) -> None:
         check_label_order(self)
@@ -114,7 +120,7 @@ class LabelOrder:
     def from_json(cls, content: Any, where: str = "the given JSON") -> LabelOrder:
         """Builds an order from the content of a ``label_orders`` file (see ``label_orders/schemas``)."""
         values = {"name": Path(where).stem, **check(content, LABEL_ORDER, where)}
-        return cls(**{name: _tuples(value) for name, value in values.items()})
+        return cls(**{name: as_tuples(value) for name, value in values.items()})
 
     @classmethod
     def from_dataset_json(cls, content: Mapping[str, Any], where: str | Path = "dataset.json") -> LabelOrder:
@@ -278,7 +284,7 @@ class LabelOrder:
     def subset(self, names: Iterable[str]) -> LabelOrder:
         """The order with only the given classes (names or aliases), which keep their integers."""
         kept = {self._own_name(name) for name in names}
-        sections = ("labels", "aliases", "colors", "plausible_intensities")
+        sections = ("labels", "aliases", "colors", "plausible_intensities", "codes")
         of_kept: dict[str, Any] = {
             section: {name: value for name, value in getattr(self, section).items() if name in kept}
             for section in sections
@@ -341,10 +347,3 @@ def as_integers(label_map: npt.ArrayLike) -> npt.NDArray[Any]:
             f"Expected whole numbers in the label map, but found {odd}; it may be an image or probabilities."
         )
     return rounded.astype(np.int32)
-
-
-def _tuples(value: Any) -> Any:
-    """Lists become tuples, so that an order can be shared without anybody changing it by accident."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -30,6 +30,8 @@ LABEL_ORDER = entries(
         "left_right_pairs": list_of(list_of(text(), 2, 2)),
         "colors": mapping_of(list_of(integer(0, 255), 3, 3)),
         "plausible_intensities": mapping_of(list_of(number(), 2, 2)),
+        "codes": mapping_of(list_of(text(), at_most=4)),
+        "codes_source": text(),
     },
     needed=("labels",),
     closed=True,
@@ -72,9 +74,12 @@ def check_label_order(order: LabelOrder) -> None:
                 complain("aliases of one class each", f"{alias!r} for {owner!r} and {name!r}")
     sides = [side for pair in order.left_right_pairs for side in pair]
     members = [member for names in (*order.regions.values(), *order.sources.values()) for member in names]
-    for name in (*order.aliases, *sides, *members, *order.colors, *order.plausible_intensities):
+    for name in (*order.aliases, *sides, *members, *order.colors, *order.plausible_intensities, *order.codes):
         if name not in order.labels:
-            complain("aliases, pairs, regions, sources, colours and intensities of its own classes", repr(name))
+            complain("aliases, pairs, regions, sources, colours, intensities and codes of its own classes", repr(name))
+    for name, codes in order.codes.items():
+        if len(codes) == 1:
+            complain("a category and a type as codes", f"{codes[0]!r} alone for {name!r}")
     if any(left == right for left, right in order.left_right_pairs):
         complain("pairs of two different classes", str(order.left_right_pairs))
     if has_regions and order.regions:
@@ -84,6 +89,13 @@ def check_label_order(order: LabelOrder) -> None:
 def integers_of(value: LabelValue) -> tuple[int, ...]:
     """The integers of a class."""
     return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists become tuples, so that an order can be shared without anybody changing it by accident."""
+    if isinstance(value, dict):
+        return {key: as_tuples(item) for key, item in value.items()}
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def spelling(name: str) -> str:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import jsonschema
 import numpy as np
@@ -47,6 +48,59 @@ def test_a_class_has_one_color_in_all_orders():
     for name in ORDERS:
         for class_name, color in LabelOrder.read(name).colors.items():
             assert seen.setdefault(class_name, color) == color
+
+
+# Codes that DICOM's own context groups do not have: of TotalSegmentator's published table, and of HL7 CodeX's map from
+# AAPM TG-263.
+PUBLISHED = {
+    **{
+        "181674001": "Gluteus maximus muscle",
+        "78333006": "Gluteus medius muscle",
+        "75297007": "Gluteus minimus muscle",
+    },
+    **{"244849004": "Deep muscle of back", "68455001": "Iliopsoas muscle", "74281007": "Myocardium"},
+    **{"110765007": "Portal vein and splenic vein", "65985001": "S1 vertebra"},
+    **{"48535007": "First rib", "78247007": "Second rib", "25888004": "Third rib", "25523003": "Fourth rib"},
+    **{"15339008": "Fifth rib", "59558009": "Sixth rib", "24915002": "Seventh rib", "5953002": "Eighth rib"},
+    **{"22565002": "Ninth rib", "77644006": "Tenth rib", "58830002": "Eleventh rib", "43993008": "Twelfth rib"},
+    **{"113276009": "Intestine", "80169004": "Cochlea", "77578007": "Arytenoid cartilage"},
+}
+
+
+@pytest.fixture(scope="module")
+def sct():
+    """Code -> its meanings in DICOM's context groups, without case, and without what kind of concept it is."""
+    from pydicom.sr._concepts_dict import concepts
+
+    meanings: dict[str, set[str]] = {}
+    for same in concepts["SCT"].values():
+        for code, (meaning, _) in same.items():
+            plain = re.sub(r"( structure)? \([a-z ]+\)$", "", meaning.lower())
+            meanings.setdefault(code, set()).update((meaning.lower(), plain))
+    return meanings
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_every_class_has_codes_that_others_know(name, sct):
+    order = LabelOrder.read(name)
+    assert set(order.codes) == set(order.labels)
+    assert order.codes_source
+    without = {"cricopharyngeal_inlet", "intervertebral_discs", "prostate_or_uterus"}
+    assert {class_name for class_name, codes in order.codes.items() if not codes} == without & set(order.labels)
+    for class_name, codes in order.codes.items():
+        for code in filter(None, codes):
+            number, meaning = re.fullmatch(r"(\d+) \|(.+)\|", code).groups()
+            assert meaning.lower() in sct.get(number, {PUBLISHED.get(number, "").lower()}), (class_name, code)
+        for side, other in (("left", "24028007"), ("right", "7771000")):
+            sided = re.search(rf"(^|_){side}(_|$)", class_name) is not None
+            assert not sided or (f"{other} |" not in " ".join(codes) and (codes[2:] or side in codes[1].lower()))
+
+
+def test_a_class_has_the_same_codes_in_all_orders():
+    seen: dict[str, tuple[str, ...]] = {}
+    for name in ORDERS:
+        for class_name, codes in LabelOrder.read(name).codes.items():
+            assert seen.setdefault(class_name.rsplit("/", 1)[-1], codes) == codes
 
 
 def test_orders_of_the_facts(reference_folder):
