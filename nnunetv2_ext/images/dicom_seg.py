@@ -1,21 +1,27 @@
-"""Segmentations in DICOM (SEG) as masks on the voxels of the image that they were drawn on."""
+"""Segmentations in DICOM (SEG): read as masks on the voxels of the image that they were drawn on, and written."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Integer
 
 from nnunetv2_ext.images.dicom_annotations import read_object, reading, segments
+from nnunetv2_ext.images.dicom_source import DESCRIPTION, Algorithm, SourceSeries
 from nnunetv2_ext.images.geometry import Grid
+from nnunetv2_ext.images.segments import Segment
 from nnunetv2_ext.utilities.errors import UserError
 
 # How far (in voxels) pixels of a segmentation may be from voxels of the image: rounding, but no half voxel.
 _OFF_VOXEL = 0.25
 _KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
+# It names patients, and Python prints what has no handler.
+logging.getLogger("highdicom").addHandler(logging.NullHandler())
 
 
 class Segmentation:
@@ -136,3 +142,65 @@ class Segmentation:
         if group is None:
             raise ValueError(f"it has no {name}")
         return group
+
+
+def write_dicom_seg(
+    labels: Integer[np.ndarray, "z y x"],
+    found: Sequence[Segment],
+    source: SourceSeries,
+    algorithm: Algorithm,
+    target: Path,
+    *,
+    binary: bool = False,
+) -> None:
+    """Writes a label map as one SEG; what fails comes as libraries raise it.
+
+    Args:
+        labels: ``(z, y, x)`` on the grid of the series.
+        found: The classes that occur, see `segments_of`; all of them in an empty label map.
+        source: The series.
+        algorithm: What made the label map.
+        target: The file.
+        binary: Frames of one bit for each segment, numbered from 1, which older programs read; else LABELMAP, whose
+            segments keep their integers, compressed (RLE).
+    """
+    import highdicom
+    from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+
+    headers = source.headers
+    shown = headers if labels.any() else headers[:1]  # one empty slice says that nothing was found
+    numbers = np.zeros(max(segment.value for segment in found) + 1, np.uint16)
+    for number, segment in enumerate(found, start=1):
+        numbers[segment.value] = number if binary else segment.value
+    content = highdicom.seg.Segmentation(
+        source_images=shown,
+        further_source_images=headers[len(shown) :],
+        pixel_array=numbers[labels[: len(shown)]],
+        segmentation_type="BINARY" if binary else "LABELMAP",
+        segment_descriptions=[_description(segment, int(numbers[segment.value]), algorithm) for segment in found],
+        transfer_syntax_uid=ExplicitVRLittleEndian if binary else RLELossless,
+        # Headers do not always say how far apart slices are.
+        pixel_measures=highdicom.PixelMeasuresSequence(
+            headers[0].PixelSpacing, headers[0].get("SliceThickness") or source.grid.spacing[2], source.grid.spacing[2]
+        ),
+        content_label="SEGMENTATION",
+        content_description=DESCRIPTION,
+        **source.object_arguments(2 if binary else 1),
+    )
+    content.save_as(target)
+
+
+def _description(segment: Segment, number: int, algorithm: Algorithm) -> Any:
+    import highdicom
+
+    category, kind, region = segment.codes.items()
+    return highdicom.seg.SegmentDescription(
+        number,
+        segment.name,
+        category,
+        kind,
+        "AUTOMATIC",
+        algorithm.identification(),
+        anatomic_regions=None if region is None else [region],
+        display_color=highdicom.color.CIELabColor.from_rgb(*segment.colour),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,17 @@ import numpy as np
 from jaxtyping import Integer, Shaped
 
 from nnunetv2_ext.images.colours import display_colours
+from nnunetv2_ext.images.dicom_annotations import read_object
+from nnunetv2_ext.images.dicom_seg import write_dicom_seg
+from nnunetv2_ext.images.dicom_source import Algorithm, SourceSeries
 from nnunetv2_ext.images.files import is_nifti
 from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.images.itk import read_itk
 from nnunetv2_ext.images.nifti import write_nifti
 from nnunetv2_ext.images.reading import read_volumes
+from nnunetv2_ext.images.rtstruct import write_rtstruct
 from nnunetv2_ext.images.seg_nrrd import write_seg_nrrd
+from nnunetv2_ext.images.segments import segments_of
 from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path, write_json
@@ -26,6 +31,8 @@ _logger = logging.getLogger(__name__)
 
 #: What ``--output_type`` admits.
 OUTPUT_TYPES = ("nii.gz", "nii", "nrrd", "mha", "seg.nrrd")
+#: What goes back to where a DICOM series came from, and the ending of its files.
+DICOM_TYPES = {"dicom_seg": ".seg.dcm", "dicom_seg_binary": ".binary.seg.dcm", "rtstruct": ".rtstruct.dcm"}
 
 
 def label_type(highest: int) -> np.dtype[Any]:
@@ -63,6 +70,42 @@ def write_volume(volume: Volume, target: Path | str) -> None:
         UserError: The file cannot be written.
     """
     _write(volume.array, {}, volume.grid, Path(target))
+
+
+def write_dicom(
+    labels: Integer[np.ndarray, "z y x"],
+    names: Mapping[int, str],
+    source: SourceSeries,
+    target: Path | str,
+    kind: str,
+    algorithm: Algorithm,
+    own_codes: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Writes a label map as an object of the series that it belongs to; the file appears only when it is complete.
+
+    Classes that do not occur are left out.
+
+    Args:
+        labels: ``(z, y, x)`` on the grid of the series.
+        names: Class name of every integer but 0.
+        source: The series.
+        target: The file.
+        kind: One of `DICOM_TYPES`.
+        algorithm: What made the label map.
+        own_codes: See `segments_of`.
+
+    Raises:
+        UserError: An integer has no name, or the file cannot be written.
+    """
+    from pydicom.config import disable_value_validation
+
+    found = segments_of(labels, names, own_codes)
+    # What is taken from the series is not ours to judge, and what pydicom warns of could be of the patient.
+    with written(Path(target)) as temporary, disable_value_validation():
+        if kind == "rtstruct":
+            write_rtstruct(labels, found, source, algorithm, temporary)
+        else:
+            write_dicom_seg(labels, found, source, algorithm, temporary, binary=kind == "dicom_seg_binary")
 
 
 @contextmanager
@@ -121,6 +164,10 @@ def is_complete(file: Path) -> bool:
     if not file.is_file() or file.stat().st_size == 0:
         return False
     try:
+        if file.suffix == ".dcm":
+            # Objects end with their frames or contours.
+            content = read_object(file)
+            return "PixelData" in content or "RTROIObservationsSequence" in content
         read_volumes(file)
     except UserError as error:
         _logger.info("%s It is predicted again.", error)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import highdicom
 import numpy as np
 import pydicom
 import pytest
 from fixtures.dicom_folders import frames_of, oblique_grid, segmentation, set_pixels
 
-from nnunetv2_ext.images.dicom_annotations import read_annotation, referred_series
+from nnunetv2_ext.images.colours import display_colours
+from nnunetv2_ext.images.dicom_annotations import plain_name, read_annotation, referred_series
 from nnunetv2_ext.images.dicom_seg import Segmentation
+from nnunetv2_ext.images.dicom_source import Algorithm, only_series, read_source
+from nnunetv2_ext.images.label_maps import write_dicom
 from nnunetv2_ext.images.reading import read_slices
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -196,3 +200,103 @@ def test_segments_refer_to_the_series_by_its_images(dicom_folder, slices, masks)
         referred_series(read_annotation(file), [one for one in series if one.uid != slices[0].SeriesInstanceUID])
     with pytest.raises(UserError, match=r"but 2 fit: .*; part them"):
         referred_series(read_annotation(file), [one for one in series if one.uid == slices[0].SeriesInstanceUID] * 2)
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+NAMES = {2: "liver", 5: "kidney_left", 300: "kidney_cyst_right", 7: "absent", 9: "Lésion à gauche"}
+
+
+@pytest.fixture
+def label_map():
+    """Integers with gaps, which miss whole slices."""
+    labels = np.random.default_rng(3).choice([0, 2, 5, 300, 9], GRID.size[::-1]).astype(np.uint16)
+    labels[[0, 3]] = 0
+    return labels
+
+
+@pytest.fixture
+def write(dicom_folder, tmp_path, slices):
+    """Writes a label map as an object of the series; returns what pydicom reads, and the file."""
+    files = only_series(dicom_folder.root)
+    source = read_source(files, read_slices(files).grid)
+
+    def call(labels, kind, names=NAMES):
+        file = tmp_path / f"{kind}.dcm"
+        write_dicom(labels, names, source, file, kind, Algorithm("a model " + "x" * 80, "fold_0: 1f"))
+        return pydicom.dcmread(file), file
+
+    return call
+
+
+@pytest.mark.parametrize("kind", ["dicom_seg", "dicom_seg_binary"])
+def test_what_is_written_is_read_voxel_by_voxel(kind, write, label_map):
+    content, file = write(label_map, kind)
+    ours, numbers = Segmentation(file), {}
+    for segment in content.SegmentSequence:
+        numbers[str(segment.SegmentLabel)] = int(segment.SegmentNumber)
+    for value, name in NAMES.items():
+        np.testing.assert_array_equal(ours.mask([plain_name(name)], GRID), label_map == value, err_msg=name)
+    kept = {name: value for value, name in NAMES.items() if name != "absent"}
+    counted = {name: number for number, name in enumerate(sorted(kept, key=kept.get), start=1)}
+    assert numbers == (counted if kind.endswith("binary") else {"Background": 0, **kept})
+    # highdicom finds the frames by their positions, not by those of the series.
+    read = highdicom.seg.segread(file).get_volume(combine_segments=True, relabel=False)
+    read = read.match_geometry(_volume(label_map))
+    table = np.zeros(301, int)
+    for name, number in numbers.items():
+        table[kept.get(name, 0)] = number
+    np.testing.assert_array_equal(read.array, table[label_map])
+
+
+def _volume(labels):
+    """The label map as highdicom knows volumes, from the grid that the slices were made of."""
+    return highdicom.Volume(labels, GRID.matrix[:, [2, 1, 0, 3]], "PATIENT")
+
+
+@pytest.mark.parametrize("kind", ["dicom_seg", "dicom_seg_binary", "rtstruct"])
+def test_every_object_belongs_to_its_series_and_says_what_it_is(kind, write, label_map, slices):
+    content, _ = write(label_map, kind)
+    first = slices[0]
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyInstanceUID", "StudyDate"):
+        assert content[keyword].value == first[keyword].value
+    assert content.FrameOfReferenceUID == first.FrameOfReferenceUID
+    assert content.SeriesInstanceUID != first.SeriesInstanceUID
+    assert set(_values(content, "ReferencedSOPInstanceUID")) >= {image.SOPInstanceUID for image in slices}
+    assert first.SeriesInstanceUID in _values(content, "SeriesInstanceUID")
+    assert "research use only; not a medical device" in content.SeriesDescription
+    assert content.ContentQualification == "RESEARCH"
+    assert set(_values(content, "AlgorithmName")) == {("a model " + "x" * 80)[:64]}
+    assert set(_values(content, "AlgorithmVersion")) == {"fold_0: 1f"}
+    assert "Hospital Road" not in str(content)
+    assert {"10200004", "64033007", "367643001", "85756007"} <= set(_values(content, "CodeValue"))
+
+
+def _values(content, keyword):
+    return [str(element.value) for element in content.iterall() if element.keyword == keyword]
+
+
+def test_codes_and_colours_of_segments(write, label_map):
+    content, _ = write(label_map, "dicom_seg")
+    segments = {segment.SegmentLabel: segment for segment in content.SegmentSequence}
+    kidney, cyst = segments["kidney_left"], segments["kidney_cyst_right"]
+    (kind,) = kidney.SegmentedPropertyTypeCodeSequence
+    assert (kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning) == ("64033007", "SCT", "Kidney")
+    assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+    assert kidney.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning == "Anatomical Structure"
+    (organ,) = cyst.AnatomicRegionSequence
+    assert (organ.CodeMeaning, organ.AnatomicRegionModifierSequence[0].CodeMeaning) == ("Kidney", "Right")
+    colour = highdicom.color.CIELabColor.from_dicom_value(kidney.RecommendedDisplayCIELabValue)
+    np.testing.assert_allclose(colour.to_rgb(), display_colours(NAMES)[5], atol=1.5)
+    assert (kidney.SegmentAlgorithmType, content.SegmentationType) == ("AUTOMATIC", "LABELMAP")
+    assert content.file_meta.TransferSyntaxUID == pydicom.uid.RLELossless
+
+
+@pytest.mark.parametrize("kind", ["dicom_seg", "dicom_seg_binary"])
+def test_where_nothing_was_found_the_object_says_so(kind, write, label_map, slices):
+    content, file = write(np.zeros_like(label_map), kind)
+    read = Segmentation(file)
+    assert set(read.names) - {"background"} == {plain_name(name) for name in NAMES.values()}
+    assert not read.mask(read.names, GRID).any()
+    assert content.NumberOfFrames == (len(NAMES) if kind.endswith("binary") else 1)
+    assert set(_values(content, "ReferencedSOPInstanceUID")) >= {image.SOPInstanceUID for image in slices}

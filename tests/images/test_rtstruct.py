@@ -2,9 +2,16 @@ import numpy as np
 import pydicom
 import pytest
 from fixtures.dicom_folders import oblique_grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from nnunetv2_ext.images.reading import read_dicom_series
-from nnunetv2_ext.images.rtstruct import StructureSet, find_rtstruct
+from nnunetv2_ext.images.colours import display_colours
+from nnunetv2_ext.images.dicom_annotations import plain_name
+from nnunetv2_ext.images.dicom_source import Algorithm, only_series, read_source
+from nnunetv2_ext.images.label_maps import write_dicom
+from nnunetv2_ext.images.reading import read_dicom_series, read_slices
+from nnunetv2_ext.images.rtstruct import StructureSet, find_rtstruct, outlines
 from nnunetv2_ext.images.volumes import Volume, oriented, resample_label
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -121,3 +128,75 @@ def test_a_placed_label_takes_the_axes_of_the_image(series):
     in_lps = oriented(flipped, "LPS")
     placed = resample_label(Volume(in_lps.array, oriented(Volume(series.array, grid), "LPS").grid), grid)
     np.testing.assert_array_equal(placed.array, series.array)
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(bool, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.booleans()))
+def test_outlines_hold_the_pixels_of_a_mask_and_no_other(mask):
+    polygons = list(outlines(mask))
+    inside = np.zeros(mask.shape, bool)
+    for polygon in polygons:
+        # No contour lies within another: each is filled for itself.
+        filled = np.array([[_inside(polygon, r, c) for c in range(mask.shape[1])] for r in range(mask.shape[0])])
+        assert not (inside & filled).any()
+        inside |= filled
+    np.testing.assert_array_equal(inside, mask)
+
+
+def test_a_hole_is_cut_out_by_a_line_through_the_mask():
+    mask = np.ones((7, 9), bool)
+    mask[2:5, 2:4] = mask[3, 5:8] = False
+    mask[3, 6] = True
+    (polygon,) = outlines(mask)
+    steps = np.abs(np.diff(np.concatenate([polygon, polygon[:1]]), axis=0))
+    lines = steps.max(axis=1) > 1
+    # There and back, for each of the three holes; two of them meet their left neighbour.
+    assert lines.sum() + (steps.max(axis=1) == 1).sum() >= 6
+    assert (steps[lines].min(axis=1) == 0).all()
+
+
+@pytest.mark.parametrize("oblique", [False, True])
+def test_what_is_written_is_read_voxel_by_voxel(dicom_folder, tmp_path, oblique):
+    names = {2: "liver", 5: "kidney_left", 300: "skin", 7: "absent"}
+    grid = oblique_grid((40, 36, 9), (1.5, 1.25, 3.0))
+    if not oblique:
+        grid = type(grid)(grid.size, grid.spacing, grid.origin, (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    slices = dicom_folder.series("ct", np.zeros(grid.size[::-1]), grid)
+    labels = np.random.default_rng(0).choice([0, 0, 2, 5], grid.size[::-1]).astype(np.uint16)
+    labels[:, 5:15, 5:25] = 300
+    labels[2:6, 8:12, 10:20] = 0
+    labels[4, 9, 12] = 300
+    labels[[0, 7]] = 0
+    files = only_series(dicom_folder.root)
+    source = read_source(files, read_slices(files).grid)
+    file = tmp_path / "rt.dcm"
+    write_dicom(labels, names, source, file, "rtstruct", Algorithm("a model", "1"))
+    read = StructureSet(file)
+    assert set(read.names) == {"liver", "kidney_left", "skin"}
+    for value, name in names.items():
+        np.testing.assert_array_equal(read.mask([plain_name(name)], source.grid), labels == value, err_msg=name)
+    content = pydicom.dcmread(file)
+    assert (content.Modality, content.ApprovalStatus) == ("RTSTRUCT", "UNAPPROVED")
+    colours = [tuple(drawn.ROIDisplayColor) for drawn in content.ROIContourSequence]
+    assert colours == [display_colours(names)[value] for value in (2, 5, 300)]
+    for contour in (contour for drawn in content.ROIContourSequence for contour in drawn.ContourSequence):
+        points = np.reshape(np.array(contour.ContourData, float), (-1, 3))
+        assert len(points) == contour.NumberOfContourPoints
+        (reference,) = contour.ContourImageSequence
+        (image,) = (image for image in slices if image.SOPInstanceUID == reference.ReferencedSOPInstanceUID)
+        normal = np.cross(image.ImageOrientationPatient[:3], image.ImageOrientationPatient[3:])
+        assert np.abs((points - np.array(image.ImagePositionPatient)) @ normal).max() < 1e-3
+
+
+def test_where_nothing_was_found_structures_have_no_contours(dicom_folder, tmp_path):
+    grid = oblique_grid((9, 8, 3), (1.5, 1.25, 3.0))
+    dicom_folder.series("ct", np.zeros(grid.size[::-1]), grid)
+    files = only_series(dicom_folder.root)
+    source = read_source(files, read_slices(files).grid)
+    file = tmp_path / "rt.dcm"
+    write_dicom(np.zeros(grid.shape, np.uint8), {1: "liver"}, source, file, "rtstruct", Algorithm("a model", "1"))
+    assert [str(item.ROIName) for item in pydicom.dcmread(file).StructureSetROISequence] == ["liver"]
+    assert not StructureSet(file).names
