@@ -15,7 +15,8 @@ from nnunetv2_ext.images.geometry import AxisTurn, Grid
 from nnunetv2_ext.images.preview import CT_WINDOW, display_window
 from nnunetv2_ext.images.reading import read_dicom_series, read_volume
 from nnunetv2_ext.images.volumes import Volume, resample_image, resample_label
-from nnunetv2_ext.labels.label_order import LabelOrder, as_integers
+from nnunetv2_ext.labels.label_order import as_integers
+from nnunetv2_ext.labels.order_of_files import order_of
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.label_counts import count_label_values
 
@@ -118,24 +119,8 @@ def _read_labels(file: Path, grid: Grid, image: Path) -> Volume:
 
 
 def _names(files: Sequence[Path], order: str | None) -> dict[int, str]:
-    """What the integers mean; the first label map that says anything is believed."""
-    places = [order] if order else [place for file in files for place in _places(file)]
-    for place in places:
-        try:
-            found = LabelOrder.read(place)
-        except UserError:
-            # Not every header carries names; an order that was asked for has to be one.
-            if order:
-                raise
-            continue
-        return {value: ", ".join(sorted(classes)) for value, classes in found.classes_of_value.items()}
-    return {}
-
-
-def _places(file: Path) -> list[Path]:
-    folders = (file.parent, file.parent.parent)
-    beside = [folder / name for folder in folders for name in ("labels.json", "dataset.json")]
-    return [file, *(place for place in beside if place.is_file())]
+    found = order_of(files, order)
+    return {} if found is None else {value: ", ".join(sorted(names)) for value, names in found.classes_of_value.items()}
 
 
 def _titles(files: Sequence[Path]) -> list[str]:
