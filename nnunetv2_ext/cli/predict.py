@@ -145,8 +145,13 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--output_type",
-        choices=("nii.gz", "nii", "nrrd", "mha", "seg.nrrd"),
-        help="format of the label maps; that of the model's dataset if not given",
+        nargs="+",
+        choices=("nii.gz", "nii", "nrrd", "mha", "seg.nrrd", "dicom_seg", "dicom_seg_binary", "rtstruct"),
+        help="format of the label maps, or several; that of the model's dataset if not given; the last three are DICOM "
+        "objects of the series that is predicted",
+    )
+    what.add_argument(
+        "--repair", action="store_true", help="make new UIDs for DICOM objects where the series has empty ones"
     )
     what.add_argument(
         "--save_probabilities",
@@ -239,6 +244,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     options = PredictionOptions(
         output_type=arguments.output_type,
+        repair=arguments.repair,
         statistics=arguments.statistics,
         preview=arguments.preview,
         report=arguments.report,

@@ -11,6 +11,9 @@ from nnunetv2_ext.cli._command import make_parser, run_command
 
 logger = logging.getLogger("nnunetv2_ext.to_dicom")
 
+#: DICOM's label maps have pixels of 16 bits.
+MOST_LABELS = 65535
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
@@ -41,6 +44,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.images.dicom_source import Algorithm, on_source, only_series, read_source
     from nnunetv2_ext.images.label_maps import write_dicom
     from nnunetv2_ext.images.reading import read_slices, read_volume
+    from nnunetv2_ext.images.segments import segments_of
     from nnunetv2_ext.labels.label_order import as_integers
     from nnunetv2_ext.labels.order_of_files import order_of
     from nnunetv2_ext.utilities.errors import UserError
@@ -59,15 +63,16 @@ def _run(arguments: argparse.Namespace) -> None:
     files = only_series(arguments.series)
     source = read_source(files, read_slices(files).grid, repair=arguments.repair)
     array = on_source(labels, source, file).array
+    names = {value: "+".join(sorted(classes)) for value, classes in order.classes_of_value.items()}
     try:
         array = as_integers(array)
+        if not 0 <= array.min() <= array.max() <= MOST_LABELS:
+            raise UserError(f"Expected labels from 0 to {MOST_LABELS}, but found {array.min()} to {array.max()}.")
+        if order.ignore_label is not None:
+            array = array * (array != order.ignore_label)
+        segments_of(array, names, order.codes)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    names = {value: "+".join(sorted(classes)) for value, classes in order.classes_of_value.items()}
-    if order.ignore_label is not None:
-        array = array * (array != order.ignore_label)
-    if array.min(initial=0) < 0:
-        raise UserError(f"Expected label values from 0 on in {file}, but found {array.min()}.")
     algorithm = Algorithm(arguments.algorithm, arguments.algorithm_version)
     with output_lock(target):
         refuse_existing(target, arguments.overwrite)

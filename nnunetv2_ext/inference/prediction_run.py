@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from nnunetv2_ext.images.label_maps import DICOM_TYPES
 from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.inference.cases import find_cases
 from nnunetv2_ext.inference.model.folder import read_model
@@ -36,7 +37,9 @@ class PredictionOptions:
     """How to run over many cases.
 
     Attributes:
-        output_type: One of `OUTPUT_TYPES`; the ending of the model's dataset by default.
+        output_type: One of `OUTPUT_TYPES`, some of `DICOM_TYPES`, or several of both; the ending of the model's dataset
+            by default.
+        repair: Make new UIDs for DICOM objects where the series has empty ones.
         statistics: Write volume and intensity of every class.
         preview: Write a picture of every case.
         report: Write what the run did.
@@ -55,7 +58,8 @@ class PredictionOptions:
         progress_bar: Show one.
     """
 
-    output_type: str | None = None
+    output_type: str | Sequence[str] | None = None
+    repair: bool = False
     statistics: bool = False
     preview: bool = False
     report: bool = False
@@ -70,6 +74,12 @@ class PredictionOptions:
     num_parts: int = 1
     part_id: int = 0
     progress_bar: bool = True
+
+    @property
+    def output_types(self) -> tuple[str, ...]:
+        """``output_type``, each once."""
+        given = (self.output_type,) if isinstance(self.output_type, str) else self.output_type or ()
+        return tuple(dict.fromkeys(given))
 
 
 class PredictionRun:
@@ -201,6 +211,16 @@ class PredictionRun:
             raise UserError(
                 "Expected --preview with merged or per_source label maps, but got per_class; leave --preview out."
             )
+        dicom = set(options.output_types) & DICOM_TYPES.keys()
+        if options.repair and not dicom:
+            raise UserError(
+                f"Expected --repair with --output_type {', '.join(DICOM_TYPES)}, whose UIDs it is for; leave it out."
+            )
+        if options.pseudonyms is not None and dicom:
+            raise UserError(
+                f"Expected no --output_type {', '.join(sorted(dicom))} with --pseudonyms, because DICOM objects name "
+                "the patient that they belong to; leave one of them out."
+            )
         if options.previous_stage is not None and predictor.model.configuration.previous_stage_name is None:
             raise UserError("Expected no -prev_stage_predictions for a model that is no cascade's second stage.")
 
@@ -229,7 +249,7 @@ class PredictionRun:
             case.identifier: {
                 # Folders of series, and files that have numbers instead, are often called by the patient.
                 "inputs": len(case.files) if case.dicom or options.pseudonyms else list(map(str, case.files)),
-                "outputs": [str(file) for _, file in self.results.maps_of(case)],
+                "outputs": list(map(str, self.results.map_files(case))),
                 "seconds": self._clock.seconds(case.identifier),
             }
             for case in outcome.done

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2_ext.images.files import IMAGE_ENDINGS, PICTURES, image_ending
-from nnunetv2_ext.images.label_maps import is_complete, labels_json
+from nnunetv2_ext.images.label_maps import DICOM_TYPES, is_complete, labels_json
 from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.inference.deciding.outputs import OutputMap
 from nnunetv2_ext.inference.journal import Journal
@@ -38,6 +38,7 @@ class Results:
     Attributes:
         folder: The output folder.
         file: The one output file, where there is no folder of them.
+        endings: Type of the label maps -> ending of their files, as ``--output_type`` asks for them.
 
     Raises:
         UserError: The target suits neither the cases nor the options, or holds a dataset or a model.
@@ -45,9 +46,11 @@ class Results:
 
     def __init__(self, predictor: Predictor, target: Path, cases: Sequence[Case], options: PredictionOptions) -> None:
         self._predictor, self._options = predictor, options
-        self.ending = "." + (options.output_type or predictor.model.file_ending.lstrip("."))
+        types = options.output_types or (predictor.model.file_ending.lstrip("."),)
+        self.endings = {kind: DICOM_TYPES.get(kind, f".{kind}") for kind in types}
+        self._check_dicom(cases)
         self.folder, self.file = target, None
-        ending = image_ending(target, [".seg.nrrd", self.ending])
+        ending = image_ending(target, [".seg.nrrd", *self.endings.values()])
         if ending is not None and not target.is_dir():
             self.folder, self.file = target.parent, target
             if len(cases) != 1 or predictor.plan.kind != "merged":
@@ -55,16 +58,18 @@ class Results:
                     f"Expected a folder as the output of {len(cases)} cases with {predictor.plan.kind} label maps, but "
                     f"got the file {target}."
                 )
-            if options.output_type not in (None, ending.lstrip(".")):
+            if not options.output_types:
+                self.endings = {ending.lstrip("."): ending}
+            elif list(self.endings.values()) != [ending]:
                 raise UserError(
-                    f"Expected an output that ends with {self.ending}, which --output_type asks for, but got {target}; "
-                    "leave --output_type out or name the file otherwise."
+                    f"Expected an output that ends with {', '.join(self.endings.values())}, which --output_type asks "
+                    f"for, but got {target}; leave --output_type out, or name a folder."
                 )
-            self.ending = ending
         elif target.suffix.lower() in (*PICTURES, ".jpg", ".jpeg", ".gz", ".dcm", ".npz") and not target.is_dir():
+            endings = dict.fromkeys((*IMAGE_ENDINGS, ".seg.nrrd", *self.endings.values()))
             raise UserError(
-                f"Expected a folder, or a file that ends with one of {', '.join((*IMAGE_ENDINGS, '.seg.nrrd'))}, as "
-                f"the output, but got {target}."
+                f"Expected a folder, or a file that ends with one of {', '.join(endings)}, as the output, but got "
+                f"{target}."
             )
 
         self._journal = Journal(self.folder, (options.part_id, options.num_parts), predictor.model)
@@ -74,12 +79,39 @@ class Results:
         """The output file or folder."""
         return self.file or self.folder
 
-    def maps_of(self, case: Case) -> list[tuple[OutputMap, Path]]:
-        """Where the label maps of a case go."""
+    @property
+    def dicom_only(self) -> bool:
+        """Whether nothing but DICOM objects is asked for."""
+        return self.endings.keys() <= DICOM_TYPES.keys()
+
+    def _check_dicom(self, cases: Sequence[Case]) -> None:
+        kinds = [kind for kind in self.endings if kind in DICOM_TYPES]
+        others = [case.files[0] for case in cases if not case.dicom]
+        if kinds and others:
+            raise UserError(
+                f"Expected DICOM series as input for --output_type {' '.join(kinds)}, but got {others[0]}; write "
+                "another type, which nnUNetv2_ext_to_dicom turns into an object of its series."
+            )
+
+    def maps_of(self, case: Case) -> list[tuple[OutputMap, dict[str, Path]]]:
+        """Where the label maps of a case go: each with its files by their types."""
         plan = self._predictor.plan
         if self.file is not None:
-            return [(plan.maps[0], self.file)]
-        return [(output, self.folder / plan.path_of(case.identifier, output, self.ending)) for output in plan.maps]
+            return [(plan.maps[0], dict.fromkeys(self.endings, self.file))]
+        return [
+            (
+                output,
+                {
+                    kind: self.folder / plan.path_of(case.identifier, output, ending)
+                    for kind, ending in self.endings.items()
+                },
+            )
+            for output in plan.maps
+        ]
+
+    def map_files(self, case: Case) -> list[Path]:
+        """The files of all label maps of a case."""
+        return [file for _, files in self.maps_of(case) for file in files.values()]
 
     def statistics_of(self, case: Case) -> Path:
         """Where the figures of a case go."""
@@ -91,8 +123,11 @@ class Results:
 
     def probabilities_of(self, case: Case) -> tuple[Path, Path]:
         """Where the probabilities of a case go, and what nnU-Net wants to know of the image."""
-        stem = case.identifier if self.file is None else self.file.name.removesuffix(self.ending)
+        stem = case.identifier if self.file is None else self._stem(self.file)
         return self.folder / f"{stem}.npz", self.folder / f"{stem}.pkl"
+
+    def _stem(self, file: Path) -> str:
+        return file.name.removesuffix(*self.endings.values())
 
     def prepare_folder(self, source: Path, cases: Sequence[Case]) -> None:
         """Checks that results may go where they are to go.
@@ -103,7 +138,7 @@ class Results:
         """
         inputs = {os.path.realpath(file) for case in cases for file in case.files}
         for case in cases:
-            for _, file in self.maps_of(case):
+            for file in self.map_files(case):
                 if os.path.realpath(file) in inputs:
                     raise UserError(
                         f"The result of {case.identifier} would replace the image {file}; choose another -o."
@@ -121,7 +156,7 @@ class Results:
         Raises:
             UserError: There are results, which may neither be kept nor replaced.
         """
-        existing = {case: [file for _, file in self.maps_of(case) if file.exists()] for case in cases}
+        existing = {case: [file for file in self.map_files(case) if file.exists()] for case in cases}
         files = [file for found in existing.values() for file in found]
         if not files or self._options.overwrite:
             return []
@@ -136,7 +171,7 @@ class Results:
     def note(self, case: Case) -> None:
         """Notes that a case is finished, for the next run; a single file is looked at instead."""
         if self.file is None:
-            self._journal.add(case.identifier, [file for _, file in self.maps_of(case)])
+            self._journal.add(case.identifier, self.map_files(case))
 
     def forget(self, case: Case, *, maps: bool) -> None:
         """Removes what an earlier run wrote about a case and this one does not: with --overwrite, it is out of date.
@@ -146,7 +181,7 @@ class Results:
             maps: Remove all, because the case cannot be predicted; otherwise only what is not asked for any more.
         """
         if self._options.overwrite:
-            files = [file for _, file in self.maps_of(case)] if maps else []
+            files = self.map_files(case) if maps else []
             for file in files + [file for asked, file in self._extras(case) if maps or not asked]:
                 file.unlink(missing_ok=True)
 
@@ -169,8 +204,7 @@ class Results:
         """
         plan, model = self._predictor.plan, self._predictor.model
         if self.file is not None:
-            stem = self.file.name.removesuffix(self.ending)
-            return {self.folder / f"{stem}_labels.json": labels_json(plan.maps[0].names)}
+            return {self.folder / f"{self._stem(self.file)}_labels.json": labels_json(plan.maps[0].names)}
         contents: dict[str, Any] = {}
         if plan.kind == "merged":
             # What nnU-Net's own tools (ensembling, postprocessing, evaluation) expect beside predictions.
@@ -179,10 +213,15 @@ class Results:
         if plan.kind == "per_source":
             contents = {f"{file_name(output.name)}/labels.json": labels_json(output.names) for output in plan.maps}
         if plan.kind == "per_class":
-            files = {output.name: str(plan.path_of("<case>", output, self.ending)) for output in plan.maps}
+            ending = next(iter(self.endings.values()))
+            files = {output.name: str(plan.path_of("<case>", output, ending)) for output in plan.maps}
             labels = {"background": 0, "<the class of the file>": 1}
             contents["labels.json"] = {"labels": labels, "files": files}
-        contents[RECORD_FILE] = {"checkpoints": model.sha256, "format": self.ending, **self.settings()}
+        contents[RECORD_FILE] = {
+            "checkpoints": model.sha256,
+            "format": ", ".join(self.endings.values()),
+            **self.settings(),
+        }
         if first_stage is not None:
             contents[RECORD_FILE]["checkpoints_of_first_stage"] = first_stage.model.sha256
         # As they are read again: JSON knows neither tuples nor integers as names.
@@ -212,6 +251,6 @@ class Results:
     def _is_done(self, case: Case, noted: Any) -> bool:
         if not all(file.is_file() for asked, file in self._extras(case) if asked):
             return False
-        files = [file for _, file in self.maps_of(case)]
+        files = self.map_files(case)
         verdict = self._journal.judge(noted, case.identifier, files)
         return all(map(is_complete, files)) if verdict is None else verdict

@@ -13,15 +13,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_ext.images.reading import Case, Scan
+from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.inference.model.folder import read_model
 from nnunetv2_ext.inference.parts import PredictorSettings, find_devices
 from nnunetv2_ext.inference.pipeline import Failure, Outcome
 from nnunetv2_ext.inference.predictor import Predictor
-from nnunetv2_ext.inference.preparing.protocol import Prepared
 from nnunetv2_ext.inference.reporting.report import StageClock
 from nnunetv2_ext.inference.results import Results
-from nnunetv2_ext.inference.stages import CaseStages, Predicted
+from nnunetv2_ext.inference.stages import CaseStages, Predicted, Read
 from nnunetv2_ext.utilities.executors import WorkerProcesses, worker_number
 from nnunetv2_ext.utilities.parallel import parallel_map
 
@@ -65,7 +64,7 @@ class _Share:
 
 
 class _StagesInTurn(CaseStages):
-    def segment(self, case: Case, read: tuple[Scan, Prepared]) -> Predicted:
+    def segment(self, case: Case, read: Read) -> Predicted:
         with _turn:
             return super().segment(case, read)
 

@@ -1,7 +1,7 @@
 """What a run does with a case: it is read and prepared, segmented, and written.
 
 A new kind of output joins here: a file in `Results`, and the lines that write it in `CaseStages.write`. Formats of
-label maps are those of `images.label_maps`.
+label maps, DICOM objects among them, are those of `images.label_maps`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from nnunetv2_ext.images.label_maps import write_label_map
+from nnunetv2_ext.images.dicom_source import Algorithm, SourceSeries, read_source
+from nnunetv2_ext.images.geometry import Grid
+from nnunetv2_ext.images.label_maps import DICOM_TYPES, write_dicom, write_label_map
 from nnunetv2_ext.images.preview import write_preview
 from nnunetv2_ext.images.reading import Case, Scan, read_scan
 from nnunetv2_ext.inference.deciding.rules import Decisions
@@ -44,6 +46,15 @@ class Predicted:
     prepared: Prepared
     decisions: Decisions
     probabilities: Probabilities | None
+    source: SourceSeries | UserError | None
+
+
+class Read(NamedTuple):
+    """A case, what the network sees of it, and the series for DICOM objects, or why there can be none."""
+
+    scan: Scan
+    prepared: Prepared
+    source: SourceSeries | UserError | None
 
 
 class CaseStages:
@@ -75,23 +86,24 @@ class CaseStages:
             progress=progress,
         )
 
-    def prepare(self, case: Case) -> tuple[Scan, Prepared]:
+    def prepare(self, case: Case) -> Read:
         """Reads a case; what the network sees of it."""
         model = self._predictor.model
         with self._clock.stage("reading", case.identifier):
             scan = read_scan(case, model.image_channels, admit_2d=model.is_2d)
             previous = self._previous_stage(case)
+            source = self._source(case, scan.grid)
         self.orientations.append(scan.grid.orientation)
         with self._clock.stage("preprocessing", case.identifier):
             prepared = self._predictor.prepare(scan, previous)
         if not (self._options.statistics or self._options.preview):
             # From here on only the grid of the image is needed.
             scan = dataclasses.replace(scan, channels=scan.channels[:0].copy())
-        return scan, prepared
+        return Read(scan, prepared, source)
 
-    def segment(self, case: Case, read: tuple[Scan, Prepared]) -> Predicted:
+    def segment(self, case: Case, read: Read) -> Predicted:
         """Runs the network."""
-        (scan, prepared), segmenter = read, self._predictor.segmenter
+        (scan, prepared, source), segmenter = read, self._predictor.segmenter
         probabilities = None
         if self._options.save_probabilities:
             assert isinstance(segmenter, Segmenter), "others are refused at the start"
@@ -110,11 +122,12 @@ class CaseStages:
             decisions = self._predictor.segment(prepared, bar.update, visit)
         # The image at the network's spacing goes before the next case comes.
         prepared = dataclasses.replace(prepared, data=torch.empty(0, 0, 0, 0), content=None)
-        return Predicted(scan, prepared, decisions, probabilities)
+        return Predicted(scan, prepared, decisions, probabilities, source)
 
     def write(self, case: Case, predicted: Predicted) -> None:
         """Writes everything that is asked for."""
-        scan, predictor, results = predicted.scan, self._predictor, self._results
+        scan, source = predicted.scan, predicted.source
+        predictor, results = self._predictor, self._results
         stage = partial(self._clock.stage, case=case.identifier)
         figures: dict[str, Any] = {}
         # The label maps come last: they are what tells a later run that the case is complete.
@@ -127,7 +140,7 @@ class CaseStages:
                 properties = preprocessing.stock_properties(scan, predicted.prepared)
                 files = results.probabilities_of(case)
                 predicted.probabilities.write(*files, preprocessing, predicted.prepared, names, properties)
-        for output, file in results.maps_of(case):
+        for output, targets in results.maps_of(case):
             with stage("painting"):
                 labels = predictor.paint(predicted.decisions, output, predicted.prepared)
             if self._options.statistics:
@@ -140,11 +153,35 @@ class CaseStages:
                     where = results.preview_of(case, output)
                     write_preview(labels, scan.channels[0], output.names, scan.grid, where, title=case.identifier)
             with stage("writing"):
-                write_label_map(labels, output.names, scan.grid, file)
+                for kind, file in targets.items():
+                    if kind not in DICOM_TYPES:
+                        write_label_map(labels, output.names, scan.grid, file)
+                    elif isinstance(source, SourceSeries):
+                        write_dicom(labels, output.names, source, file, kind, self._algorithm)
         if self._options.statistics:
             write_json({"case": case.identifier, "classes": figures}, results.statistics_of(case))
         results.forget(case, maps=False)
+        if isinstance(source, UserError):
+            raise source
         results.note(case)
+
+    @cached_property
+    def _algorithm(self) -> Algorithm:
+        model = self._predictor.model
+        checkpoints = ", ".join(digest[:12] for digest in model.sha256.values())
+        dataset = model.folder.resolve().parent.name
+        return Algorithm(dataset if dataset.startswith("Dataset") else model.folder.resolve().name, checkpoints)
+
+    def _source(self, case: Case, grid: Grid) -> SourceSeries | UserError | None:
+        """The series that DICOM objects are asked for; what keeps it from it is told when the other files are there."""
+        if not self._results.endings.keys() & DICOM_TYPES.keys():
+            return None
+        try:
+            return read_source(case.files, grid, repair=self._options.repair)
+        except UserError as error:
+            if self._results.dicom_only:
+                raise
+            return error
 
     def _previous_stage(self, case: Case) -> Scan | None:
         folder, model = self._options.previous_stage, self._predictor.model

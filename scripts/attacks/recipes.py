@@ -357,6 +357,23 @@ def _view(box: Sandbox, ending: str) -> list[str]:
     return f"{files} --order {box.inputs}/order.json --html {box.out}/view.html".split()
 
 
+@recipe("to_dicom", order="in/order.json", label="in/drawn/bad{ending}")
+def _to_dicom(box: Sandbox, ending: str) -> list[str]:
+    from attacks.kinds.dicom import series_slices, write_series
+
+    slices = series_slices(0, "good")
+    for number, content in enumerate(slices):
+        # Where NIfTI files of the tries lie.
+        content.ImageOrientationPatient = [-1, 0, 0, 0, -1, 0]
+        content.ImagePositionPatient = [0, 0, fixtures.SPACING[2] * number]
+        content.PixelSpacing = [fixtures.SPACING[1], fixtures.SPACING[0]]
+    write_series(box.inputs / "series", slices)
+    fixtures.write_image(box.inputs / f"drawn/bad{ending}", fixtures.label_map(0))
+    box.bring("order.json", box.inputs / "order.json")
+    flags = f"-series {box.inputs}/series --order {box.inputs}/order.json -o {box.out}/seg.dcm"
+    return f"{box.inputs}/drawn/bad{ending} {flags}".split()
+
+
 @recipe("tree", "info", tree="in/tree.json")
 def _tree(box: Sandbox, ending: str) -> list[str]:
     fixtures.write_json(

@@ -238,7 +238,7 @@ def test_what_is_written_is_read_voxel_by_voxel(kind, write, label_map):
     for value, name in NAMES.items():
         np.testing.assert_array_equal(ours.mask([plain_name(name)], GRID), label_map == value, err_msg=name)
     kept = {name: value for value, name in NAMES.items() if name != "absent"}
-    counted = {name: number for number, name in enumerate(sorted(kept, key=kept.get), start=1)}
+    counted = {name: number for number, name in enumerate(sorted(kept, key=kept.__getitem__), start=1)}
     assert numbers == (counted if kind.endswith("binary") else {"Background": 0, **kept})
     # highdicom finds the frames by their positions, not by those of the series.
     read = highdicom.seg.segread(file).get_volume(combine_segments=True, relabel=False)

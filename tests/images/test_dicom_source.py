@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from fixtures.dicom_folders import oblique_grid
+from pydicom.config import disable_value_validation
 
 from nnunetv2_ext.images.dicom_source import on_source, only_series, read_source
 from nnunetv2_ext.images.geometry import AxisTurn
@@ -68,11 +69,8 @@ def test_no_address_travels_and_what_nobody_can_read_is_left_out(series):
         del data.StudyID
         data["PatientBirthDate"] = pydicom.DataElement("PatientBirthDate", "DA", "in spring", validation_mode=0)
 
-    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
-    try:
+    with disable_value_validation():
         _change(series, change)
-    finally:
-        pydicom.config.settings.writing_validation_mode = None
     header = read_source(only_series(series), GRID).headers[0]
     assert "Hospital Road" not in str(header)
     assert (header.StudyID, header.PatientBirthDate) == ("", "")

@@ -158,6 +158,7 @@ OTHERS = {
     "plan": "plans and the fingerprint that stock nnU-Net extracted",
     "report": "a raw dataset",
     "serve": "scans that are sent to it",
+    "to_dicom": "a label map and its series",
     "train": "what stock nnU-Net preprocessed",
     "view": "a scan with its label maps",
 }
