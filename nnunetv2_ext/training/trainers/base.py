@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from nnunetv2_ext.training.trainers.logs import LoggingTrainer
 from nnunetv2_ext.training.trainers.mirroring import MirroringTrainer
 from nnunetv2_ext.training.trainers.optimization import OptimizationTrainer
 from nnunetv2_ext.training.validation import evaluate_folder, log_summary, predict_cases
+from nnunetv2_ext.training.whole_files import whole_files
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path
 from nnunetv2_ext.utilities.locks import output_lock
@@ -181,9 +182,12 @@ class ExtTrainer(OptimizationTrainer, MirroringTrainer, LoadingTrainer, LoggingT
         """Writes the summary of the final validation and returns its content."""
         return evaluate_folder(self)
 
-    def _fold_lock(self) -> AbstractContextManager[Any]:
-        # The other ranks of a training on several GPUs write nothing.
-        return output_lock(self.output_folder, inside=True) if self.local_rank == 0 else nullcontext()
+    @contextmanager
+    def _fold_lock(self) -> Iterator[None]:
+        # The other ranks of a training on several GPUs write nothing that others do not write, too.
+        lock = output_lock(self.output_folder, inside=True) if self.local_rank == 0 else nullcontext()
+        with lock, whole_files():
+            yield
 
     def save_checkpoint(self, filename: str) -> None:
         """Writes a checkpoint; an interrupted write leaves the previous file as it was."""
