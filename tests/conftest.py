@@ -32,10 +32,10 @@ pytest_plugins = [
     "fixtures.preprocessed_datasets",
     "fixtures.processes",
     "fixtures.published_checkpoints",
-    "fixtures.ranks",
     "fixtures.raw_datasets",
     "fixtures.servers",
     "fixtures.small_trainers",
+    "fixtures.training_ranks",
     "fixtures.whole_commands",
 ]
 

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "training": {"checkpoints", "dataset_conversion", "experiment_planning", "inference"} | _PARTS,
     "demo": {"checkpoints", "dataset_conversion", "experiment_planning", "inference", "training", "evaluation"}
     | _PARTS,
+    "cluster": {"checkpoints", "dataset_conversion", "experiment_planning", "inference", "training"} | _PARTS,
     "viewer": _PARTS,
     "serving": {"inference"} | _PARTS,
     "discovery": {"training"},

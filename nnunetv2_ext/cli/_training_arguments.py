@@ -19,7 +19,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset_name_or_id", help="dataset name or ID to train with")
     parser.add_argument("configuration", help="configuration to train, for example 3d_fullres")
     parser.add_argument("fold", type=_fold, help="fold of the cross-validation (0 to 4) or 'all'")
-    parser.add_argument("-num_gpus", type=int, default=1, help="number of GPUs")
+    parser.add_argument("-num_gpus", type=int, default=1, help="number of GPUs of this machine; of processes on CPUs")
+    parser.add_argument(
+        "--timeout_minutes",
+        type=_minutes,
+        default=30,
+        metavar="N",
+        help="how long the processes of a training on several GPUs or machines wait for each other",
+    )
     parser.add_argument("--npz", action="store_true", help="save the probabilities of the final validation")
     parser.add_argument(
         "--c", action="store_true", help="continue from the latest checkpoint; an error if there is none"
@@ -101,6 +108,7 @@ def run_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "transfer": arguments.transfer,
         "stem": arguments.stem,
         "num_gpus": arguments.num_gpus,
+        "timeout_minutes": arguments.timeout_minutes,
         "npz": arguments.npz,
         "continue_training": arguments.c or arguments.c_or_start,
         "only_validate": arguments.val,
@@ -140,6 +148,17 @@ def _fold(text: str) -> int | str:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected a number or 'all', got {text!r}")
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0
+    # A longer wait than torch can express.
+    if not 0 < minutes <= 1e6:
+        raise argparse.ArgumentTypeError(f"expected a number of minutes above 0, got {text!r}")
+    return minutes
 
 
 def _value_of(shape: Shape) -> Callable[[str], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from nnunetv2_ext.cli._command import count, make_parser, run_command
@@ -46,13 +47,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.cluster.distributed import only_rank_0_speaks
+    from nnunetv2_ext.cluster.ranks import find_ranks
+    from nnunetv2_ext.cluster.training import train
     from nnunetv2_ext.training.finetuning import finetune
 
-    finetune(
-        trainer=arguments.tr,
-        plans=arguments.p,
-        adapt=arguments.adapt,
-        num_processes=arguments.np,
-        show_progress=not arguments.quiet,
-        **run_from(arguments),
-    )
+    ranks = find_ranks(os.environ)
+    with only_rank_0_speaks(ranks):
+        finetune(
+            trainer=arguments.tr,
+            plans=arguments.p,
+            adapt=arguments.adapt,
+            num_processes=arguments.np,
+            show_progress=not arguments.quiet and ranks.rank == 0,
+            train=train,
+            **run_from(arguments),
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

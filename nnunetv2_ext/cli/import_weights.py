@@ -67,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.labels.label_order import LabelOrder
 
     if arguments.trainer:
-        from nnunetv2_ext.training.run_training import check_trainer_name
+        from nnunetv2_ext.training.checks import check_trainer_name
 
         check_trainer_name(arguments.trainer)
     fold = arguments.fold if arguments.fold == "all" else int(arguments.fold)

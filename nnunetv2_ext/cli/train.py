@@ -33,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from nnunetv2_ext.training.run_training import TrainingRun, run_training
+    from nnunetv2_ext.cluster.training import train
+    from nnunetv2_ext.training.run_training import TrainingRun
 
-    run_training(TrainingRun(trainer=arguments.tr, plans=arguments.p, **run_from(arguments)))
+    train(TrainingRun(trainer=arguments.tr, plans=arguments.p, **run_from(arguments)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

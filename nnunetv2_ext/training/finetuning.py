@@ -9,19 +9,15 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2_ext.labels.channels import has_regions
 from nnunetv2_ext.labels.dataset_json import image_channels, kind_of_dataset, read_dataset_json
+from nnunetv2_ext.training.checks import check_device, check_trainer_name
 from nnunetv2_ext.training.options import TrainingOptions
-from nnunetv2_ext.training.run_training import (
-    TrainingRun,
-    check_device,
-    check_trainer_name,
-    run_training,
-)
+from nnunetv2_ext.training.run_training import TrainingRun, run_training
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import disk_errors_named, read_json, require_writable, write_json
 from nnunetv2_ext.utilities.locks import output_lock
@@ -217,6 +213,7 @@ def finetune(
     class_mapping: Mapping[str, str] | None = None,
     adapt: str | None = None,
     stem: str | None = None,
+    train: Callable[[TrainingRun], None] = run_training,
     **run_arguments: Any,
 ) -> None:
     """Fine-tunes a pretrained network on a dataset.
@@ -235,6 +232,7 @@ def finetune(
             names differ.
         adapt: See `ensure_plans`.
         stem: Of a checkpoint with a stem per dataset, the one to start from; by default one with as many channels.
+        train: What trains; by default in this process.
         **run_arguments: Further attributes of `TrainingRun`.
 
     Raises:
@@ -297,7 +295,7 @@ def finetune(
         trainer,
         plans_file.stem,
     )
-    run_training(run)
+    train(run)
 
 
 def _dataset_json_of(full_name: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import multiprocessing
 import os
-import shlex
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -15,20 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.checkpoints.safe_loading import load_torch_file
-from nnunetv2_ext.labels.dataset_json import check_outputs, image_channels, read_dataset_json
+from nnunetv2_ext.labels.dataset_json import image_channels
+from nnunetv2_ext.training.checks import REPLACED, check_run
 from nnunetv2_ext.training.options import RECORD, TrainingOptions, restore_options
-from nnunetv2_ext.training.several_gpus import train_on_gpus
+from nnunetv2_ext.training.whole_files import whole_files
 from nnunetv2_ext.training.workers import workers_looked_after
 from nnunetv2_ext.utilities.errors import UserError
-from nnunetv2_ext.utilities.files import read_json, require_writable, write_json
-from nnunetv2_ext.utilities.folders import refuse_overlap
+from nnunetv2_ext.utilities.files import read_json, write_json
 from nnunetv2_ext.utilities.locks import output_lock
-from nnunetv2_ext.utilities.paths import dataset_name, nnunet_folder
 from nnunetv2_ext.utilities.validation import anything, list_of, mapping_of
 
 logger = logging.getLogger(__name__)
-
-_REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,8 @@ class TrainingRun:
     disable_checkpointing: bool = False
     overwrite: bool = False
     device: str = "cuda"
+    timeout_minutes: float = 30
+    """How long ranks wait for each other."""
     options: TrainingOptions = field(default_factory=TrainingOptions)
     class_mapping: Mapping[str, str] | None = None
     """Class of the dataset to the class of the pretrained weights that its head starts from, where names differ."""
@@ -62,19 +60,16 @@ class TrainingRun:
 
 
 def run_training(run: TrainingRun) -> None:
-    """Trains and validates as ``nnUNetv2_train`` does, with the options applied.
+    """Trains and validates in this process as ``nnUNetv2_train`` does, with the options applied.
 
     Raises:
         UserError: Dataset, plans, trainer or device are not there, or the arguments contradict each other.
     """
-    _check(run)
-    if run.num_gpus > 1:
-        train_on_gpus(run.num_gpus, _train, run)
-        return
+    check_run(run)
     import torch
 
     torch.set_num_threads(multiprocessing.cpu_count() if run.device == "cpu" else 1)
-    _train(run)
+    train_checked(run)
 
 
 def make_trainer(run: TrainingRun) -> Any:
@@ -91,16 +86,22 @@ def make_trainer(run: TrainingRun) -> Any:
         run.continue_training,
         torch.device(run.device),
     )
+    if trainer.is_ddp:
+        # nnU-Net takes the GPU of the rank's number, which other nodes do not have, even where CPUs are asked for.
+        trainer.device = torch.device(run.device)
+        if trainer.device.type == "cpu":
+            trainer.grad_scaler = None
     trainer.disable_checkpointing = run.disable_checkpointing
     run.options.apply(trainer)
     return trainer
 
 
-def _train(run: TrainingRun) -> None:
+def train_checked(run: TrainingRun) -> None:
+    """Trains and validates in this process, one of several where it is in a process group."""
     trainer = make_trainer(run)
-    # The other ranks of a training on several GPUs write nothing.
+    # The other ranks of a training in several processes write nothing.
     lock = output_lock(trainer.output_folder, inside=True) if trainer.local_rank == 0 else nullcontext()
-    with lock:
+    with lock, whole_files():
         _train_alone(run, trainer)
 
 
@@ -120,6 +121,7 @@ def _train_alone(run: TrainingRun, trainer: Any) -> None:
     if run.overwrite and trainer.local_rank == 0:
         _set_aside(folder)
     maybe_load_checkpoint(trainer, run.continue_training, run.only_validate)
+    _require_equal_epochs(trainer)
     if trainer.local_rank == 0 and not run.only_validate:
         _record(run, Path(trainer.output_folder))
     if torch.cuda.is_available():
@@ -129,22 +131,47 @@ def _train_alone(run: TrainingRun, trainer: Any) -> None:
         if not run.only_validate:
             trainer.run_training()
         if run.validate_best:
+            if trainer.is_ddp:
+                # Rank 0 may still be writing it.
+                torch.distributed.barrier()
             trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
         trainer.perform_actual_validation(run.npz)
     if trainer.local_rank == 0 and not run.only_validate:
-        shutil.rmtree(folder / _REPLACED, ignore_errors=True)
+        shutil.rmtree(folder / REPLACED, ignore_errors=True)
+
+
+def _require_equal_epochs(trainer: Any) -> None:
+    """Checks that all ranks go on at the same place.
+
+    Raises:
+        UserError: They do not.
+    """
+    from torch import distributed
+
+    if not trainer.is_ddp:
+        return
+    places: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(places, (trainer.current_epoch, len(getattr(trainer, "train_outputs", None) or ())))
+    for rank, (epoch, step) in enumerate(places):
+        if places[rank] != places[0]:
+            raise UserError(
+                f"Expected all ranks to go on in the same epoch, but rank {rank} would in epoch {epoch} after step "
+                f"{step}, and rank 0 in epoch {places[0][0]} after step {places[0][1]}; start all of them again with "
+                "--c."
+            )
 
 
 def _set_aside(fold_folder: Path) -> None:
     """Makes room for a training in place of another one, whose results stay until the new ones are complete."""
     from nnunetv2_ext.training.trainers.base import CHECKPOINTS
 
-    replaced = fold_folder / _REPLACED
+    replaced = fold_folder / REPLACED
+    # Tells a run that is started again that what is there is its own.
+    replaced.mkdir(exist_ok=True)
     # What an interrupted run had set aside is the last complete training.
     keeps = not (replaced / CHECKPOINTS[0]).is_file()
     for path in (fold_folder / name for name in (*CHECKPOINTS, "validation")):
         if path.exists() and keeps:
-            replaced.mkdir(exist_ok=True)
             path.rename(replaced / path.name)
         elif path.is_dir():
             shutil.rmtree(path)
@@ -209,121 +236,3 @@ def _record(run: TrainingRun, output_folder: Path) -> None:
     runs = read_json(file, list_of(mapping_of(anything))) if file.is_file() and run.continue_training else []
     runs.append({"nnunetv2_ext": __version__, **dataclasses.asdict(run)})
     write_json(runs, file)
-
-
-def _check(run: TrainingRun) -> None:
-    from nnunetv2_ext.checkpoints.plans import check_plans, check_plans_names, trained_configuration
-    from nnunetv2_ext.dataset_conversion.splits import bring_splits, refuse_too_few_cases
-    from nnunetv2_ext.training.trainers.base import fresh_start_is_allowed, refuse_other_kinds
-
-    if run.continue_training + run.only_validate + run.overwrite > 1:
-        raise UserError(
-            "--c continues a training, --val validates and --overwrite replaces one; give one of the three."
-        )
-    if run.continue_training and run.pretrained_weights is not None and not fresh_start_is_allowed():
-        raise UserError("-pretrained_weights starts a training and --c continues one; give one of the two.")
-    for flag in ("class_mapping", "transfer", "stem"):
-        if getattr(run, flag) and run.pretrained_weights is None:
-            raise UserError(f"--{flag} says which pretrained weights to start from; give -pretrained_weights, too.")
-    if run.class_mapping and run.transfer not in (None, "all"):
-        raise UserError(
-            f"--class_mapping pairs heads, which --transfer {run.transfer} leaves out; give one of the two."
-        )
-    if run.validate_best and run.disable_checkpointing:
-        raise UserError("--val_best needs what --disable_checkpointing does not write; give one of the two.")
-    results = nnunet_folder("nnUNet_results")
-    require_writable(results)
-    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(run.dataset, "nnUNet_preprocessed")
-    if (results / folder.name).exists():
-        require_writable(results / folder.name)
-    plans_file = folder / f"{run.plans}.json"
-    if not plans_file.is_file():
-        known = sorted(file.stem for file in folder.glob("*.json") if "configurations" in _keys(file))
-        raise UserError(
-            f"Expected the plans {run.plans} in {folder}, but found {', '.join(known) or 'no plans'}; choose one with "
-            "-p, or make them with nnUNetv2_ext_plan or nnUNetv2_plan_and_preprocess."
-        )
-    plans = read_json(plans_file)
-    check_plans(plans, plans_file)
-    check_plans_names(plans, plans_file)
-    dataset_json = read_dataset_json(folder / "dataset.json", "file_ending")
-    check_outputs(dataset_json, folder / "dataset.json")
-    configuration = trained_configuration(plans, run.configuration, dataset_json, plans_file)
-    data = folder / configuration.get("data_identifier", f"{run.plans}_{run.configuration}")
-    if not data.is_dir():
-        raise UserError(
-            f"Expected preprocessed data in {data}, but there is none; run: nnUNetv2_preprocess -d {folder.name[7:10]} "
-            f"-plans_name {shlex.quote(run.plans)} -c {run.configuration}"
-        )
-    bring_splits(folder.name)
-    # Each case has its properties in a .pkl.
-    refuse_too_few_cases(run.fold, len(list(data.glob("*.pkl"))), folder)
-    refuse_other_kinds(check_trainer_name(run.trainer), dataset_json)
-    check_device(run.device, run.num_gpus)
-    _check_results(run, results / folder.name, plans["plans_name"], configuration)
-
-
-def _check_results(run: TrainingRun, results: Path, plans_name: str, configuration: Mapping[str, Any]) -> None:
-    """Looks at what is there of this fold, and of the configuration that it goes on from."""
-    from nnunetv2_ext.checkpoints.raw import checkpoint_file
-    from nnunetv2_ext.training.trainers.base import CHECKPOINTS, checkpoint_to_continue_from
-
-    fold = results / f"{run.trainer}__{plans_name}__{run.configuration}" / f"fold_{run.fold}"
-    if run.pretrained_weights is not None:
-        refuse_overlap([checkpoint_file(Path(run.pretrained_weights))], fold)
-    found = checkpoint_to_continue_from(fold)
-    if run.only_validate and (found is None or found.name != CHECKPOINTS[0]):
-        raise UserError(f"--val expects a finished training in {fold}, but there is no {CHECKPOINTS[0]}; train first.")
-    if found is not None and not (run.continue_training or run.only_validate or run.overwrite):
-        raise UserError(
-            f"Expected no training in {fold} yet, but there is {found.name}; go on with --c, or train anew with "
-            "--overwrite."
-        )
-    if (previous := configuration.get("previous_stage")) is not None:
-        predicted = results / f"{run.trainer}__{plans_name}__{previous}" / "predicted_next_stage" / run.configuration
-        if not predicted.is_dir():
-            raise UserError(
-                f"{run.configuration} goes on from the predictions of {previous}, which are expected in {predicted}, "
-                f"but there are none; train all folds of {previous} with the same trainer and plans first."
-            )
-
-
-def check_trainer_name(name: str) -> type:
-    """The trainer that nnU-Net finds; a `UserError` with similar names where it finds none."""
-    import contextlib
-    import difflib
-    import io
-
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    from nnunetv2_ext.training import trainers
-
-    try:
-        # nnU-Net prints every module it looks into.
-        with contextlib.redirect_stdout(io.StringIO()):
-            found: type = recursive_find_trainer_class_by_name(name)
-            return found
-    except RuntimeError:
-        known = [known for known in dir(trainers) if known.split("_")[0].endswith("Trainer")]
-        similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise UserError(
-            f"Expected the name of a trainer after -tr, but found none called {name}"
-            f"{'; similar: ' + ', '.join(similar) if similar else ''}; nnUNetv2_ext_info trainers lists this package's."
-        ) from None
-
-
-def check_device(device: str, num_gpus: int = 1) -> None:
-    """Raises a `UserError` when the device is not there."""
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("-device cuda expects an NVIDIA GPU, but torch finds none; use -device cpu.")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("-device mps expects an Apple GPU, but torch finds none; use -device cpu.")
-    if num_gpus > 1 and (device != "cuda" or num_gpus > torch.cuda.device_count()):
-        raise UserError(f"-num_gpus {num_gpus} expects as many GPUs, but torch finds {torch.cuda.device_count()}.")
-
-
-def _keys(file: Path) -> set[str]:
-    content = read_json(file)
-    return set(content) if isinstance(content, dict) else set()

@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,7 +131,6 @@ def test_continuing_without_a_checkpoint_is_an_error_unless_asked_for(tiny_datas
         ({"trainer": "STUNetTrainer_smal"}, "similar: STUNetTrainer_small"),
         ({"continue_training": True, "only_validate": True}, "one of the three"),
         ({"continue_training": True, "pretrained_weights": "x"}, "one of the two"),
-        ({"num_gpus": 3}, "as many GPUs"),
         ({"configuration": "2d"}, "nnUNetv2_preprocess -d 007"),
     ],
 )
@@ -183,28 +181,3 @@ def test_with_a_seed_no_transform_chooses_its_algorithm_by_the_clock(tiny_datase
     inner = [getattr(transform, "transform", transform) for transform in transforms]
     found = [transform.benchmark for transform in inner if hasattr(transform, "benchmark")]
     assert found == [False]
-
-
-def test_user_errors_in_the_processes_of_several_gpus_arrive_as_sentences(tiny_dataset, monkeypatch):
-    """The processes are threads of this one; that of a rank raises as nnU-Net's does."""
-
-    def spawn(function, args, nprocs, join):
-        try:
-            function(0, *args)
-        except UserError as error:
-            failure = torch.multiprocessing.ProcessRaisedException(f"Traceback ... {error}", 0, 1)
-
-        def raise_failure():
-            raise failure
-
-        return SimpleNamespace(join=raise_failure, processes=[])
-
-    monkeypatch.setattr(torch.multiprocessing, "spawn", spawn)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for name in ("setup_ddp", "cleanup_ddp"):
-        monkeypatch.setattr(f"nnunetv2.run.run_training.{name}", lambda *_: None)
-    monkeypatch.setattr("nnunetv2_ext.training.run_training.check_device", lambda *_: None)
-    run = run_of(tiny_dataset, "STUNetTrainer_small", num_gpus=2, options=TrainingOptions(warmup_heads=1))
-    with pytest.raises(UserError, match=r"^STUNetTrainer_small has no setting for --warmup_heads"):
-        run_training(run)

@@ -18,11 +18,11 @@ Run = TypeVar("Run")
 
 
 def train_on_gpus(gpus: int, train: Callable[[Run], None], run: Run) -> None:
-    """Trains with nnU-Net's distributed training; signals that ask for a stop are passed on to the processes.
+    """Trains as the ranks of one machine; signals that ask for a stop are passed on to the processes.
 
     Args:
         gpus: How many.
-        train: Called in each process; a function at module level.
+        train: Called in each process, whose environment is that of a rank of torchrun; a function at module level.
         run: What it is called with.
 
     Raises:
@@ -31,10 +31,9 @@ def train_on_gpus(gpus: int, train: Callable[[Run], None], run: Run) -> None:
     """
     from nnunetv2.run.run_training import find_free_network_port
 
-    os.environ["MASTER_ADDR"] = "localhost"
-    os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
+    port = os.environ.get("MASTER_PORT") or str(find_free_network_port())
     sentences = multiprocessing.get_context("spawn").SimpleQueue()
-    ranks = torch.multiprocessing.spawn(_run_rank, args=(gpus, train, run, sentences), nprocs=gpus, join=False)
+    ranks = torch.multiprocessing.spawn(_run_rank, args=(gpus, port, train, run, sentences), nprocs=gpus, join=False)
     passed_on: list[signal.Signals] = []
 
     def pass_on(number: signal.Signals) -> None:
@@ -63,15 +62,11 @@ def train_on_gpus(gpus: int, train: Callable[[Run], None], run: Run) -> None:
             process.terminate()
 
 
-def _run_rank(rank: int, gpus: int, train: Callable[[Run], None], run: Run, sentences: Any) -> None:
-    from nnunetv2.run.run_training import cleanup_ddp, setup_ddp
-
-    setup_ddp(rank, gpus)
-    torch.cuda.set_device(torch.device("cuda", rank))
+def _run_rank(rank: int, gpus: int, port: str, train: Callable[[Run], None], run: Run, sentences: Any) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(gpus), LOCAL_RANK=str(rank))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     try:
         train(run)
     except UserError as error:
         sentences.put(str(error))
         raise
-    finally:
-        cleanup_ddp()

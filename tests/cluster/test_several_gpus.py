@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nnunetv2_ext.training import several_gpus
-from nnunetv2_ext.training.several_gpus import train_on_gpus
+from nnunetv2_ext.cluster import several_gpus
+from nnunetv2_ext.cluster.several_gpus import train_on_gpus
 from nnunetv2_ext.utilities.errors import UserError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be sent these signals there")
 
 
-def _sleep_as_rank(rank, gpus, train, run, _):
+def _sleep_as_rank(rank, gpus, port, train, run, _):
     Path(run, str(rank)).touch()
     time.sleep(60)
 
@@ -76,3 +76,26 @@ def test_ranks_that_stopped_in_order_go_on_later(ended_with):
     with pytest.raises(SystemExit) as end:
         train_on_gpus(2, print, None)
     assert end.value.code == 75
+
+
+def _raise_user_error(run):
+    raise UserError(f"{run}: rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}.")
+
+
+def test_user_errors_of_the_processes_arrive_as_sentences(monkeypatch):
+    """The processes are this one; that of a rank raises as torch's does."""
+
+    def spawn(function, args, nprocs, join):
+        with pytest.raises(UserError) as raised:
+            function(0, *args)
+
+        def fail():
+            raise torch.multiprocessing.ProcessRaisedException(f"Traceback ... {raised.value}", 0, 1)
+
+        return SimpleNamespace(join=fail, processes=[])
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(torch.multiprocessing, "spawn", spawn)
+    with pytest.raises(UserError, match=r"^Expected this: rank 0 of 2\.$"):
+        train_on_gpus(2, _raise_user_error, "Expected this")
