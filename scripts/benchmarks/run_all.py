@@ -50,7 +50,7 @@ BENCHMARKS = {
     "dataset_report": Benchmark("--cases 8 --size 32 32 16"),
     "export": Benchmark("--classes 12 --size 64 --new_size 96 --repeats 1", on_device=True),
     "finetuning": Benchmark(
-        "--seeds 1 --cases 4 2 --pretraining_steps 4 --most_steps 4 --every 2 --patch 32 --dice 0.2", on_device=True
+        "--seeds 1 --cases 4 2 --pretraining_steps 4 --most_steps 4 --every 2 --dice 0.2", on_device=True
     ),
     "label_tree_loss": Benchmark("--size 16 --repeats 1", on_device=True),
     "long_scan": Benchmark("--planes 40 --size 64 --stock_limit_gb 0"),
