@@ -30,7 +30,6 @@ pytest_plugins = [
     "fixtures.model_folders",
     "fixtures.multitalent_v2",
     "fixtures.preprocessed_datasets",
-    "fixtures.processes",
     "fixtures.published_checkpoints",
     "fixtures.raw_datasets",
     "fixtures.servers",
