@@ -107,7 +107,6 @@ TESTED_BY = {
     "training/trainers/test_source_heads.py": ("training/outputs/heads.py",),
     "training/trainers/test_warmup_trainer.py": ("training/trainers/warmup.py",),
     "viewer/test_page.py": ("cli/view.py",),
-    "viewer/test_scene.py": ("labels/order_of_files.py",),
 }
 ELSEWHERE = {module for modules in TESTED_BY.values() for module in modules}
 
