@@ -100,6 +100,12 @@ def _predict(box: Sandbox, ending: str) -> list[str]:
     return f"-i {box.inputs}/images -o {box.out} -m {model} -f 0 -device cpu -npp 1 -nps 1".split()
 
 
+@recipe("serve", **{f"served_{role}": path for role, path in _MODEL.items()})
+def _serve(box: Sandbox, ending: str) -> list[str]:
+    model = box.bring("model", box.inputs / "model")
+    return f"-m model={model} -o {box.out} --port 0 -device cpu".split()
+
+
 @recipe("export", **_MODEL)
 def _export(box: Sandbox, ending: str) -> list[str]:
     model = box.bring("model", box.inputs / "model")

@@ -20,6 +20,8 @@ from attacks.sandbox import Sandbox, snapshot
 from attacks.table import ACCEPTED, Try
 
 PARALLEL = 2
+#: What commands that go on for long print once they have taken their input.
+TAKEN = {"train": "Epoch 0", "finetune": "Epoch 0", "serve": "Listening at"}
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class Runner:
                 stage.end_all()
             return problems + judge_files(box, before, attempt.expect.targets)
         process = self.start(box, attempt, argv)
-        trains = attempt.command in ("train", "finetune") and attempt.expect.codes != ACCEPTED
-        process.wait_or_end(attempt.seconds, "Epoch 0" if trains else "")
+        enough = "" if attempt.expect.codes == ACCEPTED else TAKEN.get(attempt.command, "")
+        process.wait_or_end(attempt.seconds, enough)
         with self._lock:
             self.work[attempt.title] = self.work.get(attempt.title, 0.0) + process.cpu_seconds
         return judge(box, process, before, attempt.expect)

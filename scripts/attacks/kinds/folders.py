@@ -26,6 +26,7 @@ WRITING = (
     "evaluate",
     "tree",
     "report",
+    "serve",
 )
 
 

@@ -14,7 +14,9 @@ Spoil = Callable[[Path], object]
 DEPTH = 100_000
 
 
-def _with(recipe: Recipe, role: str, spoil: Spoil) -> SetUp:
+def with_spoiled(recipe: Recipe, role: str, spoil: Spoil) -> SetUp:
+    """A recipe with the JSON file of a role spoilt."""
+
     def set_up(box: Sandbox) -> list[str]:
         argv = recipe(box)
         spoil(recipe.file(box, role))
@@ -100,7 +102,7 @@ def _register(turn: int, name: str, spoil: Spoil, odd: bool) -> None:
         for recipe, role in per_command(turn, *JSON_ROLES):
             lenient = odd or (name, role) in _ADMISSIBLE or not _needed(recipe, role, name)
             expect = Expect(ANY, recipe.targets) if lenient else Expect(targets=recipe.targets)
-            yield Try(recipe.command, f"{recipe.name}/{role}", (_with(recipe, role, spoil),), expect)
+            yield Try(recipe.command, f"{recipe.name}/{role}", (with_spoiled(recipe, role, spoil),), expect)
 
 
 def _needed(recipe: Recipe, role: str, fault: str) -> bool:

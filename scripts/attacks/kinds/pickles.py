@@ -31,7 +31,8 @@ class _Calls:
         return self._call
 
 
-def _saved(content: Any, **options: Any) -> bytes:
+def saved(content: Any, **options: Any) -> bytes:
+    """What `torch.save` writes."""
     import torch
 
     file = io.BytesIO()
@@ -103,7 +104,8 @@ def _tensor(size: int, offset: int = 0, stride: int = 1, numel: int = 1) -> byte
     )
 
 
-def _system(box: Sandbox) -> _Calls:
+def calling_system(box: Sandbox) -> _Calls:
+    """Runs the payload where it is unpickled."""
     return _Calls(os.system, box.payload)
 
 
@@ -152,13 +154,13 @@ MEMORY: dict[str, Callable[[Sandbox], bytes]] = {
 }  # fmt: skip
 #: What torch's own files may hold.
 TENSORS: dict[str, Content] = {
-    "reduce_in_zip": lambda box: _saved(fixtures.checkpoint(evil=_system(box))),
-    "reduce_in_legacy": lambda box: _saved(fixtures.checkpoint(evil=_system(box)),
+    "reduce_in_zip": lambda box: saved(fixtures.checkpoint(evil=calling_system(box))),
+    "reduce_in_legacy": lambda box: saved(fixtures.checkpoint(evil=calling_system(box)),
         _use_new_zipfile_serialization=False),
-    "reduce_as_weights": lambda box: _saved({"network_weights": {"a.weight": _system(box)}}),
-    "reduce_alone": lambda box: pickle.dumps(_system(box)),
-    "pickled_module": lambda box: _saved(__import__("torch").nn.Linear(2, 2)),
-    "array_of_payloads": lambda box: _saved(fixtures.checkpoint(evil=np.array([_system(box)], dtype=object))),
+    "reduce_as_weights": lambda box: saved({"network_weights": {"a.weight": calling_system(box)}}),
+    "reduce_alone": lambda box: pickle.dumps(calling_system(box)),
+    "pickled_module": lambda box: saved(__import__("torch").nn.Linear(2, 2)),
+    "array_of_payloads": lambda box: saved(fixtures.checkpoint(evil=np.array([calling_system(box)], dtype=object))),
     "tensor_beyond_storage": lambda _: _archive(_state_with(_tensor(1 << 30)), {"data/0": b"\0" * 4}),
     "tensor_of_negative_offset": lambda _: _archive(_state_with(_tensor(1, offset=-(1 << 20))), {"data/0": b"\0" * 4}),
     "tensor_of_negative_stride": lambda _: _archive(_state_with(_tensor(2, stride=-9)), {"data/0": b"\0" * 8}),
@@ -172,7 +174,7 @@ TENSORS: dict[str, Content] = {
     "zip_with_ways_up": lambda _: _archive(_state_with(_tensor(1)), {"data/0": b"\0" * 4,
         "/../../victim/kept.txt": b"evil", "/archive/../../evil": b"evil"}),
     "zip_without_pickle": lambda _: _archive(b""),
-    "zip_truncated": lambda _: _saved(fixtures.checkpoint())[:4000],
+    "zip_truncated": lambda _: saved(fixtures.checkpoint())[:4000],
     "not_a_checkpoint": lambda _: b"These are no weights.\n" * 50,
     "empty": lambda _: b"",
     "wrong_pickle_in_zip": lambda _: _archive(b"\xff\xfe\x00garbage"),
@@ -181,7 +183,9 @@ TENSORS: dict[str, Content] = {
 _HARMLESS = {"zip_with_ways_up"}
 
 
-def _put(recipe: Recipe, role: str, content: Content) -> SetUp:
+def with_content(recipe: Recipe, role: str, content: Content) -> SetUp:
+    """A recipe with other bytes in the file of a role."""
+
     def set_up(box: Sandbox) -> list[str]:
         argv = recipe(box)
         recipe.file(box, role).write_bytes(content(box))
@@ -194,7 +198,7 @@ def _register(turn: int, name: str, role: str, *contents: Content, codes: frozen
     @kind(f"{role}_{name}")
     def make() -> Iterator[Try]:
         for recipe, place in per_command(turn, role):
-            examples = tuple(_put(recipe, place, content) for content in contents)
+            examples = tuple(with_content(recipe, place, content) for content in contents)
             yield Try(recipe.command, f"{recipe.name}/{place}", examples, Expect(codes, recipe.targets))
 
 

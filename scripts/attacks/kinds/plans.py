@@ -41,7 +41,9 @@ WRONG_KINDS = (
 )
 
 
-def _edit(recipe: Recipe, role: str, change: Change, walk: str) -> SetUp:
+def with_changed_plans(recipe: Recipe, role: str, change: Change, walk: str) -> SetUp:
+    """A recipe whose plans name an object somewhere."""
+
     def set_up(box: Sandbox) -> Sequence[str]:
         argv = recipe(box)
         path = recipe.file(box, role)
@@ -150,7 +152,9 @@ def _register(
     @kind(f"plans_{what}_{place}")
     def make() -> Iterator[Try]:
         for place_turn, (recipe, role) in enumerate(per_command(turn, "plans")):
-            examples = tuple(_edit(recipe, role, change, walk) for walk in pick(walks, turn + place_turn, number))
+            examples = tuple(
+                with_changed_plans(recipe, role, change, walk) for walk in pick(walks, turn + place_turn, number)
+            )
             yield Try(recipe.command, f"{recipe.name}/{role}", examples, Expect(codes, recipe.targets))
 
 
