@@ -11,7 +11,7 @@ import numpy as np
 
 from attacks import fixtures
 from attacks.kinds.scans import good_case_is_there, keeps_secret
-from attacks.recipes import RECIPES, Recipe
+from attacks.recipes import RECIPES, Recipe, recipe
 from attacks.sandbox import Sandbox
 from attacks.table import ANY, REFUSED, Expect, SetUp, Try, kind
 
@@ -141,6 +141,10 @@ _EITHER = ("patient_upwards", "description_with_codes", "rescaled_to_1e300", "64
     "colours", "claims_to_be_run_lengths")  # fmt: skip
 
 
+#: Of label maps on the grid of the series: DICOM's axes point left and backwards, those of NIfTI right and forwards.
+_AFFINE = np.diag([-1.5, -1.5, 2.0, 1.0])
+
+
 def _predict_series(name: str) -> SetUp:
     def set_up(box: Sandbox) -> Sequence[str]:
         argv = RECIPES["predict"](box)
@@ -160,14 +164,30 @@ def _convert_series(name: str) -> SetUp:
             (box.inputs / f"data/images/{case}.nii.gz").unlink()
             if case != "bad":
                 write_series(box.inputs / "data/images" / case, series_slices(number, case))
-                # On the same grid: DICOM's axes point left and backwards, those of NIfTI right and forwards.
-                affine = np.diag([-1.5, -1.5, 2.0, 1.0])
-                file = box.inputs / f"data/labels/{case}.nii.gz"
-                fixtures.write_nifti(file, fixtures.label_map(number), affine=affine)
+                fixtures.write_nifti(
+                    box.inputs / f"data/labels/{case}.nii.gz", fixtures.label_map(number), affine=_AFFINE
+                )
         _bad_series(box.inputs / "data/images/bad", name)
         return ["images/{case}" if word.startswith("images/") else word for word in argv]
 
     return set_up
+
+
+def _back_to_series(name: str) -> SetUp:
+    def set_up(box: Sandbox) -> Sequence[str]:
+        argv = RECIPES["to_dicom"](box)
+        _bad_series(box.inputs / "bad", name)
+        return argv
+
+    return set_up
+
+
+@recipe("to_dicom")
+def _to_dicom(box: Sandbox, ending: str) -> list[str]:
+    label_map = box.inputs / f"map{ending}"
+    fixtures.write_nifti(label_map, fixtures.label_map(0), affine=_AFFINE)
+    order = box.bring("order.json", box.inputs / "order.json")
+    return f"{label_map} -series {box.inputs}/bad -o {box.out}/map.dcm --order {order}".split()
 
 
 def _bad_series(folder: Path, name: str) -> None:
@@ -183,11 +203,12 @@ def _register_series(name: str) -> None:
         codes = ANY if name in _EITHER else REFUSED
         says = "" if name in _EITHER else "bad"
         good = () if name in _EITHER else (good_case_is_there,)
-        for recipe, set_up, checks in (
+        for each, set_up, checks in (
             (RECIPES["predict"], _predict_series(name), (keeps_secret, *good)),
             (RECIPES["convert"], _convert_series(name), (keeps_secret, *good)),
+            (RECIPES["to_dicom"], _back_to_series(name), (keeps_secret,)),
         ):
-            yield Try(recipe.command, "series", (set_up,), Expect(codes, recipe.targets, says, checks))
+            yield Try(each.command, "series", (set_up,), Expect(codes, each.targets, says, checks))
 
 
 for _name in (*SERIES, *SERIES_FILES):
