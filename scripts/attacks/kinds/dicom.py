@@ -11,7 +11,7 @@ import numpy as np
 
 from attacks import fixtures
 from attacks.kinds.scans import good_case_is_there, keeps_secret
-from attacks.recipes import RECIPES, Recipe, recipe
+from attacks.recipes import RECIPES, Recipe
 from attacks.sandbox import Sandbox
 from attacks.table import ANY, REFUSED, Expect, SetUp, Try, kind
 
@@ -176,18 +176,11 @@ def _convert_series(name: str) -> SetUp:
 def _back_to_series(name: str) -> SetUp:
     def set_up(box: Sandbox) -> Sequence[str]:
         argv = RECIPES["to_dicom"](box)
-        _bad_series(box.inputs / "bad", name)
-        return argv
+        fixtures.write_nifti(box.inputs / "drawn/bad.nii.gz", fixtures.label_map(0), affine=_AFFINE)
+        _bad_series(box.inputs / "bad_series", name)
+        return [str(box.inputs / "bad_series") if word == str(box.inputs / "series") else word for word in argv]
 
     return set_up
-
-
-@recipe("to_dicom")
-def _to_dicom(box: Sandbox, ending: str) -> list[str]:
-    label_map = box.inputs / f"map{ending}"
-    fixtures.write_nifti(label_map, fixtures.label_map(0), affine=_AFFINE)
-    order = box.bring("order.json", box.inputs / "order.json")
-    return f"{label_map} -series {box.inputs}/bad -o {box.out}/map.dcm --order {order}".split()
 
 
 def _bad_series(folder: Path, name: str) -> None:
@@ -203,12 +196,12 @@ def _register_series(name: str) -> None:
         codes = ANY if name in _EITHER else REFUSED
         says = "" if name in _EITHER else "bad"
         good = () if name in _EITHER else (good_case_is_there,)
-        for each, set_up, checks in (
+        for recipe, set_up, checks in (
             (RECIPES["predict"], _predict_series(name), (keeps_secret, *good)),
             (RECIPES["convert"], _convert_series(name), (keeps_secret, *good)),
             (RECIPES["to_dicom"], _back_to_series(name), (keeps_secret,)),
         ):
-            yield Try(each.command, "series", (set_up,), Expect(codes, each.targets, says, checks))
+            yield Try(recipe.command, "series", (set_up,), Expect(codes, recipe.targets, says, checks))
 
 
 for _name in (*SERIES, *SERIES_FILES):
