@@ -23,13 +23,14 @@ def _read_all_the_time(files, ended):
     count = 0
     while not ended.is_set():
         for file in files:
-            if file.exists():
+            try:
                 content = file.read_text(encoding="utf-8")
-                try:
-                    json.loads(content)
-                except ValueError:
-                    return count, f"{file.name}: {content[:40]!r}"
-                count += 1
+                json.loads(content)
+            except FileNotFoundError:
+                continue
+            except ValueError:
+                return count, f"{file.name}: {content[:40]!r}"
+            count += 1
     return count, None
 
 
@@ -48,9 +49,11 @@ def test_five_folds_that_start_at_once_read_whole_files(tiny_dataset, monkeypatc
     for name in ("set_deep_supervision_enabled", "resume_optimizer", "_save_debug_information"):
         monkeypatch.setattr(trainers[0].__class__, name, lambda *_: None, raising=False)
 
+    starts = threading.Barrier(5, lambda: (preprocessed / FILES[0]).unlink(missing_ok=True), timeout=60)
+
     def start(fold):
         for _ in range(10):
-            (preprocessed / FILES[0]).unlink(missing_ok=True)
+            starts.wait()
             fold.was_initialized, fold.dataset_class = True, fold.dataset_class or _dataset_class(fold)
             fold.do_split()
             fold.on_train_start()
@@ -59,9 +62,11 @@ def test_five_folds_that_start_at_once_read_whole_files(tiny_dataset, monkeypatc
     with ThreadPoolExecutor(6) as threads, whole_files():
         reading = threads.submit(_read_all_the_time, files, ended)
         folds = [threads.submit(start, fold) for fold in trainers]
-        for fold in folds:
-            fold.result()
-        ended.set()
+        try:
+            for fold in folds:
+                fold.result()
+        finally:
+            ended.set()
         count, broken = reading.result()
     assert broken is None
     assert count > 50
