@@ -31,6 +31,7 @@ pytest_plugins = [
     "fixtures.multitalent_v2",
     "fixtures.preprocessed_datasets",
     "fixtures.published_checkpoints",
+    "fixtures.ranks",
     "fixtures.raw_datasets",
     "fixtures.servers",
     "fixtures.small_trainers",

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from fixtures.dicom_folders import oblique_grid
 
 from nnunetv2_ext.cli.predict import main
 
@@ -371,18 +372,23 @@ def _commands_of(page):
 
 
 @pytest.mark.slow
-def test_every_command_of_the_page_runs(make_model_folder, region_model, make_ct, nnunet_folders, tmp_path):
+def test_every_command_of_the_page_runs(
+    make_model_folder, region_model, make_ct, nnunet_folders, dicom_folder, tmp_path
+):
     results = nnunet_folders / "nnUNet_results" / "Dataset061_Page"
     make_model_folder(results / "nnUNetTrainer__nnUNetPlans__3d_fullres")
     images = tmp_path / "images"
     images.mkdir()
     for name in ("case", "other"):
         SimpleITK.WriteImage(make_ct(size=(9, 9, 9)), str(images / f"{name}_0000.nii.gz"))
+    grid = oblique_grid((9, 9, 9), (1.5, 1.6, 2.5))
+    dicom_folder.series("archive/ct", SimpleITK.GetArrayFromImage(make_ct(size=(9, 9, 9))), grid)
     commands = _commands_of("predict.md")
     assert len(commands) > 10
     for number, command in enumerate(commands):
         table = tmp_path / "who_is_who.csv"
-        places = {"IMAGES": images, "ARCHIVE": images, "OUT": tmp_path / str(number), "MODEL": region_model}
+        archive = dicom_folder.root / "archive"
+        places = {"IMAGES": images, "ARCHIVE": archive, "OUT": tmp_path / str(number), "MODEL": region_model}
         places["who_is_who"] = table.with_suffix("")
         for name, place in places.items():
             command = re.sub(rf"(?<= ){name}\b", str(place), command)

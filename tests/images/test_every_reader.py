@@ -217,7 +217,8 @@ def test_unusual_files_are_as_good_as_any(make_run, capfd, call, ending):
 
 def _voxels(file: Path) -> np.ndarray:
     if ".nii" in file.name:
-        return np.asarray(nibabel.Nifti1Image.from_filename(file).dataobj)
+        image: Any = nibabel.load(file)  # NIfTI-1 or NIfTI-2
+        return np.asarray(image.dataobj)
     return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file))).T
 
 

@@ -266,7 +266,7 @@ def planned(monkeypatch):
         runs.append((run, json.loads(file.read_text(encoding="utf-8"))))
 
     monkeypatch.setattr(finetuning, "ensure_preprocessed", lambda *arguments: None)
-    monkeypatch.setattr(finetuning, "run_training", note)
+    monkeypatch.setattr("nnunetv2_ext.cluster.training.train", note)
     return runs
 
 
