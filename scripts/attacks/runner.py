@@ -128,7 +128,9 @@ class Runner:
                 stage.end_all()
             return problems + judge_files(box, before, attempt.expect.targets)
         process = self.start(box, attempt, argv)
-        enough = "" if attempt.expect.codes == ACCEPTED else TAKEN.get(attempt.command, "")
+        # A training of good files goes on to its end; a server has none.
+        to_the_end = attempt.expect.codes == ACCEPTED and attempt.command != "serve"
+        enough = "" if to_the_end else TAKEN.get(attempt.command, "")
         process.wait_or_end(attempt.seconds, enough)
         with self._lock:
             self.work[attempt.title] = self.work.get(attempt.title, 0.0) + process.cpu_seconds
