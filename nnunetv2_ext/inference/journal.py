@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Journal:
         """Notes that a case is finished."""
         self._file.parent.mkdir(exist_ok=True)
         # One write, which processes of one machine append whole; it begins a line even behind one that was cut short.
-        line = "\n" + json.dumps(self._entry(case, files)) + "\n"
+        line = "\n" + json.dumps({"case": case, "model": self._digest, "files": self._state(files)}) + "\n"
         descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(descriptor, line.encode())
@@ -53,29 +54,29 @@ class Journal:
                         entries[entry["case"]] = entry
         return entries
 
-    def judge(self, noted: Any, case: str, files: Sequence[Path]) -> bool | None:
+    def judge(self, noted: Any, files: Sequence[Path]) -> bool | None:
         """What a note says of the label maps of a case.
 
         Returns:
             True: they are those of this model, whole; False: they are those of another model; None: the note is not
             about these files as they are now.
         """
-        if not isinstance(noted, dict) or noted.get("files") != _state(files):
+        if not isinstance(noted, dict) or noted.get("files") != self._state(files):
             return None
-        return noted == self._entry(case, files)
+        return noted.get("model") == self._digest
 
-    def _entry(self, case: str, files: Sequence[Path]) -> dict[str, Any]:
+    @cached_property
+    def _digest(self) -> str:
         checkpoints = "".join(sorted(self._model.sha256.values()))
-        return {"case": case, "model": hashlib.sha256(checkpoints.encode()).hexdigest(), "files": _state(files)}
+        return hashlib.sha256(checkpoints.encode()).hexdigest()
 
-
-def _state(files: Sequence[Path]) -> dict[str, list[int]] | None:
-    """Name -> size and time of the last change; None where a file is missing."""
-    try:
-        found = [(file.name, file.stat()) for file in files]
-    except FileNotFoundError:
-        return None
-    return {name: [status.st_size, status.st_mtime_ns] for name, status in found}
+    def _state(self, files: Sequence[Path]) -> dict[str, list[int]] | None:
+        """Path within the folder -> size and time of the last change; None where a file is missing."""
+        try:
+            found = [(file.relative_to(self._folder).as_posix(), file.stat()) for file in files]
+        except FileNotFoundError:
+            return None
+        return {name: [status.st_size, status.st_mtime_ns] for name, status in found}
 
 
 def _parsed(line: str) -> Any:

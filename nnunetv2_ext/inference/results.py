@@ -252,5 +252,5 @@ class Results:
         if not all(file.is_file() for asked, file in self._extras(case) if asked):
             return False
         files = self.map_files(case)
-        verdict = self._journal.judge(noted, case.identifier, files)
+        verdict = self._journal.judge(noted, files)
         return all(map(is_complete, files)) if verdict is None else verdict

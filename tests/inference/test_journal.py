@@ -10,6 +10,7 @@ import SimpleITK
 import torch
 
 from nnunetv2_ext.inference import Predictor, results
+from nnunetv2_ext.inference.journal import Journal
 from nnunetv2_ext.inference.prediction_run import PredictionOptions, PredictionRun
 
 CASES = ("a", "b", "c")
@@ -86,3 +87,16 @@ def test_maps_of_another_model_are_not_kept(tmp_path, predictor, softmax_model, 
     run.cases = run.cases[:1]  # as if it were interrupted then
     run.run()
     assert _kept(predictor, images, target) == ["a"]
+
+
+def test_maps_of_one_name_in_several_folders_are_told_apart(tmp_path, predictor):
+    files = [tmp_path / source / "a.nii.gz" for source in ("liver", "spleen")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(file.parent.name.encode())
+    journal = Journal(tmp_path, (0, 1), predictor.model)
+    journal.add("a", files)
+    noted = journal.read()["a"]
+    assert journal.judge(noted, files)
+    files[0].write_bytes(b"another")
+    assert journal.judge(noted, files) is None
