@@ -70,11 +70,11 @@ def _run(arguments: argparse.Namespace) -> None:
             raise UserError(f"Expected labels from 0 to {MOST_LABELS}, but found {array.min()} to {array.max()}.")
         if order.ignore_label is not None:
             array = array * (array != order.ignore_label)
-        segments_of(array, names, order.codes)
+        found = segments_of(array, names, order.codes)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     algorithm = Algorithm(arguments.algorithm, arguments.algorithm_version)
     with output_lock(target):
         refuse_existing(target, arguments.overwrite)
-        write_dicom(array, names, source, target, arguments.output_type, algorithm, order.codes)
+        write_dicom(array, found, source, target, arguments.output_type, algorithm)
     logger.info("Wrote %s (%.1f MB).", target, target.stat().st_size / 1e6)

@@ -22,7 +22,7 @@ from nnunetv2_ext.images.nifti import write_nifti
 from nnunetv2_ext.images.reading import read_volumes
 from nnunetv2_ext.images.rtstruct import write_rtstruct
 from nnunetv2_ext.images.seg_nrrd import write_seg_nrrd
-from nnunetv2_ext.images.segments import segments_of
+from nnunetv2_ext.images.segments import Segment
 from nnunetv2_ext.images.volumes import Volume
 from nnunetv2_ext.utilities.errors import UserError
 from nnunetv2_ext.utilities.files import atomic_path, write_json
@@ -74,32 +74,27 @@ def write_volume(volume: Volume, target: Path | str) -> None:
 
 def write_dicom(
     labels: Integer[np.ndarray, "z y x"],
-    names: Mapping[int, str],
+    found: Sequence[Segment],
     source: SourceSeries,
     target: Path | str,
     kind: str,
     algorithm: Algorithm,
-    own_codes: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Writes a label map as an object of the series that it belongs to; the file appears only when it is complete.
 
-    Classes that do not occur are left out.
-
     Args:
         labels: ``(z, y, x)`` on the grid of the series.
-        names: Class name of every integer but 0.
+        found: The classes that occur, see `segments_of`.
         source: The series.
         target: The file.
         kind: One of `DICOM_TYPES`.
         algorithm: What made the label map.
-        own_codes: See `segments_of`.
 
     Raises:
-        UserError: An integer has no name, or the file cannot be written.
+        UserError: The file cannot be written.
     """
     from pydicom.config import disable_value_validation
 
-    found = segments_of(labels, names, own_codes)
     # What is taken from the series is not ours to judge, and what pydicom warns of could be of the patient.
     with written(Path(target)) as temporary, disable_value_validation():
         if kind == "rtstruct":

@@ -20,6 +20,7 @@ from nnunetv2_ext.images.geometry import Grid
 from nnunetv2_ext.images.label_maps import DICOM_TYPES, write_dicom, write_label_map
 from nnunetv2_ext.images.preview import write_preview
 from nnunetv2_ext.images.reading import Case, Scan, read_scan
+from nnunetv2_ext.images.segments import segments_of
 from nnunetv2_ext.inference.deciding.rules import Decisions
 from nnunetv2_ext.inference.pipeline import Outcome, run_pipeline
 from nnunetv2_ext.inference.preparing.nnunet import NnunetPreprocessing
@@ -153,11 +154,12 @@ class CaseStages:
                     where = results.preview_of(case, output)
                     write_preview(labels, scan.channels[0], output.names, scan.grid, where, title=case.identifier)
             with stage("writing"):
+                found = segments_of(labels, output.names) if isinstance(source, SourceSeries) else []
                 for kind, file in targets.items():
                     if kind not in DICOM_TYPES:
                         write_label_map(labels, output.names, scan.grid, file)
                     elif isinstance(source, SourceSeries):
-                        write_dicom(labels, output.names, source, file, kind, self._algorithm)
+                        write_dicom(labels, found, source, file, kind, self._algorithm)
         if self._options.statistics:
             write_json({"case": case.identifier, "classes": figures}, results.statistics_of(case))
         results.forget(case, maps=False)

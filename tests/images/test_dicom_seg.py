@@ -17,6 +17,7 @@ from nnunetv2_ext.images.dicom_seg import Segmentation
 from nnunetv2_ext.images.dicom_source import Algorithm, only_series, read_source
 from nnunetv2_ext.images.label_maps import write_dicom
 from nnunetv2_ext.images.reading import read_slices
+from nnunetv2_ext.images.segments import segments_of
 from nnunetv2_ext.utilities.errors import UserError
 
 GRID = oblique_grid((13, 11, 7), (1.5, 1.25, 3.0))
@@ -223,7 +224,9 @@ def write(dicom_folder, tmp_path, slices):
 
     def call(labels, kind, names=NAMES):
         file = tmp_path / f"{kind}.dcm"
-        write_dicom(labels, names, source, file, kind, Algorithm("a model " + "x" * 80, "fold_0: 1f"))
+        write_dicom(
+            labels, segments_of(labels, names), source, file, kind, Algorithm("a model " + "x" * 80, "fold_0: 1f")
+        )
         return pydicom.dcmread(file), file
 
     return call

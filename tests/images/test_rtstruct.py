@@ -12,6 +12,7 @@ from nnunetv2_ext.images.dicom_source import Algorithm, only_series, read_source
 from nnunetv2_ext.images.label_maps import write_dicom
 from nnunetv2_ext.images.reading import read_dicom_series, read_slices
 from nnunetv2_ext.images.rtstruct import StructureSet, find_rtstruct, outlines
+from nnunetv2_ext.images.segments import segments_of
 from nnunetv2_ext.images.volumes import Volume, oriented, resample_label
 from nnunetv2_ext.utilities.errors import UserError
 
@@ -173,7 +174,7 @@ def test_what_is_written_is_read_voxel_by_voxel(dicom_folder, tmp_path, oblique)
     files = only_series(dicom_folder.root)
     source = read_source(files, read_slices(files).grid)
     file = tmp_path / "rt.dcm"
-    write_dicom(labels, names, source, file, "rtstruct", Algorithm("a model", "1"))
+    write_dicom(labels, segments_of(labels, names), source, file, "rtstruct", Algorithm("a model", "1"))
     read = StructureSet(file)
     assert set(read.names) == {"liver", "kidney_left", "skin"}
     for value, name in names.items():
@@ -197,6 +198,7 @@ def test_where_nothing_was_found_structures_have_no_contours(dicom_folder, tmp_p
     files = only_series(dicom_folder.root)
     source = read_source(files, read_slices(files).grid)
     file = tmp_path / "rt.dcm"
-    write_dicom(np.zeros(grid.shape, np.uint8), {1: "liver"}, source, file, "rtstruct", Algorithm("a model", "1"))
+    labels = np.zeros(grid.shape, np.uint8)
+    write_dicom(labels, segments_of(labels, {1: "liver"}), source, file, "rtstruct", Algorithm("a model", "1"))
     assert [str(item.ROIName) for item in pydicom.dcmread(file).StructureSetROISequence] == ["liver"]
     assert not StructureSet(file).names
