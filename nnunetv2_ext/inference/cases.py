@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunetv2_ext.images.dicom import find_series, pseudonyms
+from nnunetv2_ext.images.dicom_source import only_series
 from nnunetv2_ext.images.files import IMAGE_ENDINGS, image_ending, opened
 from nnunetv2_ext.images.reading import Case
 from nnunetv2_ext.utilities.errors import UserError
@@ -101,10 +102,7 @@ def _cases_of_manifest(table: Path) -> list[Case]:
 def _case_of_paths(identifier: str, paths: Sequence[Path]) -> Case:
     if len(paths) > 1 or not paths[0].is_dir():
         return Case(identifier, tuple(paths))
-    found = find_series(paths[0])
-    if len(found) != 1:
-        raise UserError(f"Expected one DICOM series in {paths[0]}, the path of {identifier}, but found {len(found)}.")
-    return Case(identifier, found[0].files, dicom=True)
+    return Case(identifier, only_series(paths[0]), dicom=True)
 
 
 def _group_channels(files: Sequence[Path], channels: int, file_ending: str) -> list[Case]:
