@@ -172,20 +172,28 @@ def test_a_wrong_setting_is_named(tiny_dataset, monkeypatch, capsys):
     assert "Expected an integer (1 or more) as num_epochs in the variable" in capsys.readouterr().err
 
 
-def test_an_ending_that_leads_elsewhere_is_refused(tiny_dataset, capsys):
-    file = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / "dataset.json"
+@pytest.mark.parametrize(
+    ("name", "changes", "sentence"),
+    [
+        (
+            "dataset.json",
+            {"file_ending": "/../../../victim/x.nii.gz"},
+            "as 'file_ending' in the dataset.json of this training, but found",
+        ),
+        (
+            "nnUNetPlans.json",
+            {"image_reader_writer": "NobodysReader"},
+            "as image_reader_writer in the plans of this training, but found 'NobodysReader'",
+        ),
+    ],
+    ids=["an ending that leads elsewhere", "a reader that nnU-Net does not know"],
+)
+def test_what_the_final_validation_cannot_write_with_is_refused(tiny_dataset, capsys, name, changes, sentence):
+    file = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / name
     content = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({**content, "file_ending": "/../../../victim/x.nii.gz"}), encoding="utf-8")
+    file.write_text(json.dumps({**content, **changes}), encoding="utf-8")
     assert _train(*SHORT) == 2
-    assert "as 'file_ending' in the dataset.json of this training, but found" in capsys.readouterr().err
-
-
-def test_a_reader_that_nnunet_does_not_know_is_refused(tiny_dataset, capsys):
-    file = Path(os.environ["nnUNet_preprocessed"]) / tiny_dataset / "nnUNetPlans.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({**content, "image_reader_writer": "NobodysReader"}), encoding="utf-8")
-    assert _train(*SHORT) == 2
-    assert "as image_reader_writer in the plans of this training, but found 'NobodysReader'" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
 def test_cases_of_a_fold_that_are_not_there_are_named(tiny_dataset, capsys):
